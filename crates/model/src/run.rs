@@ -1,0 +1,117 @@
+//! Runs: their types and the states that people see.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RunType {
+    /// Shows what would change and changes nothing.
+    Proposed,
+    /// Plans and, once confirmed, applies.
+    Tracked,
+    /// Runs one command of a user's.
+    Task,
+    /// Plans, applies and destroys a module's test case.
+    Testing,
+    /// Removes everything that the stack made.
+    Destroy,
+}
+
+/// Where a run is, in the words of its public API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RunState {
+    /// Waits behind another run of its stack.
+    Queued,
+    /// Waits for a free worker.
+    Ready,
+    /// Is being handed to a worker.
+    Preparing,
+    /// Runs [`crate::Phase::Initialize`].
+    Initializing,
+    /// Runs [`crate::Phase::Plan`].
+    Planning,
+    /// Waits for a person to confirm or discard.
+    Unconfirmed,
+    /// Confirmed; waits for a free worker.
+    Confirmed,
+    /// Its second half is being handed to a worker.
+    PreparingApply,
+    /// Runs [`crate::Phase::Apply`].
+    Applying,
+    /// Runs [`crate::Phase::Perform`].
+    Performing,
+    /// Runs [`crate::Phase::Destroy`].
+    Destroying,
+    /// Ended well.
+    Finished,
+    /// Ended badly, or nobody knows how.
+    Failed,
+    /// A person or a timeout ended it while it ran.
+    Stopped,
+    /// A person ended it before it ran.
+    Canceled,
+    /// A person turned its plan down.
+    Discarded,
+    /// Had nothing to do.
+    Skipped,
+}
+
+impl RunState {
+    /// Nothing follows this state.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Finished
+            | Self::Failed
+            | Self::Stopped
+            | Self::Canceled
+            | Self::Discarded
+            | Self::Skipped => true,
+            Self::Queued
+            | Self::Ready
+            | Self::Preparing
+            | Self::Initializing
+            | Self::Planning
+            | Self::Unconfirmed
+            | Self::Confirmed
+            | Self::PreparingApply
+            | Self::Applying
+            | Self::Performing
+            | Self::Destroying => false,
+        }
+    }
+
+    /// The name in the public API, such as `PREPARING_APPLY`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "QUEUED",
+            Self::Ready => "READY",
+            Self::Preparing => "PREPARING",
+            Self::Initializing => "INITIALIZING",
+            Self::Planning => "PLANNING",
+            Self::Unconfirmed => "UNCONFIRMED",
+            Self::Confirmed => "CONFIRMED",
+            Self::PreparingApply => "PREPARING_APPLY",
+            Self::Applying => "APPLYING",
+            Self::Performing => "PERFORMING",
+            Self::Destroying => "DESTROYING",
+            Self::Finished => "FINISHED",
+            Self::Failed => "FAILED",
+            Self::Stopped => "STOPPED",
+            Self::Canceled => "CANCELED",
+            Self::Discarded => "DISCARDED",
+            Self::Skipped => "SKIPPED",
+        }
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

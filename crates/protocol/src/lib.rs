@@ -1,1 +1,4 @@
 //! protocol
+
+pub mod message;
+pub mod spec;

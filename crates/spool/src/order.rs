@@ -1,0 +1,253 @@
+//! The order: what the launcher tells the worker binary to do.
+//!
+//! A JSON file at [`FILE`] in a directory that no phase can enter. The worker binary reads it, makes
+//! the begun mark and removes the file before the first phase. It holds secrets, so nothing here
+//! prints values.
+
+use std::fmt;
+
+use gantry_model::{Attempt, Phase};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::Limits;
+
+/// The order's name within the directory that is mounted at `/gantry/in`.
+pub const FILE: &str = "order.json";
+/// No order is larger.
+pub const MAX_SIZE: u64 = 4 * 1024 * 1024;
+/// The largest state version.
+pub const MAX_STATE: u64 = 100 * 1024 * 1024;
+/// The largest plan or set of outputs as JSON.
+pub const MAX_SHOWN: u64 = 64 * 1024 * 1024;
+
+/// Exit codes of `gantry-worker`. Whatever the phases did, it exits with [`exit::DONE`].
+pub mod exit {
+    /// The spool's last frame says how it went.
+    pub const DONE: u8 = 0;
+    /// The begun mark was there: nothing was run or written.
+    pub const BEGUN_BEFORE: u8 = 3;
+    /// The order is missing, too large, or not one that this version understands. Nothing was run.
+    pub const NO_ORDER: u8 = 4;
+    /// The spool cannot be written. Before the begun mark nothing was run; after it, the outcome is unknown.
+    pub const NO_SPOOL: u8 = 5;
+    /// The worker binary was called in a way that it does not know.
+    pub const USAGE: u8 = 64;
+}
+
+/// All that the worker binary must know about one stage.
+#[derive(Serialize, Deserialize)]
+pub struct Order {
+    /// Version of the order: [`Order::VERSION`].
+    pub version: u16,
+    /// Whose stage it is.
+    pub attempt: Attempt,
+    /// Run one after the other until one fails. Not empty.
+    pub phases: Vec<PhaseOrder>,
+    /// The user's `after_run` hooks, run once after the last phase that ran.
+    pub after_run: Vec<String>,
+    /// Whether `after_run` also runs when every phase succeeded: false in a read stage that another stage follows.
+    pub after_run_on_success: bool,
+    /// The complete environment of the phases, secrets included.
+    pub environment: Vec<(String, Secret)>,
+    /// Who the phases run as.
+    pub user: User,
+    /// The directory that is given to `user`, such as `/mnt/workspace`.
+    pub workspace: String,
+    /// Where each phase begins, such as `/mnt/workspace/source`.
+    pub directory: String,
+    /// How long the phases may take together.
+    pub run_timeout_ms: u64,
+    /// How long after the interrupt everything is killed.
+    pub grace_ms: u64,
+    /// How the tool is asked to leave.
+    pub interrupt: Interrupt,
+    /// How much the spool may take.
+    pub spool: Limits,
+    /// Set when the worker binary answers for the stack's state.
+    pub state: Option<StateOrder>,
+    /// Shell command whose standard output is the plan as JSON, run after [`Phase::Plan`].
+    pub show_plan: Option<String>,
+    /// Shell command whose standard output is the outputs as JSON, run after [`Phase::Apply`].
+    pub show_outputs: Option<String>,
+    /// The shell, such as `/bin/sh`; called with `-c`.
+    pub shell: String,
+}
+
+impl Order {
+    /// The version that this crate describes.
+    pub const VERSION: u16 = 1;
+
+    /// The order as JSON, zeroed when dropped.
+    ///
+    /// # Errors
+    /// When it cannot be expressed, which no order made of these types is.
+    pub fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+        // A buffer that grows leaves copies behind, so it gets its final size first.
+        let mut counter = CountingWriter::default();
+        serde_json::to_writer(&mut counter, self)?;
+        let mut json = Zeroizing::new(Vec::with_capacity(counter.0));
+        serde_json::to_writer(&mut *json, self)?;
+        Ok(json)
+    }
+
+    /// Reads an order.
+    ///
+    /// # Errors
+    /// When it is no order of this version. The message says where, and quotes nothing.
+    pub fn from_json(json: &[u8]) -> Result<Self, InvalidOrder> {
+        let order: Self = serde_json::from_slice(json)
+            .map_err(|error| InvalidOrder::Json { line: error.line(), column: error.column() })?;
+        if order.version != Self::VERSION {
+            return Err(InvalidOrder::Version { found: order.version });
+        }
+        if order.phases.is_empty() {
+            return Err(InvalidOrder::NoPhase);
+        }
+        Ok(order)
+    }
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct CountingWriter(usize);
+
+impl std::io::Write for CountingWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why a file is no order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidOrder {
+    /// Not the JSON of an order.
+    #[error("the order is not valid at line {line}, column {column}")]
+    Json {
+        /// Line of the first mistake.
+        line: usize,
+        /// Column of the first mistake.
+        column: usize,
+    },
+    /// Written by a launcher of another version.
+    #[error(
+        "the order has version {found}, this worker binary understands 1: upgrade the launcher"
+    )]
+    Version {
+        /// Its version.
+        found: u16,
+    },
+    /// Nothing to do.
+    #[error("the order names no phase")]
+    NoPhase,
+}
+
+/// One phase: the hooks and the command are chained in one shell.
+#[derive(Serialize, Deserialize)]
+pub struct PhaseOrder {
+    /// Which phase.
+    pub phase: Phase,
+    /// Hooks that run first; the first that fails ends the phase.
+    pub before: Vec<String>,
+    /// The tool's command.
+    pub command: String,
+    /// Hooks that run when the command succeeded.
+    pub after: Vec<String>,
+}
+
+impl fmt::Debug for PhaseOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PhaseOrder").field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+/// Who phases run as. They have no group beside `gid`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Numeric user.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// `HOME`, unless the environment sets another.
+    pub home: String,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self { uid: 1983, gid: 1983, home: "/home/spacelift".to_owned() }
+    }
+}
+
+/// The one signal by which a tool is asked to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Interrupt {
+    /// SIGINT: Terraform finishes what it does and writes its state.
+    Sigint,
+    /// SIGTERM.
+    Sigterm,
+}
+
+/// How the worker binary answers for the stack's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateOrder {
+    /// Name of the file beside the order that holds the present state; none when there is no state yet.
+    pub current: Option<String>,
+    /// False for a run that may only look.
+    pub can_write: bool,
+    /// How long a write waits for the launcher's answer. It is durable on the host then, and succeeds.
+    pub answer_after_ms: u64,
+}
+
+/// A value that is never printed, and zeroed when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the value.
+    #[must_use]
+    pub const fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(value: &str) -> Self {
+        Self(value.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}

@@ -1,1 +1,4 @@
 //! control-plane
+
+pub mod broker;
+pub mod objects;

@@ -1,0 +1,113 @@
+//! The wire between the control plane and the launchers.
+//!
+//! A broker admits a client by its pool certificate alone, lets it speak only as one worker of that
+//! pool, and hands on only what it may say. It keeps nothing: a message for a worker that is not
+//! connected is dropped, because the outbox sends it again until it is acknowledged.
+//!
+//! [`Broker`] is all that the rest of the control plane sees; MQTT stays in the embedded broker.
+
+pub mod fake;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use gantry_model::{PoolId, WorkerId};
+
+pub use fake::FakeBroker;
+
+/// A message from a launcher. Its sender is proven by certificate and topic, its content is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// The pool whose certificate the sender has.
+    pub pool: PoolId,
+    /// The worker that the sender says it is; another member of the same pool could say so too.
+    pub worker: WorkerId,
+    /// At most [`gantry_protocol::message::MAX_ENVELOPE`] bytes.
+    pub payload: Bytes,
+}
+
+/// What became of a message to a launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is on its way to a connected worker. Whether it arrived, the worker's `ack` says.
+    Sent,
+    /// The worker is not connected, so the message was dropped.
+    NotConnected,
+}
+
+/// Why a message could not be sent at all.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// It is larger than a message may be.
+    #[error("a message of {size} bytes to a worker: the limit is {limit}, more goes as an object")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The largest size in bytes.
+        limit: usize,
+    },
+    /// The broker has ended.
+    #[error("the broker has stopped: restart the server")]
+    Stopped,
+    /// The broker could not be started.
+    #[error("cannot start the broker on {address}: {reason}")]
+    Start {
+        /// Where it was to listen.
+        address: std::net::SocketAddr,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Carries messages between the control plane and the launchers' sessions.
+pub trait Broker: Send + Sync + 'static {
+    /// Sends a message to a worker, at once or not at all.
+    fn publish(
+        &self,
+        pool: PoolId,
+        worker: WorkerId,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<Delivery, BrokerError>>;
+
+    /// The next message from any launcher; `None` after the broker has stopped. Cancel safe. Senders
+    /// are held back while nobody takes what they sent.
+    fn next(&self) -> BoxFuture<'_, Option<Arrived>>;
+
+    /// Closes all sessions of the certificate with this serial and returns how many there were. Call
+    /// it after [`Admissions`] has ceased to admit the serial: then none of its messages is handed on
+    /// from the return of this call, and no session of it comes back.
+    fn close_sessions(&self, serial: &str) -> BoxFuture<'_, usize>;
+}
+
+/// Which certificates are admitted.
+pub trait Admissions: Send + Sync + 'static {
+    /// The pool whose current certificate has this serial: lower-case hex without leading zeros,
+    /// as [`serial_text`] spells it. `None` means revoked or unknown. Called for each connection and
+    /// for each message, so it answers from memory.
+    fn pool_of(&self, serial: &str) -> Option<PoolId>;
+}
+
+/// How a certificate's serial number is spelled everywhere: lower-case hex without leading zeros.
+/// Accepts the spellings of other programs: upper case, colons between bytes, leading zeros.
+#[must_use]
+pub fn serial_text(serial: &str) -> String {
+    let hex: String = serial
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .map(|digit| digit.to_ascii_lowercase())
+        .collect();
+    let digits = hex.trim_start_matches('0');
+    if digits.is_empty() { "0".to_owned() } else { digits.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::serial_text;
+
+    #[test]
+    fn a_serial_has_one_spelling() {
+        for spelling in ["00:1A:2b", "1a2b", "001A2B", "1A:2B"] {
+            assert_eq!(serial_text(spelling), "1a2b");
+        }
+        assert_eq!(serial_text("00"), "0");
+    }
+}

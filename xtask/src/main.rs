@@ -1,3 +1,72 @@
-//! xtask
+//! Developers' tasks: `cargo xtask demo`, `test`, `check` and `bench`.
+//!
+//! Each task says what it does while it does it, installs what is missing, and ends what it started: also after an
+//! error and after Ctrl-C. Nothing of the workspace is linked in, so a clean clone compiles this in seconds.
 
-fn main() {}
+mod bench;
+mod build;
+mod check;
+mod config;
+mod context;
+mod demo;
+mod engine;
+mod image;
+mod process;
+mod say;
+mod service;
+mod stand;
+mod test;
+mod tools;
+mod undo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::Config, context::Context, say::Say};
+
+/// Developers' tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show one run end to end: plan, confirm, apply, in real containers.
+    Demo(demo::Options),
+    /// Run all tests; installs and starts what they need.
+    Test(test::Options),
+    /// Run what is checked without running anything: format, lints, dependencies, documentation.
+    Check,
+    /// Measure ours and a baseline in one go.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().task;
+    let (say, assume_yes) = match &task {
+        Task::Demo(options) => (Say::to_stdout(), options.yes),
+        Task::Test(_) => (Say::to_stdout(), true),
+        Task::Check => (Say::to_stdout(), false),
+        // Its standard output is the measurement.
+        Task::Bench(_) => (Say::to_stderr(), true),
+    };
+    let cx = Context::new(Config::from_vars(std::env::vars_os()), say, assume_yes);
+    let result = cx.undo.on_signals(&cx.say).and_then(|()| match task {
+        Task::Demo(options) => demo::run(&cx, &options),
+        Task::Test(options) => test::run(&cx, &options),
+        Task::Check => check::run(&cx),
+        Task::Bench(options) => bench::run(&cx, &options),
+    });
+    cx.undo.run();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

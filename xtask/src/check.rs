@@ -1,0 +1,52 @@
+//! What is checked without running anything.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{
+    context::Context,
+    tools::{self, Need},
+};
+
+/// Runs every check, and names at the end those that failed.
+pub fn run(cx: &Context) -> Result<ExitCode> {
+    tools::ensure(cx, &tools::BUILD.iter().collect::<Vec<&Need>>())?;
+    let mut failed = Vec::new();
+    let mut check = |name: &'static str,
+                     why: &str,
+                     arguments: &[&str],
+                     rustdoc_flags: Option<&str>|
+     -> Result<()> {
+        cx.say.step(name, why);
+        let mut command = cx.config.cargo();
+        command.args(arguments);
+        if let Some(flags) = rustdoc_flags {
+            command.env("RUSTDOCFLAGS", flags);
+        }
+        if !cx.show(name, &mut command)? {
+            failed.push(name);
+        }
+        Ok(())
+    };
+    check("format", "cargo fmt --all --check", &["fmt", "--all", "--check"], None)?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    check("lints", "cargo clippy, warnings are errors", &clippy, None)?;
+    let doc = ["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"];
+    check("documentation", "cargo doc, warnings are errors", &doc, Some("-D warnings"))?;
+    if cx.config.find("cargo-deny").is_some() {
+        let deny = ["deny", "check", "bans", "licenses", "sources"];
+        check("dependencies", "cargo deny: licenses, bans, sources", &deny, None)?;
+    } else {
+        cx.say.step(
+            "dependencies",
+            "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)",
+        );
+    }
+    if failed.is_empty() {
+        cx.say.line("\nall checks passed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    cx.say.line(&format!("\nfailed: {}", failed.join(", ")));
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,370 @@
+//! `cargo xtask demo`: one run end to end, in real containers, for a person who watches.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    build::{self, Profile},
+    context::Context,
+    engine::{self, Engine},
+    image,
+    process::{Stream, each_line},
+    service::Service,
+    stand::Stand,
+    tools::{self, OPENSSL},
+};
+
+const STACK: &str = "terraform-stack";
+const POOL: &str = "demo";
+const SECRET: &str = "TF_VAR_db_password";
+/// How a phase may be slow: a cold disk, an image that is unpacked first.
+const RUN_LIMIT: Duration = Duration::from_mins(3);
+/// The words that the stack's hook prints before the secret.
+const HOOK_WORDS: &str = "the password is ";
+
+/// What `cargo xtask demo` can be told.
+#[derive(Args)]
+pub struct Options {
+    /// Answer every question with yes.
+    #[arg(long)]
+    pub yes: bool,
+    /// Leave everything running at the end, and say where.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Shows one run end to end.
+pub fn run(cx: &Context, options: &Options) -> Result<ExitCode> {
+    cx.say.line("Gantry: one run end to end, on this machine, in real containers.");
+    cx.say.step("Docker engine", "runs go into containers");
+    let engine = engine::ensure(cx)?;
+    cx.say.step("Programs", "gantry (server and command line) and gantry-launcher, from source");
+    let programs = build::programs(cx, Profile::Dev)?;
+    cx.say.step("Runner image", "what the containers of runs start from");
+    let image = image::ensure(cx)?;
+    cx.say.step("Networking", "a container on the default bridge is tried out");
+    let network = engine::network(cx, &image)?;
+    cx.say.step(
+        "Control plane",
+        "gantry server: API, MQTT broker, object store and database in one directory",
+    );
+    let mut stand = Stand::start(cx, &programs, &image)?;
+    let at = &stand.addresses;
+    cx.say.detail(&format!("API {}, MQTT {}, objects {}", at.api, at.mqtt, at.objects));
+    cx.say.step(
+        "Key and request",
+        "the pool's private key is made here and never leaves this machine's user",
+    );
+    tools::ensure(cx, &[&OPENSSL])?;
+    stand.make_key(cx)?;
+    cx.say.step("Pool", "the server signs the request and answers with the pool's token");
+    stand.create_pool(cx, POOL)?;
+    cx.say.step("Launcher", "joins the pool over MQTT with mutual TLS, by SPACELIFT_TOKEN and SPACELIFT_POOL_PRIVATE_KEY");
+    let took = stand.start_launcher(cx, &image, network)?;
+    cx.say.detail(&format!("registered {} ms after its start", took.as_millis()));
+    let play = Play { cx, stand: &stand, secret: secret()?, shown: String::new() };
+    play.act(options, &engine)
+}
+
+/// The stack, its runs, and all that was shown of them.
+struct Play<'a> {
+    cx: &'a Context,
+    stand: &'a Stand,
+    secret: String,
+    shown: String,
+}
+
+impl Play<'_> {
+    fn act(mut self, options: &Options, engine: &Engine) -> Result<ExitCode> {
+        self.cx.say.step(
+            "Stack",
+            "examples/terraform-stack; its secret is sealed before it leaves the command line",
+        );
+        self.create_stack()?;
+        let mut events = self.watch_containers()?;
+        self.cx.say.step("Tracked run", "planned in a fresh container; its log, live:");
+        self.follow(&["run", "trigger", STACK, "--follow"])?;
+        let run = self.newest_run()?;
+        self.expect_state(&run, "UNCONFIRMED")?;
+        self.cx.say.detail(&format!(
+            "run {run} waits at UNCONFIRMED: its worker is free, its workspace sealed and stored"
+        ));
+        self.cx.say.step(
+            "Confirmed",
+            "any worker of the pool may take the second half; the log of the apply, live:",
+        );
+        self.stand.say(self.cx, &["run", "confirm", &run])?;
+        self.follow(&["run", "logs", &run, "--follow"])?;
+        let shown = self.expect_state(&run, "FINISHED")?;
+        self.cx.say.step("Containers", "what Docker says was started for this run");
+        self.show_containers(&mut events, &run)?;
+        self.cx.say.step("Outputs", "");
+        self.show_outputs(&shown)?;
+        self.cx.say.step("Second run", "it finds the state of the first and nothing to change:");
+        self.follow(&["run", "trigger", STACK, "--follow"])?;
+        let second = self.newest_run()?;
+        let shown = self.expect_state(&second, "FINISHED")?;
+        self.check_nothing_changed(&run, &second, &shown)?;
+        self.cx.say.step("Secret", "the stack's before_plan hook printed it, on purpose");
+        self.check_secret()?;
+        self.cx.say.step("Stored", "where everything lies");
+        self.show_storage()?;
+        events.process().stop(Duration::from_secs(5))?;
+        self.leave(options, engine)
+    }
+
+    fn create_stack(&self) -> Result<()> {
+        let source = self.cx.config.root.join("examples/terraform-stack");
+        let source = source.to_string_lossy();
+        let hook = "echo \"the password is $TF_VAR_db_password\"";
+        let mut command =
+            self.stand.gantry(&["stack", "create", STACK, "--pool", POOL, "--source", &source]);
+        command.args(["--secret", SECRET, "--before-plan", hook]).env(SECRET, &self.secret);
+        let said = self.stand.run(self.cx, &mut command)?;
+        self.cx.say.detail(&said);
+        Ok(())
+    }
+
+    /// Runs a command that shows a log, and shows and remembers each line as it comes.
+    fn follow(&mut self, arguments: &[&str]) -> Result<()> {
+        self.cx.say.detail(&format!("$ gantry {}", arguments.join(" ")));
+        let mut command = self.stand.gantry(arguments);
+        let name = format!("gantry {}", arguments[..2].join(" "));
+        let mut complaint = String::new();
+        let status = each_line(&name, RUN_LIMIT, &mut command, |stream, line| {
+            self.cx.say.detail(&format!("| {line}"));
+            self.shown += line;
+            self.shown.push('\n');
+            if stream == Stream::Err {
+                line.clone_into(&mut complaint);
+            }
+        })
+        .with_context(|| format!("the launcher{}", self.worker_tail()))?;
+        ensure!(
+            status.success(),
+            "{name} ended with {status}: {complaint}; the launcher{}",
+            self.worker_tail()
+        );
+        Ok(())
+    }
+
+    fn worker_tail(&self) -> String {
+        self.stand.worker().map(Service::tail).unwrap_or_default()
+    }
+
+    fn newest_run(&self) -> Result<String> {
+        let runs = self.stand.ask(&["run", "list", STACK])?;
+        let ids = runs.as_array().context("the list of runs is a list")?.iter();
+        // Ids are ULIDs: the greatest is the newest.
+        ids.filter_map(|run| run.get("id")?.as_str())
+            .max()
+            .map(str::to_owned)
+            .context("the stack has no run")
+    }
+
+    fn expect_state(&self, run: &str, wanted: &str) -> Result<Value> {
+        let shown = self.stand.ask(&["run", "show", run])?;
+        let state = shown.get("state").and_then(Value::as_str).unwrap_or("unknown");
+        ensure!(
+            state == wanted,
+            "run {run} is {state}, not {wanted}; the launcher{}",
+            self.worker_tail()
+        );
+        Ok(shown)
+    }
+
+    fn watch_containers(&self) -> Result<Service> {
+        let mut command = Command::new("docker");
+        command.args([
+            "events",
+            "--filter",
+            "type=container",
+            "--filter",
+            "event=start",
+            "--format",
+            "{{json .}}",
+        ]);
+        let events = Service::start(
+            "docker events",
+            &self.stand.dir.join("docker-events.log"),
+            &mut command,
+        )?;
+        self.cx.undo.later_stop(events.process(), Duration::from_secs(5));
+        Ok(events)
+    }
+
+    fn show_containers(&self, events: &mut Service, run: &str) -> Result<()> {
+        let mut seen: Vec<String> = Vec::new();
+        events.wait_for("the second container", Duration::from_secs(15), |line| {
+            if line.to_lowercase().contains(&run.to_lowercase()) {
+                seen.push(container_name(line).unwrap_or_else(|| "one without a name".to_owned()));
+            }
+            (seen.len() == 2).then_some(())
+        })?;
+        self.cx.say.detail(&format!("first (plan):   {}", seen[0]));
+        self.cx.say.detail(&format!("second (apply): {}", seen[1]));
+        Ok(())
+    }
+
+    fn show_outputs(&self, shown: &Value) -> Result<()> {
+        let outputs =
+            shown.get("outputs").and_then(Value::as_object).context("the run has no outputs")?;
+        for (name, value) in outputs {
+            self.cx.say.detail(&format!("{name} = {value}"));
+        }
+        ensure!(outputs.contains_key("machines"), "the stack's output `machines` is missing");
+        Ok(())
+    }
+
+    fn check_nothing_changed(&self, first: &str, second: &str, shown: &Value) -> Result<()> {
+        ensure!(first != second, "the second run is the first one");
+        let delta = shown.get("delta").cloned().unwrap_or(Value::Null);
+        for kind in ["add", "change", "delete"] {
+            let count = delta.get(kind).and_then(Value::as_i64);
+            ensure!(
+                count == Some(0),
+                "the second run should change nothing, but its delta is {delta}"
+            );
+        }
+        self.cx.say.detail("nothing to change: FINISHED without an apply");
+        Ok(())
+    }
+
+    fn check_secret(&self) -> Result<()> {
+        let line = self.shown.lines().find_map(|line| Some(&line[line.find(HOOK_WORDS)?..]));
+        let line = line.context("the hook's line is not in the log that was shown")?;
+        ensure!(!self.shown.contains(&self.secret), "THE SECRET IS IN THE LOG THAT WAS SHOWN");
+        self.cx.say.detail(&format!(
+            "the log shows `{line}`; the secret is nowhere in what was shown above"
+        ));
+        let holder = find_in_files(&self.stand.dir, self.secret.as_bytes())?;
+        if let Some(path) = holder {
+            bail!("THE SECRET STANDS IN THE CLEAR IN {path}");
+        }
+        self.cx.say.detail(
+            "and in no file of the server or the launcher: database, objects, logs, journal",
+        );
+        Ok(())
+    }
+
+    fn show_storage(&self) -> Result<()> {
+        let dir = &self.stand.dir;
+        let line = |what: &str, path: &str| {
+            self.cx.say.detail(&format!("{what:<28} {}", dir.join(path).display()));
+        };
+        line("database", "data/gantry.db");
+        line("server's CA", "data/ca.pem");
+        line("first API key", "data/admin.json");
+        line("objects, sealed but logs", "data/objects");
+        for (prefix, count, bytes) in objects(&dir.join("data/objects"))? {
+            self.cx.say.detail(&format!("  {prefix:<26} {count} files, {bytes} bytes"));
+        }
+        line("the pool's key, yours alone", "spacelift.key");
+        line("the recovery key, likewise", "recovery.key");
+        line("the pool's token", "pool.token");
+        line("the launcher's journal", "launcher");
+        line("logs of the two programs", "*.log");
+        Ok(())
+    }
+
+    fn leave(&self, options: &Options, engine: &Engine) -> Result<ExitCode> {
+        let left = self.stand.containers()?;
+        ensure!(left.is_empty(), "containers of finished runs are left: {}", left.join(", "));
+        let cx = self.cx;
+        if options.keep {
+            cx.say.step("Kept", "it goes on running");
+            let at = &self.stand.addresses;
+            cx.say.detail(&format!("API {}  MQTT {}  objects {}", at.api, at.mqtt, at.objects));
+            let (server, worker) =
+                (self.stand.server().process().pid(), self.stand.worker()?.process().pid());
+            cx.say.detail(&format!("gantry server is process {server}, gantry-launcher {worker}"));
+            let gantry = self.stand.gantry(&[]);
+            let config = self.stand.dir.join("config");
+            let program = Path::new(gantry.get_program()).display();
+            cx.say.detail(&format!(
+                "GANTRY_CONFIG_DIR={} {program} run list {STACK}",
+                config.display()
+            ));
+            self.stand.write_stop_script(
+                cx,
+                engine.started.as_ref().map(|started| started.pid_file.as_path()),
+            )?;
+            cx.undo.keep_all();
+        } else {
+            cx.say
+                .step("Clean-up", "launcher, server and their directory; --keep would leave them");
+            cx.undo.run();
+        }
+        cx.say.line(&format!("\ndone in {:.1} s", cx.say.elapsed().as_secs_f64()));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn secret() -> Result<String> {
+    use std::{fmt::Write as _, io::Read as _};
+    let mut random = [0_u8; 12];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .context("no randomness")?;
+    Ok(random.iter().fold("pw-".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+fn container_name(event: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(event).ok()?;
+    let actor = event.get("Actor")?;
+    let id = actor.get("ID")?.as_str()?;
+    let name = actor.get("Attributes")?.get("name")?.as_str()?;
+    Some(format!("{name} ({})", id.get(..12).unwrap_or(id)))
+}
+
+/// The first file below a folder in which the bytes stand.
+fn find_in_files(folder: &Path, wanted: &[u8]) -> Result<Option<String>> {
+    for path in files(folder)? {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if bytes.windows(wanted.len()).any(|window| window == wanted) {
+            return Ok(Some(path.display().to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// Per first part of the key: how many files, and how large together.
+fn objects(folder: &Path) -> Result<Vec<(String, usize, u64)>> {
+    let mut sums = std::collections::BTreeMap::<String, (usize, u64)>::new();
+    for path in files(folder)? {
+        let below = path.strip_prefix(folder).unwrap_or(&path);
+        let prefix: Vec<_> = below.iter().take(2).map(|part| part.to_string_lossy()).collect();
+        let sum = sums.entry(prefix.join("/")).or_default();
+        *sum = (sum.0 + 1, sum.1 + fs::metadata(&path)?.len());
+    }
+    Ok(sums.into_iter().map(|(prefix, (count, bytes))| (prefix, count, bytes)).collect())
+}
+
+fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
+        {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,296 @@
+//! A whole Gantry in one directory: server, pool, launcher.
+//!
+//! Everything lies below one 0700 directory, listens on loopback at free ports, and is gone when the task ends.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{build::Programs, context::Context, process, service::Service};
+
+const SHORT: Duration = Duration::from_secs(30);
+/// `openssl req` looks for two 2048-bit primes by luck.
+const KEY_LIMIT: Duration = Duration::from_mins(2);
+/// The subject that the Spacelift page names. The server discards it.
+const SUBJECT: &str = "/CN=workers.spacelift.io";
+
+/// A whole Gantry in one directory.
+pub struct Stand {
+    /// The directory, 0700.
+    pub dir: PathBuf,
+    /// Where the server is reached.
+    pub addresses: Addresses,
+    gantry: PathBuf,
+    launcher: PathBuf,
+    secrets: PathBuf,
+    server: Service,
+    worker: Option<Service>,
+}
+
+/// Where the server is reached.
+pub struct Addresses {
+    /// The HTTPS API.
+    pub api: String,
+    /// MQTT over mutual TLS.
+    pub mqtt: String,
+    /// The S3 endpoint.
+    pub objects: String,
+}
+
+impl Stand {
+    /// Makes the directory, starts the server in it, and logs the command line in.
+    pub fn start(cx: &Context, programs: &Programs, image: &str) -> Result<Self> {
+        let dir = directory(cx, image)?;
+        let data = dir.join("data");
+        cx.say.detail(&format!("gantry server --data {}", data.display()));
+        let mut command = clean(&programs.gantry);
+        command.arg("server").arg("--data").arg(&data).current_dir(&dir);
+        for listener in ["--listen", "--mqtt-listen", "--objects-listen"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        let mut server = Service::start("gantry server", &dir.join("server.log"), &mut command)?;
+        cx.undo.later_stop(server.process(), Duration::from_secs(15));
+        server.wait_for("its `ready:` line", Duration::from_mins(1), |line| {
+            line.contains("ready:").then_some(())
+        })?;
+        let addresses = Addresses::read(&data.join("server.json"))?;
+        let secrets = secrets_directory(cx)?;
+        let (gantry, launcher) = (programs.gantry.clone(), programs.launcher.clone());
+        let stand = Self { dir, addresses, gantry, launcher, secrets, server, worker: None };
+        stand.say(cx, &["login", "--from", "data/admin.json"])?;
+        Ok(stand)
+    }
+
+    /// Makes key and certificate signing request as the Spacelift page tells its users to.
+    pub fn make_key(&self, cx: &Context) -> Result<()> {
+        let line =
+            "req -new -newkey rsa:4096 -nodes -keyout spacelift.key -out spacelift.csr -subj";
+        cx.say.detail(&format!("$ openssl {line} {SUBJECT}"));
+        let mut command = Command::new("openssl");
+        command.args(line.split(' ')).arg(SUBJECT).current_dir(&self.dir);
+        process::read("openssl req", KEY_LIMIT, &mut command)?;
+        fs::set_permissions(self.dir.join("spacelift.key"), Permissions::from_mode(0o600))?;
+        Ok(())
+    }
+
+    /// Creates the pool from the request; its token and the recovery key are written beside the key.
+    pub fn create_pool(&self, cx: &Context, name: &str) -> Result<()> {
+        let arguments =
+            ["pool", "create", name, "--csr", "spacelift.csr", "--token-out", "pool.token"];
+        self.say(cx, &[&arguments[..], &["--recovery-out", "recovery.key"]].concat())
+    }
+
+    /// Starts the launcher and waits until the pool has welcomed it. Gives the time that took.
+    pub fn start_launcher(&mut self, cx: &Context, image: &str, network: &str) -> Result<Duration> {
+        let read = |file: &str| {
+            fs::read_to_string(self.dir.join(file)).with_context(|| format!("cannot read {file}"))
+        };
+        let token = read("pool.token")?;
+        let mut encode = Command::new("base64");
+        let key = process::read(
+            "base64",
+            SHORT,
+            encode.arg("--wrap=0").arg(self.dir.join("spacelift.key")),
+        )?;
+        let state = self.dir.join("launcher");
+        fs::create_dir_all(&state)?;
+        let mut command = clean(&self.launcher);
+        command
+            .current_dir(&self.dir)
+            .env("SPACELIFT_TOKEN", token.trim())
+            .env("SPACELIFT_POOL_PRIVATE_KEY", key.trim())
+            .env("SPACELIFT_DEFAULT_RUNNER_IMAGE", image)
+            .env("SPACELIFT_WORKER_NETWORK", network)
+            .env("GANTRY_STATE_DIR", &state)
+            .env("GANTRY_SECRETS_DIR", &self.secrets);
+        command.envs(cx.config.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)));
+        let began = Instant::now();
+        let mut worker =
+            Service::start("gantry-launcher", &self.dir.join("launcher.log"), &mut command)?;
+        cx.undo.later_stop(worker.process(), Duration::from_secs(10));
+        worker.wait_for("\"registered\"", Duration::from_mins(1), |line| {
+            let entry: Value = serde_json::from_str(line).ok()?;
+            (entry.get("msg")?.as_str()? == "registered").then_some(())
+        })?;
+        self.worker = Some(worker);
+        Ok(began.elapsed())
+    }
+
+    /// The launcher, once it was started.
+    pub fn worker(&self) -> Result<&Service> {
+        self.worker.as_ref().context("no launcher was started")
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Service {
+        &self.server
+    }
+
+    /// The operator's command, logged in.
+    pub fn gantry(&self, arguments: &[&str]) -> Command {
+        let mut command = clean(&self.gantry);
+        command
+            .env("GANTRY_CONFIG_DIR", self.dir.join("config"))
+            .current_dir(&self.dir)
+            .args(arguments);
+        command
+    }
+
+    /// Runs the operator's command, showing it and what it says.
+    pub fn say(&self, cx: &Context, arguments: &[&str]) -> Result<()> {
+        let said = self.run(cx, &mut self.gantry(arguments))?;
+        cx.say.detail(&said);
+        Ok(())
+    }
+
+    /// Runs an operator's command, showing it, and gives what it says.
+    pub fn run(&self, cx: &Context, command: &mut Command) -> Result<String> {
+        let words: Vec<_> = command.get_args().map(std::ffi::OsStr::to_string_lossy).collect();
+        cx.say.detail(&format!("$ gantry {}", words.join(" ")));
+        let name = format!(
+            "gantry {}",
+            words.iter().take(2).map(AsRef::as_ref).collect::<Vec<&str>>().join(" ")
+        );
+        process::read(&name, SHORT, command)
+            .map_err(|error| error.context(format!("the server{}", self.server.tail())))
+    }
+
+    /// Asks for JSON, silently.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let text =
+            process::read("gantry", SHORT, self.gantry(arguments).args(["--output", "json"]))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("gantry {} gave no JSON", arguments.join(" ")))
+    }
+
+    /// The containers that mount anything of this directory: whatever state they are in.
+    pub fn containers(&self) -> Result<Vec<String>> {
+        containers(&self.dir)
+    }
+
+    /// Writes a script that ends and removes everything, for `--keep`.
+    pub fn write_stop_script(&self, cx: &Context, dockerd: Option<&Path>) -> Result<PathBuf> {
+        let mut script = vec![
+            "#!/bin/sh".to_owned(),
+            "# Ends what `cargo xtask demo --keep` left running, and removes it.".to_owned(),
+        ];
+        for service in [self.worker()?, &self.server] {
+            let pid = service.process().pid();
+            script.push(format!("kill {pid} 2>/dev/null && tail --pid={pid} -f /dev/null"));
+        }
+        if let Some(pid_file) = dockerd {
+            let folder = pid_file.parent().context("a pid file has a folder")?.display();
+            let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
+            script.push(format!("{sudo}pkill --pidfile {} && rm -rf {folder}", pid_file.display()));
+        }
+        script.push(format!("rm -rf {} {}", self.secrets.display(), self.dir.display()));
+        let path = self.dir.join("stop");
+        fs::write(&path, script.join("\n") + "\n")?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+        cx.say.detail(&format!("sh {}    ends and removes all of it", path.display()));
+        Ok(path)
+    }
+}
+
+impl Addresses {
+    fn read(path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no JSON", path.display()))?;
+        let field = |name: &str| {
+            let text = value.get(name).and_then(Value::as_str).map(str::to_owned);
+            text.with_context(|| format!("{} names no {name}", path.display()))
+        };
+        Ok(Self { api: field("api")?, mqtt: field("mqtt")?, objects: field("objects")? })
+    }
+}
+
+/// A program of ours without the variables of whoever runs the task.
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    command.envs(
+        std::env::vars_os()
+            .filter(|(name, _)| name == "PATH" || name == "HOME" || name == "RUST_BACKTRACE"),
+    );
+    command
+}
+
+fn directory(cx: &Context, image: &str) -> Result<PathBuf> {
+    let dir = private_directory("gantry-demo-", &std::env::temp_dir())?;
+    let (gone, image) = (dir.clone(), image.to_owned());
+    cx.undo.later(format!("remove {}", dir.display()), move || {
+        // Containers write as other users. Only where we may not remove that, a container does.
+        if fs::remove_dir_all(&gone).is_err() {
+            let mut command = Command::new("docker");
+            command.args(["run", "--rm", "--user", "0", "--entrypoint", "find", "--volume"]);
+            command.arg(format!("{}:/stand", gone.display())).args([
+                &image,
+                "/stand",
+                "-mindepth",
+                "1",
+                "-delete",
+            ]);
+            process::output("docker run", SHORT, &mut command)?;
+            fs::remove_dir_all(&gone)?;
+        }
+        Ok(())
+    });
+    let below = dir.clone();
+    cx.undo.later("remove containers", move || remove_containers(&below));
+    Ok(dir)
+}
+
+/// Secrets of a run may only lie in memory.
+fn secrets_directory(cx: &Context) -> Result<PathBuf> {
+    let dir = private_directory("gantry-demo-", Path::new("/dev/shm"))?;
+    let gone = dir.clone();
+    cx.undo.later(format!("remove {}", dir.display()), move || Ok(fs::remove_dir_all(gone)?));
+    Ok(dir)
+}
+
+fn private_directory(prefix: &str, below: &Path) -> Result<PathBuf> {
+    let made = tempfile::Builder::new()
+        .prefix(prefix)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(below);
+    Ok(made.with_context(|| format!("cannot make a directory in {}", below.display()))?.keep())
+}
+
+fn containers(dir: &Path) -> Result<Vec<String>> {
+    let docker = |arguments: &[&str]| {
+        let output = process::output("docker", SHORT, Command::new("docker").args(arguments))?;
+        Ok::<String, anyhow::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let all = docker(&["ps", "--all", "--quiet", "--no-trunc"])?;
+    let ids: Vec<&str> = all.lines().collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let format = "{{.Id}} {{range .Mounts}}{{.Source}} {{end}}";
+    let mounts = docker(&[&["inspect", "--format", format], &ids[..]].concat())?;
+    let below = format!(" {}/", dir.display());
+    let ours = mounts.lines().filter(|line| line.contains(&below));
+    Ok(ours.filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect())
+}
+
+fn remove_containers(dir: &Path) -> Result<()> {
+    let left = containers(dir)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let output = process::output(
+        "docker rm",
+        SHORT,
+        Command::new("docker").args(["rm", "--force"]).args(&left),
+    )?;
+    if output.success { Ok(()) } else { bail!("docker rm failed: {}", output.last_words()) }
+}

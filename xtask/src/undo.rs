@@ -1,0 +1,157 @@
+//! What is to be ended and removed when a task ends.
+//!
+//! Whoever starts or makes something says at once how it is undone. [`Undo::run`] does so in reverse order, once:
+//! after success, after an error, and from the signal thread after Ctrl-C. A second Ctrl-C leaves at once.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+    iterator::Signals,
+};
+
+use crate::{process::Process, say::Say};
+
+type Action = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// Names an action, to take it back.
+#[derive(Clone, Copy)]
+pub struct Ticket(u64);
+
+struct Entry {
+    ticket: u64,
+    what: String,
+    action: Action,
+}
+
+#[derive(Default)]
+struct Entries {
+    next: u64,
+    stack: Vec<Entry>,
+}
+
+/// The stack of what is to be undone. Clones share it.
+#[derive(Clone)]
+pub struct Undo {
+    entries: Arc<Mutex<Entries>>,
+    interrupted: Arc<AtomicBool>,
+    say: Say,
+}
+
+impl Undo {
+    /// An empty stack; what fails while undoing is told through `say`.
+    pub fn new(say: Say) -> Self {
+        Self { entries: Arc::default(), interrupted: Arc::default(), say }
+    }
+
+    /// Remembers how something is undone.
+    pub fn later(
+        &self,
+        what: impl Into<String>,
+        action: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Ticket {
+        let mut entries = self.lock();
+        entries.next += 1;
+        let ticket = entries.next;
+        entries.stack.push(Entry { ticket, what: what.into(), action: Box::new(action) });
+        Ticket(ticket)
+    }
+
+    /// Remembers to stop a process, gently for as long as `grace`.
+    pub fn later_stop(&self, process: &Process, grace: Duration) -> Ticket {
+        let process = process.clone();
+        self.later(format!("stop {}", process.name()), move || process.stop(grace))
+    }
+
+    /// Forgets an action: what it would undo is gone already.
+    pub fn done(&self, ticket: Ticket) {
+        self.lock().stack.retain(|entry| entry.ticket != ticket.0);
+    }
+
+    /// Forgets everything: it is meant to stay.
+    pub fn keep_all(&self) {
+        self.lock().stack.clear();
+    }
+
+    /// Undoes everything. After a signal this never returns: the signal thread does the work and exits.
+    pub fn run(&self) {
+        self.drain();
+        while self.interrupted.load(Ordering::SeqCst) {
+            thread::park();
+        }
+    }
+
+    /// On SIGINT, SIGTERM and SIGHUP: undo everything, then exit as a shell reports that signal.
+    pub fn on_signals(&self, say: &Say) -> Result<()> {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            // The order matters: the first of a kind only arms this, the second finds it armed.
+            flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&self.interrupted),
+            )
+            .and_then(|_| flag::register(signal, Arc::clone(&self.interrupted)))
+            .context("cannot handle signals")?;
+        }
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot handle signals")?;
+        let (undo, say) = (self.clone(), say.clone());
+        thread::spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                say.line("\ninterrupted: ending and removing what was started (once more: leave at once)");
+                undo.drain();
+                std::process::exit(128 + signal);
+            }
+        });
+        Ok(())
+    }
+
+    fn drain(&self) {
+        // The lock is held throughout, so whoever comes second waits until all is undone.
+        let mut entries = self.lock();
+        while let Some(Entry { what, action, .. }) = entries.stack.pop() {
+            if let Err(error) = action() {
+                self.say.line(&format!("warning: could not {what}: {error:#}"));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn undoes_in_reverse_order_once_and_goes_on_after_a_failure() {
+        let undo = Undo::new(Say::to_stderr());
+        let (sender, receiver) = mpsc::channel();
+        for number in 1..=3 {
+            let sender = sender.clone();
+            undo.later(format!("undo {number}"), move || {
+                sender.send(number)?;
+                anyhow::ensure!(number != 2, "number two always fails");
+                Ok(())
+            });
+        }
+        let ticket = undo.later("undo what is gone", || panic!("this one was taken back"));
+        undo.done(ticket);
+        undo.run();
+        undo.run();
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [3, 2, 1]);
+    }
+}

@@ -1,1 +1,2 @@
 //! launcher
+pub mod mask;

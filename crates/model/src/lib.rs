@@ -4,9 +4,13 @@
 //! an argument, so that each rule can be tested by itself.
 
 mod id;
+mod lease;
 mod phase;
 mod run;
+mod run_life;
 
 pub use id::{Epoch, InvalidId, JournalId, MessageId, PoolId, RunId, SessionId, StackId, WorkerId};
+pub use lease::{Lease, Standing, Terms, Timestamp};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use run::{RunState, RunType};
+pub use run_life::{Claimed, Concluded, Expired, InvalidTransition, Outcome, RunLife, Stopping};

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Stage;
+
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -18,6 +20,44 @@ pub enum RunType {
     Testing,
     /// Removes everything that the stack made.
     Destroy,
+}
+
+impl RunType {
+    /// The stage that a run of this type begins with.
+    #[must_use]
+    pub const fn first_stage(self) -> Stage {
+        match self {
+            Self::Proposed | Self::Tracked | Self::Destroy => Stage::Read,
+            Self::Task | Self::Testing => Stage::Write,
+        }
+    }
+
+    /// Whether it keeps other such runs of its stack waiting until it is over.
+    #[must_use]
+    pub const fn is_blocking(self) -> bool {
+        match self {
+            Self::Tracked | Self::Task | Self::Destroy => true,
+            Self::Proposed | Self::Testing => false,
+        }
+    }
+
+    /// The name in the public API, such as `TRACKED`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proposed => "PROPOSED",
+            Self::Tracked => "TRACKED",
+            Self::Task => "TASK",
+            Self::Testing => "TESTING",
+            Self::Destroy => "DESTROY",
+        }
+    }
+}
+
+impl fmt::Display for RunType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Where a run is, in the words of its public API.

@@ -9,6 +9,8 @@ mod check;
 mod config;
 mod context;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod engine;
 mod image;
 mod process;

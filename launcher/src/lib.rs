@@ -1,2 +1,4 @@
 //! launcher
+pub mod config;
+pub mod explain;
 pub mod mask;

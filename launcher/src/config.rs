@@ -1,0 +1,437 @@
+//! The environment becomes one checked [`Config`].
+//!
+//! Past it, nothing validates, guesses a default or reads the environment. All mistakes are found at
+//! once, each with the variable, the reason and what to do. Secrets are zeroed when dropped and show
+//! up as `[redacted]`.
+
+mod duration;
+mod environment;
+mod help;
+mod mount;
+mod problem;
+mod reader;
+mod variable;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gantry_model::Stage;
+use gantry_protocol::{PoolKey, PoolToken};
+use zeroize::Zeroizing;
+
+pub use self::duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
+pub use self::environment::{Passed, Secret};
+pub use self::help::help;
+pub use self::mount::{InvalidMount, MAX_MOUNTS, Mount, Stages};
+pub use self::problem::{ConfigError, ConfigErrors, Problem, Warning};
+use self::reader::Reader;
+pub use self::variable::{HOST, REQUIRED, RUNS, Variable, all as variables};
+
+/// The most characters of an image's name.
+const MAX_IMAGE: usize = 512;
+/// The most keys of metadata.
+const MAX_METADATA: usize = 64;
+/// The longest key, and the longest value, of metadata in bytes.
+const MAX_METADATA_KEY: usize = 128;
+const MAX_METADATA_VALUE: usize = 512;
+/// The most former keys of the pool.
+const MAX_FORMER_KEYS: usize = 16;
+
+/// Everything the launcher can be told, checked and complete.
+pub struct Config {
+    /// The pool: broker, certificate and authority. `SPACELIFT_TOKEN`.
+    pub token: PoolToken,
+    /// Checked against the certificate in `token`; zeroed when dropped. `SPACELIFT_POOL_PRIVATE_KEY`.
+    pub key: PoolKey,
+    /// What earlier keys of the pool sealed can be opened with these. `GANTRY_FORMER_POOL_KEYS`.
+    pub former_keys: Vec<PoolKey>,
+    /// How long a stage may take. `SPACELIFT_LAUNCHER_RUN_TIMEOUT`, 70 minutes unless set.
+    pub run_timeout: GoDuration,
+    /// How long a stage may be silent. `SPACELIFT_LAUNCHER_LOGS_TIMEOUT`, 7 minutes unless set.
+    pub logs_timeout: GoDuration,
+    /// How long an interrupted write stage has to end by itself. `GANTRY_STOP_GRACE`, 5 minutes
+    /// unless set.
+    pub stop_grace: GoDuration,
+    /// What the environment passes on to runs: see [`Config::passed_to`]. `SPACELIFT_WHITELIST_ENVS`.
+    pub passed: Vec<Passed>,
+    /// Values that no log may show, with the names they came from. `SPACELIFT_MASK_ENVS`.
+    pub masked: Vec<Secret>,
+    /// Files and directories of the host that stages get. `SPACELIFT_WORKER_*EXTRA_MOUNTS`.
+    pub mounts: Vec<Mount>,
+    /// The Docker network of containers. `SPACELIFT_WORKER_NETWORK`, `bridge` unless set.
+    pub network: String,
+    /// The OCI runtime of containers; Docker's own if none. `SPACELIFT_WORKER_RUNTIME`.
+    pub runtime: Option<String>,
+    /// The image of runs whose stack names none. `SPACELIFT_DEFAULT_RUNNER_IMAGE`.
+    pub runner_image: String,
+    /// The same for stacks of Ansible. `SPACELIFT_DEFAULT_ANSIBLE_RUNNER_IMAGE`.
+    pub ansible_runner_image: String,
+    /// The file of the run initialization policy. `SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY`.
+    pub policy: Option<PathBuf>,
+    /// Whether sensitive outputs may leave the host. `SPACELIFT_SENSITIVE_OUTPUT_UPLOAD_ENABLED`.
+    pub uploads_sensitive_outputs: bool,
+    /// Whether masked logs of runs are printed too. `SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED`.
+    pub prints_run_logs: bool,
+    /// Whether logs of runs show the exact commands. `SPACELIFT_DEBUG`.
+    pub shows_commands: bool,
+    /// The worker's metadata. `SPACELIFT_METADATA_<key>`, without what stands before the key.
+    pub metadata: BTreeMap<String, String>,
+    /// How the control plane is reached. `SPACELIFT_WORKER_COMMS_PROTOCOL`.
+    pub transport: Transport,
+    /// Where Docker's `config.json` is. `SPACELIFT_DOCKER_CONFIG_DIR`.
+    pub docker_config_dir: Option<PathBuf>,
+    /// Where the engine listens; Docker's usual place if none. `DOCKER_HOST`.
+    pub docker_host: Option<DockerHost>,
+    /// What must outlive the launcher. `GANTRY_STATE_DIR`, `/opt/spacelift/gantry` unless set.
+    pub state_dir: PathBuf,
+    /// A directory in memory. `GANTRY_SECRETS_DIR`, `/dev/shm` unless set.
+    pub secrets_dir: PathBuf,
+    /// How the log is written. `GANTRY_LOG`, `json` unless set.
+    pub log_format: LogFormat,
+    /// How much is logged. `GANTRY_LOG_LEVEL`, `info` unless set.
+    pub log_level: LogLevel,
+    /// Whether a backend that a source declares may be replaced. `GANTRY_REPLACE_BACKEND`.
+    pub replaces_backend: bool,
+    /// What is worth a line in the log but no reason to refuse.
+    pub warnings: Vec<Warning>,
+}
+
+/// How the control plane is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// MQTT over TLS.
+    Mqtt,
+}
+
+/// How the launcher's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Human,
+}
+
+/// How much is logged: this and everything above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may become a failure.
+    Warn,
+    /// What happens.
+    Info,
+    /// How it happens.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Where a container engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerHost {
+    /// A Unix socket.
+    Socket(PathBuf),
+    /// `host:port`, in the clear.
+    Tcp(String),
+}
+
+/// What is asked of the host while the environment is checked.
+pub struct Host<'a> {
+    /// Now, in seconds since 1970.
+    pub now_unix: i64,
+    /// Whether what is stored in a directory stays in memory.
+    pub is_in_memory: &'a dyn Fn(&Path) -> std::io::Result<bool>,
+}
+
+impl Config {
+    /// Checks the environment on this host.
+    ///
+    /// # Errors
+    /// All mistakes that it has.
+    pub fn from_environment(environment: &BTreeMap<String, String>) -> Result<Self, ConfigErrors> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let now_unix = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        Self::on_host(environment, &Host { now_unix, is_in_memory: &is_tmpfs })
+    }
+
+    /// Checks the environment on the host that `host` describes.
+    ///
+    /// # Errors
+    /// All mistakes that it has.
+    pub fn on_host(
+        environment: &BTreeMap<String, String>,
+        host: &Host<'_>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(environment);
+        let pool = pool(&mut reader, host.now_unix);
+        let secrets_dir = secrets_dir(&mut reader, host);
+        let (passed, masked) = environment::read(&mut reader);
+        let fields = Fields {
+            former_keys: former_keys(&mut reader),
+            run_timeout: reader.duration("SPACELIFT_LAUNCHER_RUN_TIMEOUT"),
+            logs_timeout: reader.duration("SPACELIFT_LAUNCHER_LOGS_TIMEOUT"),
+            stop_grace: reader.duration("GANTRY_STOP_GRACE"),
+            mounts: mounts(&mut reader),
+            network: reader.parsed("SPACELIFT_WORKER_NETWORK", docker_name),
+            runtime: reader.optional("SPACELIFT_WORKER_RUNTIME", docker_name),
+            runner_image: reader.parsed("SPACELIFT_DEFAULT_RUNNER_IMAGE", image),
+            ansible_runner_image: reader.parsed("SPACELIFT_DEFAULT_ANSIBLE_RUNNER_IMAGE", image),
+            policy: reader
+                .optional("SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY", |t| Ok(PathBuf::from(t))),
+            uploads_sensitive_outputs: reader.flag("SPACELIFT_SENSITIVE_OUTPUT_UPLOAD_ENABLED"),
+            prints_run_logs: reader.flag("SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED"),
+            shows_commands: reader.flag("SPACELIFT_DEBUG"),
+            metadata: metadata(&mut reader),
+            transport: reader.parsed("SPACELIFT_WORKER_COMMS_PROTOCOL", transport),
+            docker_config_dir: reader.optional("SPACELIFT_DOCKER_CONFIG_DIR", directory),
+            docker_host: reader.optional("DOCKER_HOST", docker_host),
+            state_dir: reader.parsed("GANTRY_STATE_DIR", directory),
+            log_format: reader.parsed("GANTRY_LOG", log_format),
+            log_level: reader.parsed("GANTRY_LOG_LEVEL", log_level),
+            replaces_backend: reader.flag("GANTRY_REPLACE_BACKEND"),
+        };
+        let warnings = reader.finish(&passed)?;
+        let complete = "no error was found, so every field was read";
+        let (token, key) = pool.expect(complete);
+        Ok(Self {
+            token,
+            key,
+            former_keys: fields.former_keys,
+            run_timeout: fields.run_timeout.expect(complete),
+            logs_timeout: fields.logs_timeout.expect(complete),
+            stop_grace: fields.stop_grace.expect(complete),
+            passed,
+            masked,
+            mounts: fields.mounts,
+            network: fields.network.expect(complete),
+            runtime: fields.runtime,
+            runner_image: fields.runner_image.expect(complete),
+            ansible_runner_image: fields.ansible_runner_image.expect(complete),
+            policy: fields.policy,
+            uploads_sensitive_outputs: fields.uploads_sensitive_outputs,
+            prints_run_logs: fields.prints_run_logs,
+            shows_commands: fields.shows_commands,
+            metadata: fields.metadata,
+            transport: fields.transport.expect(complete),
+            docker_config_dir: fields.docker_config_dir,
+            docker_host: fields.docker_host,
+            state_dir: fields.state_dir.expect(complete),
+            secrets_dir: secrets_dir.expect(complete),
+            log_format: fields.log_format.expect(complete),
+            log_level: fields.log_level.expect(complete),
+            replaces_backend: fields.replaces_backend,
+            warnings,
+        })
+    }
+
+    /// The variables of the launcher's environment that a stage of this kind gets.
+    pub fn passed_to(&self, stage: Stage) -> impl Iterator<Item = &Secret> {
+        self.passed.iter().filter(move |it| it.stages.include(stage)).map(|it| &it.variable)
+    }
+
+    /// The mounts that a stage of this kind gets.
+    pub fn mounts_of(&self, stage: Stage) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(move |mount| mount.stages.include(stage))
+    }
+}
+
+/// What was read so far. A field is none when its variable has a mistake.
+struct Fields {
+    former_keys: Vec<PoolKey>,
+    run_timeout: Option<GoDuration>,
+    logs_timeout: Option<GoDuration>,
+    stop_grace: Option<GoDuration>,
+    mounts: Vec<Mount>,
+    network: Option<String>,
+    runtime: Option<String>,
+    runner_image: Option<String>,
+    ansible_runner_image: Option<String>,
+    policy: Option<PathBuf>,
+    uploads_sensitive_outputs: bool,
+    prints_run_logs: bool,
+    shows_commands: bool,
+    metadata: BTreeMap<String, String>,
+    transport: Option<Transport>,
+    docker_config_dir: Option<PathBuf>,
+    docker_host: Option<DockerHost>,
+    state_dir: Option<PathBuf>,
+    log_format: Option<LogFormat>,
+    log_level: Option<LogLevel>,
+    replaces_backend: bool,
+}
+
+fn pool(reader: &mut Reader<'_>, now_unix: i64) -> Option<(PoolToken, PoolKey)> {
+    let token = reader.required("SPACELIFT_TOKEN", Problem::NoToken, |text| {
+        let token = PoolToken::parse(text)?;
+        token.check_validity(now_unix)?;
+        Ok(token)
+    });
+    let key = reader.required("SPACELIFT_POOL_PRIVATE_KEY", Problem::NoKey, |text| {
+        Ok(PoolKey::from_environment(text)?)
+    });
+    let (token, key) = (token?, key?);
+    if let Err(mismatch) = token.check_key(&key) {
+        reader.refuse("SPACELIFT_POOL_PRIVATE_KEY", mismatch);
+    }
+    Some((token, key))
+}
+
+fn former_keys(reader: &mut Reader<'_>) -> Vec<PoolKey> {
+    const NAME: &str = "GANTRY_FORMER_POOL_KEYS";
+    let mut keys = Vec::new();
+    for (place, text) in reader.list(NAME).into_iter().enumerate() {
+        if place == MAX_FORMER_KEYS {
+            reader.refuse(NAME, Problem::TooManyKeys);
+            break;
+        }
+        match PoolKey::from_environment(text) {
+            Ok(key) => keys.push(key),
+            Err(error) => reader.refuse(NAME, Problem::FormerKey { place: place + 1, error }),
+        }
+    }
+    keys
+}
+
+fn mounts(reader: &mut Reader<'_>) -> Vec<Mount> {
+    let mut mounts = Vec::new();
+    for (name, stages) in [
+        ("SPACELIFT_WORKER_EXTRA_MOUNTS", Stages::All),
+        ("SPACELIFT_WORKER_RO_EXTRA_MOUNTS", Stages::Only(Stage::Read)),
+        ("SPACELIFT_WORKER_WO_EXTRA_MOUNTS", Stages::Only(Stage::Write)),
+    ] {
+        if let Some(text) = reader.text(name) {
+            mount::read(text, stages, &mut mounts, |problem| reader.refuse(name, problem));
+        }
+    }
+    mounts
+}
+
+fn metadata(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
+    let mut metadata = BTreeMap::new();
+    for (key, value) in reader.family("SPACELIFT_METADATA_") {
+        let fits = key.len() <= MAX_METADATA_KEY
+            && value.len() <= MAX_METADATA_VALUE
+            && !key.chars().chain(value.chars()).any(char::is_control);
+        if !fits {
+            reader.refuse(&format!("SPACELIFT_METADATA_{key}"), Problem::Metadata);
+        } else if metadata.len() == MAX_METADATA {
+            reader.refuse("SPACELIFT_METADATA_<key>", Problem::TooMuchMetadata);
+            break;
+        } else {
+            metadata.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    metadata
+}
+
+fn secrets_dir(reader: &mut Reader<'_>, host: &Host<'_>) -> Option<PathBuf> {
+    reader.parsed("GANTRY_SECRETS_DIR", |text| {
+        let path = directory(text)?;
+        match (host.is_in_memory)(&path) {
+            Ok(true) => Ok(path),
+            Ok(false) => Err(Problem::NotInMemory(path)),
+            Err(source) => Err(Problem::SecretsDirectory { path, source }),
+        }
+    })
+}
+
+fn is_tmpfs(path: &Path) -> std::io::Result<bool> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    #[expect(clippy::useless_conversion, reason = "the type differs between architectures")]
+    let kind = i64::from(rustix::fs::statfs(path)?.f_type);
+    Ok(kind == TMPFS || kind == RAMFS)
+}
+
+fn directory(text: &str) -> Result<PathBuf, Problem> {
+    Ok(mount::absolute(text)?)
+}
+
+/// What Docker takes as the name of a network or a runtime.
+fn docker_name(text: &str) -> Result<String, Problem> {
+    let fits = text.len() <= 128
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if fits { Ok(text.to_owned()) } else { Err(Problem::DockerName) }
+}
+
+fn image(text: &str) -> Result<String, Problem> {
+    let fits = text.len() <= MAX_IMAGE
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/:@".contains(&b));
+    if fits { Ok(text.to_owned()) } else { Err(Problem::Image) }
+}
+
+fn transport(text: &str) -> Result<Transport, Problem> {
+    match text {
+        "mqtt" => Ok(Transport::Mqtt),
+        "poll" => Err(Problem::PollComesLater),
+        _ => Err(Problem::Transport),
+    }
+}
+
+fn docker_host(text: &str) -> Result<DockerHost, Problem> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return directory(path).map(DockerHost::Socket);
+    }
+    let address = text.strip_prefix("tcp://").or_else(|| text.strip_prefix("http://"));
+    let address = address.map(|address| address.trim_end_matches('/')).filter(|address| {
+        let (host, port) = address.rsplit_once(':').unwrap_or(("", ""));
+        !host.is_empty()
+            && port.parse::<u16>().is_ok_and(|port| port != 0)
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_[]:".contains(&b))
+    });
+    address.map(|address| DockerHost::Tcp(address.to_owned())).ok_or(Problem::DockerHost)
+}
+
+fn log_format(text: &str) -> Result<LogFormat, Problem> {
+    match text {
+        "json" => Ok(LogFormat::Json),
+        "human" => Ok(LogFormat::Human),
+        _ => Err(Problem::OneOf("json or human")),
+    }
+}
+
+fn log_level(text: &str) -> Result<LogLevel, Problem> {
+    match text {
+        "error" => Ok(LogLevel::Error),
+        "warn" => Ok(LogLevel::Warn),
+        "info" => Ok(LogLevel::Info),
+        "debug" => Ok(LogLevel::Debug),
+        "trace" => Ok(LogLevel::Trace),
+        _ => Err(Problem::OneOf("error, warn, info, debug or trace")),
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("token", &self.token)
+            .field("key", &"[redacted]")
+            .field("former_keys", &self.former_keys.len())
+            .field("run_timeout", &self.run_timeout)
+            .field("logs_timeout", &self.logs_timeout)
+            .field("stop_grace", &self.stop_grace)
+            .field("passed", &self.passed)
+            .field("masked", &self.masked)
+            .field("mounts", &self.mounts)
+            .field("network", &self.network)
+            .field("runtime", &self.runtime)
+            .field("runner_image", &self.runner_image)
+            .field("ansible_runner_image", &self.ansible_runner_image)
+            .field("policy", &self.policy)
+            .field("metadata", &self.metadata)
+            .field("transport", &self.transport)
+            .field("docker_config_dir", &self.docker_config_dir)
+            .field("docker_host", &self.docker_host)
+            .field("state_dir", &self.state_dir)
+            .field("secrets_dir", &self.secrets_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The value of a variable, zeroed when dropped.
+pub type Value = Zeroizing<String>;

@@ -1,0 +1,207 @@
+//! What can be wrong with the environment, in words.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use gantry_protocol::{KeyError, KeyMismatch, TokenError, ValidityError};
+
+use super::duration::InvalidDuration;
+use super::mount::InvalidMount;
+use super::variable::Unknown;
+use crate::explain::{Exit, Explain};
+
+/// What is wrong with a variable: one sentence that ends with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// No token.
+    #[error("is not set: set it to the pool's token, which `gantry pool create` wrote to a file")]
+    NoToken,
+    /// No key.
+    #[error("is not set: set it to the output of `base64 -w0 pool.key`")]
+    NoKey,
+    /// The token is none.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The certificate is not good now.
+    #[error(transparent)]
+    Validity(#[from] ValidityError),
+    /// The key is none.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key is another one's.
+    #[error(transparent)]
+    Mismatch(#[from] KeyMismatch),
+    /// A former key is none.
+    #[error("the key in place {place} is unusable")]
+    FormerKey {
+        /// Which of the list, from 1.
+        place: usize,
+        /// What is wrong with it.
+        #[source]
+        error: KeyError,
+    },
+    /// Too many former keys.
+    #[error("has more than 16 keys: leave out those that nothing is sealed to any more")]
+    TooManyKeys,
+    /// No duration.
+    #[error("{text:?} {error}")]
+    Duration {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        error: InvalidDuration,
+    },
+    /// No mount, or no directory.
+    #[error(transparent)]
+    Mount(#[from] InvalidMount),
+    /// Not one of a few words.
+    #[error("has an unknown value: give {0}")]
+    OneOf(&'static str),
+    /// Not a name that Docker takes.
+    #[error(
+        "is no name that Docker takes: use letters, digits and `_.-`, and begin with a letter or digit"
+    )]
+    DockerName,
+    /// No image.
+    #[error(
+        "is no image: give it as `docker pull` takes it, such as registry.example.com/runner:1.2"
+    )]
+    Image,
+    /// No engine.
+    #[error(
+        "is no address that we can use: give unix:///path/to/docker.sock or tcp://host:port; for ssh and TLS, forward it to a local socket"
+    )]
+    DockerHost,
+    /// A transport that does not exist yet.
+    #[error("`poll` is not part of this version: leave the variable out or set it to `mqtt`")]
+    PollComesLater,
+    /// A transport that does not exist.
+    #[error("is no way to reach a control plane: leave it out or set it to `mqtt`")]
+    Transport,
+    /// Not a variable's name.
+    #[error(
+        "{0:?} is no variable's name: separate names by commas, and use letters, digits and `_`"
+    )]
+    Name(String),
+    /// Too many names.
+    #[error("lists more than 256 names: pass a file by SPACELIFT_WORKER_EXTRA_MOUNTS instead")]
+    TooManyNames,
+    /// Runs would get what opens everything.
+    #[error(
+        "{0} cannot be passed to runs, because it opens everything that the pool has sealed: take it off the list"
+    )]
+    WouldGiveAway(String),
+    /// Metadata that does not fit.
+    #[error(
+        "does not fit: keys have at most 128 bytes, values 512, both without control characters; shorten it"
+    )]
+    Metadata,
+    /// Too much metadata.
+    #[error("has more than 64 keys: remove some")]
+    TooMuchMetadata,
+    /// Too long a value.
+    #[error("is longer than 8 KiB: check what it is set to")]
+    TooLong,
+    /// Secrets would reach a disk.
+    #[error("{} is not in memory, so secrets would reach a disk: give a directory in a tmpfs, such as /dev/shm", .0.display())]
+    NotInMemory(PathBuf),
+    /// The directory cannot be looked at.
+    #[error("{} cannot be used: create it, or give another directory in a tmpfs", path.display())]
+    SecretsDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A mistake.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The variable that has it.
+    pub variable: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.variable, self.problem)?;
+        let mut cause = std::error::Error::source(&self.problem);
+        while let Some(why) = cause {
+            write!(f, " ({why})")?;
+            cause = why.source();
+        }
+        Ok(())
+    }
+}
+
+/// All mistakes of an environment.
+#[derive(Debug)]
+pub struct ConfigErrors {
+    /// The mistakes.
+    pub errors: Vec<ConfigError>,
+    /// What may be the cause of them, such as a misspelt name.
+    pub warnings: Vec<Warning>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errors.len() {
+            1 => f.write_str("the environment has a mistake")?,
+            count => write!(f, "the environment has {count} mistakes")?,
+        }
+        self.errors.iter().try_for_each(|error| write!(f, "\n  {error}"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Explain for ConfigErrors {
+    fn help(&self) -> Option<&'static str> {
+        Some(
+            "correct the environment and start again; `gantry-launcher --help` lists all variables",
+        )
+    }
+
+    fn exit_code(&self) -> Exit {
+        Exit::Configuration
+    }
+}
+
+/// Something odd that does no harm by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// A name that begins like ours and is none.
+    Unknown(Unknown),
+    /// A list names a variable that is not set.
+    NotSet {
+        /// The list.
+        list: &'static str,
+        /// The name in it.
+        name: String,
+    },
+    /// A masked variable that runs do not get.
+    MaskedOnly(String),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(Unknown { name, nearest: Some(nearest) }) => {
+                write!(f, "{name}: has no effect in this version: did you mean {nearest}?")
+            }
+            Self::Unknown(Unknown { name, nearest: None }) => {
+                write!(f, "{name}: has no effect in this version: remove it, or check its spelling")
+            }
+            Self::NotSet { list, name } => {
+                write!(f, "{list}: names {name}, which is not set: set it or take it off the list")
+            }
+            Self::MaskedOnly(name) => write!(
+                f,
+                "SPACELIFT_MASK_ENVS: names {name}, which SPACELIFT_WHITELIST_ENVS does not pass to runs: its value is masked all the same"
+            ),
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The launcher's standing with its pool.
+//!
+//! A session opens when the control plane accepts the launcher's `hello`. It ends when the connection
+//! drops, the control plane falls silent, the pool is reset or the launcher leaves, and it is never
+//! resumed: a reconnect opens a new one, while leases taken in the old one hold until they lapse.
+//!
+//! What must not be lost is kept by its sender until the other side says that it is durable: here by
+//! the journal, behind [`Outgoing`]. So the wire may lose, double and reorder as it likes.
+//!
+//! [`Session`] is all that the rest of the launcher sees. What is said when is decided in
+//! [`exchange`], a plain state machine; MQTT stays in [`mqtt`].
+
+pub mod exchange;
+pub mod fake;
+pub mod mqtt;
+
+mod backoff;
+mod drive;
+mod identity;
+mod inbox;
+mod link;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gantry_model::{JournalId, MessageId, SessionId, WorkerId};
+use gantry_protocol::message::{FromControlPlane, FromLauncher, Refused, RunInHand, Welcome};
+use gantry_protocol::{CryptoError, Endpoint};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::explain::{Exit, Explain};
+
+pub use self::backoff::Backoff;
+pub use self::identity::{Identity, Random, SystemRandom};
+pub use self::link::{Address, Connector, Link, LinkError};
+
+/// How many events wait for the main loop. What does not fit is left to its sender to send again.
+const EVENTS: usize = 256;
+/// How many unsequenced messages wait for the wire.
+const UNSEQUENCED: usize = 64;
+
+/// What waits in the journal for the control plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    /// Its place in the order of this journal, from 1, without gaps.
+    pub seq: u64,
+    /// Its id, the same however often it is sent.
+    pub id: MessageId,
+    /// What it says.
+    pub message: FromLauncher,
+}
+
+/// The journal cannot keep what it has to.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal cannot note what the control plane has")]
+pub struct OutgoingError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// What the session needs of the journal.
+pub trait Outgoing: Send + Sync + 'static {
+    /// Which journal this is.
+    fn journal(&self) -> JournalId;
+
+    /// All runs in hand, for `hello`, and for heartbeats to renew their leases.
+    fn runs(&self) -> Vec<RunInHand>;
+
+    /// What waits behind `after`, in order and without gaps, at most 64 of them.
+    fn waiting(&self, after: u64) -> Vec<Waiting>;
+
+    /// Drops everything up to `up_to`: the control plane has it durably. Durable itself when it returns.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or never had so much.
+    fn acknowledge(&self, up_to: u64) -> Result<(), OutgoingError>;
+
+    /// The highest `seq` that waits; wakes the session when there is more to send.
+    fn changed(&self) -> watch::Receiver<u64>;
+}
+
+/// Whether new runs may come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why not, in words; none if they may.
+    pub complaint: Option<String>,
+}
+
+/// Proof that a message was delivered. It is worth nothing in another session, so a late
+/// acknowledgement cannot cover what came after a reconnect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Receipt {
+    session: SessionId,
+    seq: u64,
+}
+
+/// What happens to the standing with the pool.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// The control plane accepted the `hello`.
+    Opened(Welcome),
+    /// A verified message. Those of one session come in order and once each.
+    Message {
+        /// To be given to [`Session::acknowledge`] once the message's effect is durable; none for kinds
+        /// that may be lost.
+        receipt: Option<Receipt>,
+        /// What it says.
+        message: FromControlPlane,
+    },
+    /// The session ended. The next one is being opened.
+    Lost {
+        /// Why, in words.
+        reason: String,
+    },
+    /// The control plane does not accept this launcher. The last event.
+    Refused(Refused),
+    /// No session can be had, or none can be kept. The last event.
+    Fatal(SessionError),
+}
+
+/// Why there is no session, and there will be none.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The broker does not admit the pool's certificate.
+    #[error("the pool was reset or deleted: the broker at {broker} refuses its certificate")]
+    NotAdmitted {
+        /// The broker.
+        broker: Endpoint,
+    },
+    /// No session could be opened for some time after the start.
+    #[error("cannot open a session by the broker at {broker}")]
+    Unreachable {
+        /// The broker.
+        broker: Endpoint,
+        /// Why not, the last time.
+        source: LinkError,
+    },
+    /// The control plane misses messages that are gone here.
+    #[error(
+        "the control plane has messages of this journal up to {has} and the journal begins at {begins}"
+    )]
+    Gap {
+        /// The last one that it has.
+        has: u64,
+        /// The first one that is still here.
+        begins: u64,
+    },
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Outgoing(#[from] OutgoingError),
+    /// Our own message does not fit an envelope.
+    #[error("a message of ours does not fit the protocol")]
+    Message(#[from] gantry_protocol::message::EnvelopeError),
+    /// Key and certificate cannot be used for TLS.
+    #[error("the pool's certificate and key cannot be used for TLS")]
+    Tls(#[from] rustls::Error),
+    /// OpenSSL failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+impl Explain for SessionError {
+    fn help(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotAdmitted { .. } => {
+                "fetch the pool's new token, set SPACELIFT_TOKEN and the key that belongs to it, and start again"
+            }
+            Self::Unreachable { source, .. } => source.help(),
+            Self::Gap { .. } => {
+                "the control plane was set back, perhaps restored from a backup: once no run is in hand here, start with an empty GANTRY_STATE_DIR"
+            }
+            Self::Outgoing(_) => "check that GANTRY_STATE_DIR can be written and has space",
+            Self::Message(_) => "report this with the log: it is a mistake of the launcher's",
+            Self::Tls(_) => "use an RSA key of 2048 to 8192 bits, and the token made for it",
+            Self::Crypto(_) => return None,
+        })
+    }
+
+    fn exit_code(&self) -> Exit {
+        match self {
+            Self::NotAdmitted { .. } => Exit::Refused,
+            Self::Unreachable { .. } => Exit::Broker,
+            Self::Gap { .. } | Self::Outgoing(_) => Exit::State,
+            Self::Tls(_) => Exit::Configuration,
+            Self::Message(_) | Self::Crypto(_) => Exit::Unexpected,
+        }
+    }
+}
+
+/// Spans of time that the launcher chooses itself. The others come with the `welcome`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// A dead connection is noticed within two of these. At least 5 s.
+    pub keep_alive: Duration,
+    /// How long connecting, and the answer to a `hello`, may take each.
+    pub patience: Duration,
+    /// After how long what is not acknowledged is sent again, at first.
+    pub resend: Duration,
+    /// How long to go on trying before the first session; for ever when there are runs in hand.
+    pub give_up: Duration,
+    /// The bounds between which attempts are apart.
+    pub backoff: (Duration, Duration),
+    /// How long leaving may take.
+    pub farewell: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(15),
+            patience: Duration::from_secs(10),
+            resend: Duration::from_secs(5),
+            give_up: Duration::from_secs(120),
+            backoff: (Duration::from_secs(1), Duration::from_secs(60)),
+            farewell: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The launcher's end of all its sessions, one after the other.
+#[derive(Debug)]
+pub struct Session {
+    events: mpsc::Receiver<SessionEvent>,
+    handle: SessionHandle,
+}
+
+/// Speaks through whatever session is open. Cheap to clone; never waits.
+#[derive(Debug, Clone)]
+pub struct SessionHandle {
+    shared: Arc<Shared>,
+    unsequenced: mpsc::Sender<FromLauncher>,
+}
+
+/// What the handles tell the task.
+#[derive(Debug)]
+struct Shared {
+    acknowledged: Mutex<BTreeSet<Receipt>>,
+    /// Changes with every acknowledgement.
+    acknowledgements: watch::Sender<u64>,
+    /// Why the launcher leaves, once it does.
+    leaving: watch::Sender<Option<String>>,
+}
+
+impl Session {
+    /// Opens sessions over MQTT, one after the other, until it is closed or no more can be had.
+    ///
+    /// The future that comes with it does the work: it is to be awaited in the caller's `JoinSet`.
+    ///
+    /// # Errors
+    /// When key and certificate cannot be used.
+    pub fn start(
+        config: &Config,
+        worker: WorkerId,
+        outgoing: Arc<dyn Outgoing>,
+        health: watch::Receiver<Health>,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), SessionError> {
+        let identity = Identity::of(config, worker)?;
+        let timing = Timing::default();
+        let connector = mqtt::Mqtt::new(config, &timing)?;
+        Ok(Self::over(connector, identity, timing, outgoing, health))
+    }
+
+    /// The same over any transport.
+    pub fn over<C: Connector>(
+        connector: C,
+        identity: Identity,
+        timing: Timing,
+        outgoing: Arc<dyn Outgoing>,
+        health: watch::Receiver<Health>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let (unsequenced, to_send) = mpsc::channel(UNSEQUENCED);
+        let shared = Arc::new(Shared {
+            acknowledged: Mutex::default(),
+            acknowledgements: watch::Sender::new(0),
+            leaving: watch::Sender::new(None),
+        });
+        let task = drive::run(
+            connector,
+            identity,
+            timing,
+            outgoing,
+            drive::Ends { events, to_send, shared: Arc::clone(&shared), health },
+        );
+        (Self { events: receiver, handle: SessionHandle { shared, unsequenced } }, task)
+    }
+
+    /// What happens next; none after the last event or [`Session::close`]. Cancel safe.
+    pub async fn next(&mut self) -> Option<SessionEvent> {
+        self.events.recv().await
+    }
+
+    /// A handle for tasks that do not own the session.
+    #[must_use]
+    pub fn handle(&self) -> SessionHandle {
+        self.handle.clone()
+    }
+
+    /// See [`SessionHandle::acknowledge`].
+    pub fn acknowledge(&self, receipt: Receipt) {
+        self.handle.acknowledge(receipt);
+    }
+
+    /// See [`SessionHandle::send`].
+    pub fn send(&self, message: FromLauncher) {
+        self.handle.send(message);
+    }
+
+    /// Says `bye` with this reason, waits for the broker to have it, for a bounded time, and ends.
+    pub async fn close(mut self, reason: &str) {
+        self.handle.shared.leaving.send_replace(Some(reason.to_owned()));
+        // The task drops its end when it is done, which takes at most `Timing::farewell`.
+        while self.events.recv().await.is_some() {}
+    }
+}
+
+impl SessionHandle {
+    /// Notes that a message's effect is durable. The control plane learns of it in the order in which
+    /// the messages came, whatever the order of these calls.
+    pub fn acknowledge(&self, receipt: Receipt) {
+        let mut all = self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(receipt);
+        drop(all);
+        self.shared.acknowledgements.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Sends a message that may be lost, such as `need_urls`: it is dropped when no session is open.
+    /// Kinds that must not be lost go through the journal.
+    pub fn send(&self, message: FromLauncher) {
+        if self.unsequenced.try_send(message).is_err() {
+            tracing::debug!("a message that may be lost was dropped: too many wait");
+        }
+    }
+}

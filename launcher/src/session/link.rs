@@ -1,0 +1,153 @@
+//! The wire that sessions run over, as seen by them.
+
+use std::io;
+
+use bytes::Bytes;
+use gantry_model::{PoolId, WorkerId};
+use gantry_protocol::Namespace;
+
+use crate::explain::{Exit, Explain};
+
+/// Where messages to and from one worker go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// What topics begin with.
+    pub namespace: Namespace,
+    /// The pool.
+    pub pool: PoolId,
+    /// The worker.
+    pub worker: WorkerId,
+}
+
+impl Address {
+    /// `<namespace>/readonly/<pool>/<worker>`: what the worker reads.
+    #[must_use]
+    pub fn readonly(&self) -> String {
+        format!("{}/readonly/{}/{}", self.namespace, self.pool, self.worker)
+    }
+
+    /// `<namespace>/writeonly/<pool>/<worker>`: what the worker writes.
+    #[must_use]
+    pub fn writeonly(&self) -> String {
+        format!("{}/writeonly/{}/{}", self.namespace, self.pool, self.worker)
+    }
+}
+
+/// Makes connections, one after the other.
+pub trait Connector: Send + 'static {
+    /// What it makes.
+    type Link: Link;
+
+    /// Connects and subscribes, within a bounded time. `will` is published for us if the connection
+    /// breaks.
+    fn connect(
+        &mut self,
+        address: &Address,
+        will: Bytes,
+    ) -> impl Future<Output = Result<Self::Link, LinkError>> + Send;
+}
+
+/// One connection.
+pub trait Link: Send + 'static {
+    /// Puts a message on the wire, or drops it when the wire takes no more: whoever must know that it
+    /// arrived waits for an answer.
+    fn publish(&mut self, payload: Bytes);
+
+    /// The next message. An error ends the connection. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Result<Bytes, LinkError>> + Send;
+
+    /// Waits until the other end has all that was published, then disconnects in good order.
+    fn close(self) -> impl Future<Output = Result<(), LinkError>> + Send;
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Nothing answers there.
+    #[error("cannot reach {endpoint}")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address is one that the transport cannot use.
+    #[error("the broker's address {0} is an IPv6 address, which this version cannot use")]
+    Address(String),
+    /// It took too long.
+    #[error("{0} accepts connections and then does not answer")]
+    TimedOut(String),
+    /// What answers is not the pool's broker.
+    #[error("what answers at {endpoint} is not the pool's broker")]
+    Foreign {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The pool's certificate is not accepted.
+    #[error("the pool's certificate is not accepted ({0})")]
+    NotAdmitted(String),
+    /// Refused for another reason.
+    #[error("the broker refuses the connection ({0})")]
+    Refused(String),
+    /// A message or subscription is not accepted.
+    #[error("the broker admits the connection and then refuses {0}")]
+    Forbidden(String),
+    /// Nothing came for two keep-alives.
+    #[error("nothing came from the broker for two keep-alives: the connection is dead")]
+    Silent,
+    /// The other end closed.
+    #[error("the broker closed the connection")]
+    Closed,
+    /// Anything else.
+    #[error("the connection failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The control plane did not answer the `hello`.
+    #[error("the broker is there and the control plane does not answer")]
+    NoWelcome,
+}
+
+impl Explain for LinkError {
+    fn help(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unreachable { .. } => {
+                "check that the control plane runs and that this host's DNS and firewall let it reach the broker"
+            }
+            Self::Address(_) => "give the broker a name, and reset the pool for a token with it",
+            Self::TimedOut(_) => {
+                "check that the address is the broker's and that no firewall or proxy swallows the traffic"
+            }
+            Self::Foreign { .. } => {
+                "something intercepts TLS, the token is of another control plane, or this host's clock is wrong"
+            }
+            Self::NotAdmitted(_) => {
+                "the pool may have been reset: fetch its new token and start again"
+            }
+            Self::Refused(_) => "look at the control plane's log",
+            Self::Forbidden(_) => {
+                "check the broker's access rules: the worker reads readonly/<pool>/<worker> and writes writeonly/<pool>/<worker>"
+            }
+            Self::Silent | Self::Closed | Self::Failed(_) => {
+                "nothing: a new connection is tried; if it goes on, look at the network and the broker's log"
+            }
+            Self::NoWelcome => "check that the control plane runs and reaches the same broker",
+        })
+    }
+
+    fn exit_code(&self) -> Exit {
+        match self {
+            Self::NotAdmitted(_) => Exit::Refused,
+            Self::Unreachable { .. }
+            | Self::Address(_)
+            | Self::TimedOut(_)
+            | Self::Foreign { .. }
+            | Self::Refused(_)
+            | Self::Forbidden(_)
+            | Self::Silent
+            | Self::Closed
+            | Self::Failed(_)
+            | Self::NoWelcome => Exit::Broker,
+        }
+    }
+}

@@ -26,7 +26,7 @@ pub use event::{Event, Outcome, StopReason};
 pub use frame::{Body, Frame, MAX_EVENT, MAX_OUTPUT, MAX_PAYLOAD, Position, SEGMENT_SIZE, VERSION};
 pub use layout::{ANSWERS, SideName, is_stored, lay_out, mark_stored};
 pub use reader::Reader;
-pub use side::{SideFile, SideFileWriter, open_side_file};
+pub use side::{SideFile, SideFileWriter, open_side_file, sha256};
 pub use time::BootTime;
 pub use watch::Watch;
 pub use writer::{Accepted, Limits, WhenFull, Writer};

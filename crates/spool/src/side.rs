@@ -128,6 +128,12 @@ pub fn open_side_file(dir: &Path, name: SideName, max: u64) -> Result<File, Spoo
     if size > max { Err(SpoolError::TooLarge { name, size, max }) } else { Ok(file) }
 }
 
+/// The SHA-256 of `bytes` as side files have it: in lower-case hexadecimal.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);

@@ -145,15 +145,25 @@ impl Writer {
         };
         match written {
             Ok(()) => Ok(Accepted::Written),
-            Err(SpoolError::Full) => Ok(match self.limits.when_full {
-                WhenFull::Block => Accepted::NoRoom,
-                WhenFull::Truncate => {
-                    self.dropped += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                    Accepted::Dropped
-                }
-            }),
+            Err(SpoolError::Full) => Ok(self.refuse_output(bytes.len())),
             Err(error) => Err(error),
         }
+    }
+
+    /// Treats output as a full spool does, when something that goes before it found no room.
+    pub const fn refuse_output(&mut self, bytes: usize) -> Accepted {
+        match self.limits.when_full {
+            WhenFull::Block => Accepted::NoRoom,
+            WhenFull::Truncate => {
+                self.drop_output(bytes);
+                Accepted::Dropped
+            }
+        }
+    }
+
+    /// Counts output that the caller gave up on; a [`Event::Truncated`] will say so.
+    pub const fn drop_output(&mut self, bytes: usize) {
+        self.dropped = self.dropped.saturating_add(bytes as u64);
     }
 
     /// Writes an event, whatever the quota says. It is durable after [`Writer::sync`].

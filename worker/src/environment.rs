@@ -1,0 +1,136 @@
+//! The environment of the phases, and how it is carried from one to the next.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+use gantry_spool::order::Order;
+use rustix::io::{DupFlags, dup2, dup3, fcntl_dupfd_cloexec};
+use zeroize::Zeroizing;
+
+/// No environment that is carried on is larger.
+pub(crate) const MAX_DUMP: usize = 1024 * 1024;
+
+/// What the shell keeps for itself, and what begins anew in each phase.
+const NOT_CARRIED: [&[u8]; 4] = [b"_", b"SHLVL", b"PWD", b"OLDPWD"];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Variables by name. Values are zeroed when dropped and never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Environment(BTreeMap<Vec<u8>, Zeroizing<Vec<u8>>>);
+
+impl Environment {
+    /// What the image sets, then what the order sets.
+    ///
+    /// The image's `HOME` is root's, because the engine thinks that root is who runs here.
+    pub(crate) fn of_order(image: Vec<(OsString, OsString)>, order: &Order) -> Self {
+        let mut environment = Self::default();
+        environment.set("PATH", PATH);
+        for (name, value) in image {
+            environment
+                .0
+                .insert(name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec()));
+        }
+        environment.set("HOME", &order.user.home);
+        for (name, value) in &order.environment {
+            environment.set(name, value.expose());
+        }
+        // The system refuses to start anything with such names or values.
+        environment.0.retain(|name, value| {
+            !name.is_empty() && !name.contains(&b'=') && !name.contains(&0) && !value.contains(&0)
+        });
+        environment
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec()));
+    }
+
+    /// Reads what `env -0` wrote. `None` if it did not get to its end.
+    pub(crate) fn parse(dump: &[u8]) -> Option<Self> {
+        let entries = dump.strip_suffix(&[0])?;
+        let mut environment = Self::default();
+        for entry in entries.split(|byte| *byte == 0) {
+            let at = entry.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = (&entry[..at], &entry[at + 1..]);
+            if !name.is_empty() && !NOT_CARRIED.contains(&name) {
+                environment.0.insert(name.to_vec(), Zeroizing::new(value.to_vec()));
+            }
+        }
+        Some(environment)
+    }
+
+    /// Makes it the whole environment of a command.
+    pub(crate) fn apply(&self, command: &mut Command) {
+        command.env_clear();
+        for (name, value) in &self.0 {
+            command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        }
+    }
+
+    #[cfg(test)]
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name.as_bytes()).map(|value| value.as_slice())
+    }
+}
+
+/// A descriptor with a number of one digit, which is all that a POSIX shell can name.
+///
+/// Between sessions nothing is behind it; during one, the pipe that takes the environment.
+#[derive(Debug)]
+pub struct EnvironmentSlot {
+    nothing: File,
+    slot: OwnedFd,
+}
+
+impl EnvironmentSlot {
+    /// Takes the number. `None` if it is in use: then no environment is carried on.
+    #[must_use]
+    pub fn reserve() -> Option<Self> {
+        // 3 to 6 are what scripts use most, 9 is what they use with flock.
+        const LOWEST: RawFd = 8;
+        let nothing = File::options().write(true).open("/dev/null").ok()?;
+        let slot = fcntl_dupfd_cloexec(&nothing, LOWEST).ok()?;
+        (slot.as_raw_fd() < 10).then_some(Self { nothing, slot })
+    }
+
+    pub(crate) fn number(&self) -> RawFd {
+        self.slot.as_raw_fd()
+    }
+
+    /// From here on every child inherits `pipe` under the number.
+    pub(crate) fn fill(&mut self, pipe: &OwnedFd) -> io::Result<()> {
+        Ok(dup2(pipe, &mut self.slot)?)
+    }
+
+    /// From here on no child inherits anything.
+    pub(crate) fn empty(&mut self) -> io::Result<()> {
+        Ok(dup3(&self.nothing, &mut self.slot, DupFlags::CLOEXEC)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_is_carried_on_without_what_belongs_to_the_shell() {
+        let environment =
+            Environment::parse(b"A=1\nx=2\0PWD=/x\0SHLVL=2\0_=env\0B==\0C=\0").unwrap();
+        assert_eq!(environment.get("A"), Some(&b"1\nx=2"[..]));
+        assert_eq!(environment.get("B"), Some(&b"="[..]));
+        assert_eq!(environment.get("C"), Some(&b""[..]));
+        assert_eq!(environment.0.len(), 3);
+    }
+
+    #[test]
+    fn a_dump_that_was_cut_off_is_none() {
+        for cut in [&b""[..], b"A=1", b"A=1\0B", b"A\0"] {
+            assert!(Environment::parse(cut).is_none(), "{cut:?}");
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! From the order to the last frame.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gantry_model::{Phase, RunState};
+use gantry_spool::order::{FILE, InvalidOrder, MAX_SHOWN, MAX_SIZE, Order, PhaseOrder, exit};
+use gantry_spool::{
+    BegunError, BootTime, Event, Outcome, SideFile, SideName, SpoolError, StopReason, has_begun,
+    make_begun,
+};
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+use crate::collect::Collector;
+use crate::environment::{Environment, EnvironmentSlot};
+use crate::own;
+use crate::reaper::Reaper;
+use crate::script;
+use crate::session::{Finished, Host, Session};
+use crate::spool::{Spool, shorten};
+use crate::state::StateServer;
+use crate::stop::{Alarm, Stops};
+
+/// Where the launcher's directories are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Holds the order and what belongs to it.
+    pub order: PathBuf,
+    /// The spool.
+    pub spool: PathBuf,
+}
+
+impl Places {
+    /// As they are mounted in a run's container.
+    #[must_use]
+    pub fn container() -> Self {
+        Self { order: PathBuf::from("/gantry/in"), spool: PathBuf::from("/gantry/spool") }
+    }
+}
+
+/// Why nothing was run.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("this stage was begun before, its phases are not run again")]
+    BegunBefore,
+    #[error("cannot read the order")]
+    Unreadable(#[source] io::Error),
+    #[error("the order is larger than 4 MiB")]
+    TooLarge,
+    #[error(transparent)]
+    Invalid(InvalidOrder),
+    #[error("cannot use the spool")]
+    NoSpool(#[source] SpoolError),
+    #[error("cannot watch signals and time")]
+    NoSignals(#[source] io::Error),
+}
+
+impl Refusal {
+    const fn code(&self) -> u8 {
+        match self {
+            Self::BegunBefore => exit::BEGUN_BEFORE,
+            Self::Unreadable(_) | Self::TooLarge | Self::Invalid(_) | Self::NoSignals(_) => {
+                exit::NO_ORDER
+            }
+            Self::NoSpool(_) => exit::NO_SPOOL,
+        }
+    }
+}
+
+impl From<BegunError> for Refusal {
+    fn from(error: BegunError) -> Self {
+        match error {
+            BegunError::Already => Self::BegunBefore,
+            BegunError::Unusable(source) => Self::NoSpool(source),
+        }
+    }
+}
+
+/// Runs one stage. `image` is the environment that the image sets; the result is the exit code.
+pub async fn run(
+    places: &Places,
+    image: Vec<(OsString, OsString)>,
+    slot: Option<EnvironmentSlot>,
+) -> u8 {
+    let stage = match Stage::begin(places, image, slot) {
+        Ok(stage) => stage,
+        Err(refusal) => {
+            let cause = std::error::Error::source(&refusal)
+                .map_or(String::new(), |cause| format!(": {cause}"));
+            eprintln!("gantry-worker: {refusal}{cause}");
+            return refusal.code();
+        }
+    };
+    let spool = stage.host.spool.clone();
+    let outcome = stage.run(&places.order).await;
+    spool.event(None, Event::Ended { outcome });
+    match spool.settle().await {
+        Ok(()) => exit::DONE,
+        Err(error) => {
+            eprintln!("gantry-worker: cannot say how the stage ended: {error}");
+            exit::NO_SPOOL
+        }
+    }
+}
+
+/// A stage that was begun by this process.
+struct Stage {
+    order: Order,
+    /// The one that ran last, or would have run first.
+    last_phase: Phase,
+    environment: Environment,
+    host: Host,
+}
+
+impl Stage {
+    /// Up to the begun mark nothing is changed; with the mark, nobody else will ever come here.
+    fn begin(
+        places: &Places,
+        image: Vec<(OsString, OsString)>,
+        slot: Option<EnvironmentSlot>,
+    ) -> Result<Self, Refusal> {
+        if has_begun(&places.spool).map_err(Refusal::NoSpool)? {
+            return Err(Refusal::BegunBefore);
+        }
+        let order = read_order(&places.order.join(FILE))?;
+        let grace = Duration::from_millis(order.grace_ms);
+        let stops = Stops::new(Duration::from_millis(order.run_timeout_ms), grace)
+            .map_err(Refusal::NoSignals)?;
+        let reaper = Reaper::new().map_err(Refusal::NoSignals)?;
+        let _begun = make_begun(&places.spool)?;
+        let spool = Spool::open(&places.spool, order.spool).map_err(Refusal::NoSpool)?;
+        let environment = Environment::of_order(image, &order);
+        let last_phase = order.phases.first().map_or(Phase::Initialize, |first| first.phase);
+        let host = Host {
+            spool,
+            reaper,
+            stops,
+            slot,
+            shell: order.shell.clone(),
+            directory: order.directory.clone(),
+            user: order.user.clone(),
+            interrupt: order.interrupt,
+        };
+        Ok(Self { order, last_phase, environment, host })
+    }
+
+    async fn run(mut self, order_dir: &Path) -> Outcome {
+        let mut tasks = JoinSet::new();
+        let outcome = match self.prepare(order_dir, &mut tasks).await {
+            Ok(()) => self.phases().await,
+            Err(reason) => {
+                Outcome::Failed { phase: None, code: None, signal: None, reason: shorten(reason) }
+            }
+        };
+        self.after_run(&outcome).await;
+        outcome
+    }
+
+    /// Everything between the mark and the first phase.
+    async fn prepare(&mut self, order_dir: &Path, tasks: &mut JoinSet<()>) -> Result<(), String> {
+        let state = match &self.order.state {
+            Some(state) => {
+                let server = StateServer::new(self.host.spool.clone(), state, order_dir).map_err(
+                    |error| format!("cannot read the state that the order names: {error}"),
+                )?;
+                Some(server)
+            }
+            None => None,
+        };
+        std::fs::remove_file(order_dir.join(FILE))
+            .map_err(|error| format!("cannot remove the order, which holds secrets: {error}"))?;
+        own::give(Path::new(&self.order.workspace), &self.order.user).map_err(|error| {
+            format!("cannot give the workspace to the user of the phases: {error}")
+        })?;
+        if let Some(server) = state {
+            let serving = server.listen().await;
+            let (server, variables) =
+                serving.map_err(|error| format!("cannot answer for the state: {error}"))?;
+            for (name, value) in &variables {
+                self.environment.set(name, value);
+            }
+            tasks.spawn(server);
+        }
+        Ok(())
+    }
+
+    async fn phases(&mut self) -> Outcome {
+        let mut collector = Collector::new(&self.order.directory, &self.order.user);
+        let phases = std::mem::take(&mut self.order.phases);
+        for (index, phase) in phases.iter().enumerate() {
+            if let Some(reason) = self.stopped_between().await {
+                return Outcome::Stopped { phase: None, reason };
+            }
+            let ended = self.phase(phase).await;
+            self.collect(phase.phase, &mut collector);
+            if let Err(failed) = ended {
+                return failed;
+            }
+            self.show(phase.phase).await;
+            // What was asked to stop and went to its end all the same, succeeded.
+            if let Some(reason) = self.host.stops.reason().filter(|_| index + 1 < phases.len()) {
+                return Outcome::Stopped { phase: Some(phase.phase), reason };
+            }
+        }
+        Outcome::Succeeded
+    }
+
+    async fn stopped_between(&mut self) -> Option<StopReason> {
+        let reason = self.host.stops.newly_requested().await?;
+        self.host.spool.event(None, Event::Stopping { reason });
+        Some(reason)
+    }
+
+    async fn phase(&mut self, order: &PhaseOrder) -> Result<(), Outcome> {
+        let phase = order.phase;
+        let slot = self.host.slot.as_ref().map(EnvironmentSlot::number);
+        let script = script::of_phase(order, self.order.interrupt, slot);
+        self.last_phase = phase;
+        let began = BootTime::now();
+        self.host.spool.event(Some(phase), Event::PhaseBegan { phase });
+        let result = self.session(phase, &script, None).await;
+        let ending = result.as_ref().ok().map(|finished| finished.ending);
+        let (code, signal) = ending.map_or((None, None), |ending| (ending.code, ending.signal));
+        let duration = BootTime::now().since(began).as_millis();
+        let duration_ms = u64::try_from(duration).unwrap_or(u64::MAX);
+        self.host.spool.event(Some(phase), Event::PhaseEnded { phase, code, signal, duration_ms });
+
+        let failed = |reason| {
+            Err(Outcome::Failed { phase: Some(phase), code, signal, reason: shorten(reason) })
+        };
+        let finished = match result {
+            Ok(finished) => finished,
+            Err(error) => {
+                let (shell, directory) = (&self.host.shell, &self.host.directory);
+                return failed(format!("cannot start {shell} in {directory}: {error}"));
+            }
+        };
+        if let Some(environment) = finished.environment {
+            self.environment = environment;
+        }
+        if finished.ending.is_success() {
+            return Ok(());
+        }
+        match self.host.stops.reason() {
+            Some(reason) => Err(Outcome::Stopped { phase: Some(phase), reason }),
+            None => failed(format!("{phase} ended with {}", finished.ending.describe())),
+        }
+    }
+
+    async fn session(
+        &mut self,
+        phase: Phase,
+        script: &str,
+        limit: Option<Alarm>,
+    ) -> io::Result<Finished> {
+        let environment = &self.environment;
+        self.host.run(Session { phase, script, environment, capture: None, limit }).await
+    }
+
+    fn collect(&self, phase: Phase, collector: &mut Collector) {
+        match collector.collect(&self.host.spool) {
+            Ok(None) => {}
+            Ok(Some(file)) => self.host.spool.event(Some(phase), Event::Errored { file }),
+            Err(error) => {
+                self.host
+                    .spool
+                    .note(Some(phase), format!("errored.tfstate could not be collected: {error}"));
+            }
+        }
+    }
+
+    /// Keeps the plan or the outputs as JSON. A stage does not fail for want of them.
+    async fn show(&mut self, phase: Phase) {
+        let (command, name, what) = match phase {
+            Phase::Plan => (self.order.show_plan.clone(), SideName::Plan, "the plan"),
+            Phase::Apply => (self.order.show_outputs.clone(), SideName::Outputs, "the outputs"),
+            Phase::Initialize | Phase::Perform | Phase::Destroy => return,
+        };
+        let Some(command) = command else { return };
+        let event = match self.shown(phase, &command, name).await {
+            Ok(file) if name == SideName::Plan => Event::Plan { file },
+            Ok(file) => Event::Outputs { file },
+            Err(reason) => {
+                let note = format!("{what} could not be kept as JSON: {reason}");
+                return self.host.spool.note(Some(phase), note);
+            }
+        };
+        self.host.spool.event(Some(phase), event);
+    }
+
+    async fn shown(
+        &mut self,
+        phase: Phase,
+        command: &str,
+        name: SideName,
+    ) -> Result<SideFile, String> {
+        let mut file = self.host.spool.side_file(MAX_SHOWN).map_err(|error| error.to_string())?;
+        let script = script::chain([command].into_iter(), self.order.interrupt, None);
+        let environment = &self.environment;
+        let capture = Some(&mut file);
+        let session = Session { phase, script: &script, environment, capture, limit: None };
+        let finished = self.host.run(session).await.map_err(|error| error.to_string())?;
+        if !finished.ending.is_success() {
+            return Err(finished.ending.describe());
+        }
+        finished.captured.map_err(|error| error.to_string())?;
+        file.finish(name).map_err(|error| error.to_string())
+    }
+
+    /// The user's last words, whatever the outcome, within one grace.
+    async fn after_run(&mut self, outcome: &Outcome) {
+        let state = match outcome {
+            Outcome::Succeeded => RunState::Finished,
+            Outcome::Failed { .. } => RunState::Failed,
+            Outcome::Stopped { .. } => RunState::Stopped,
+        };
+        let succeeded = *outcome == Outcome::Succeeded;
+        if self.order.after_run.is_empty() || (succeeded && !self.order.after_run_on_success) {
+            return;
+        }
+        let phase = self.last_phase;
+        self.environment.set("TF_VAR_spacelift_final_run_state", state.as_str());
+        let hooks = std::mem::take(&mut self.order.after_run);
+        let script = script::chain(hooks.iter().map(String::as_str), self.order.interrupt, None);
+        let limit = Alarm::after(self.host.stops.grace()).ok();
+        let reason = match self.session(phase, &script, limit).await {
+            Ok(finished) if finished.ending.is_success() => return,
+            Ok(finished) => finished.ending.describe(),
+            Err(error) => error.to_string(),
+        };
+        self.host.spool.note(Some(phase), format!("the after_run hooks ended with {reason}"));
+    }
+}
+
+fn read_order(path: &Path) -> Result<Order, Refusal> {
+    let file = File::open(path).map_err(Refusal::Unreadable)?;
+    let size = file.metadata().map_err(Refusal::Unreadable)?.len();
+    let capacity = usize::try_from(size.min(MAX_SIZE)).map_err(|_| Refusal::TooLarge)? + 1;
+    let mut json = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(MAX_SIZE + 1).read_to_end(&mut json).map_err(Refusal::Unreadable)?;
+    if json.len() as u64 > MAX_SIZE {
+        return Err(Refusal::TooLarge);
+    }
+    Order::from_json(&json).map_err(Refusal::Invalid)
+}

@@ -1,0 +1,126 @@
+//! The text that one shell session runs.
+//!
+//! Hooks and command are links of one chain of `&&`, each in braces of its own: the first that fails
+//! ends the session, and what one exports the next one sees. Two traps stand before the chain.
+//!
+//! On EXIT the environment goes to the descriptor that [`crate::EnvironmentSlot`] keeps. Nothing of
+//! it reaches the log, and it is also written when a hook calls `exit` or fails.
+//!
+//! On the interrupt: it is sent to the whole process group, as a terminal does on ctrl-c, so each
+//! process gets it exactly once and wrappers around the tool see what they are made for. A shell
+//! without a trap would die of it at once and leave the tool behind without anybody who knows its
+//! exit code. With one it waits for the tool, then leaves with the tool's code, and the chain is not
+//! continued even if the tool ended well. Traps are not inherited, so the tool sees the default.
+
+use std::fmt::Write;
+use std::os::fd::RawFd;
+
+use gantry_spool::order::{Interrupt, PhaseOrder};
+
+/// An argument can hold no more than 128 KiB, its final zero included.
+pub(crate) const MAX_SCRIPT: usize = 128 * 1024 - 1;
+
+/// The session of a phase.
+pub(crate) fn of_phase(phase: &PhaseOrder, interrupt: Interrupt, slot: Option<RawFd>) -> String {
+    let links = phase.before.iter().chain([&phase.command]).chain(&phase.after);
+    chain(links.map(String::as_str), interrupt, slot)
+}
+
+/// A session of these commands.
+pub(crate) fn chain<'a>(
+    links: impl Iterator<Item = &'a str>,
+    interrupt: Interrupt,
+    slot: Option<RawFd>,
+) -> String {
+    let signal = match interrupt {
+        Interrupt::Sigint => "INT",
+        Interrupt::Sigterm => "TERM",
+    };
+    let mut script = format!("umask 022\ntrap 'exit $(($? ? $? : 130))' {signal}\n");
+    if let Some(slot) = slot {
+        let write = writeln!(
+            script,
+            "trap '{{ env -0 >&{slot} || command -p env -0 >&{slot}; }} 2>/dev/null' EXIT"
+        );
+        write.expect("a string takes any text");
+    }
+    for (index, link) in links.enumerate() {
+        if index > 0 {
+            script.push_str(" && ");
+        }
+        // The colon makes an empty hook, or one that is all comment, a command; the line breaks keep
+        // comments and here-documents of the hook within the hook.
+        script.push_str("{ :\n");
+        script.push_str(link);
+        script.push_str("\n}");
+    }
+    script.push('\n');
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Output};
+
+    use super::*;
+
+    fn shells() -> impl Iterator<Item = &'static str> {
+        ["/bin/sh", "/bin/bash"].into_iter().filter(|shell| std::path::Path::new(shell).exists())
+    }
+
+    fn run(shell: &str, links: &[&str]) -> Output {
+        let script = chain(links.iter().copied(), Interrupt::Sigint, Some(2));
+        Command::new(shell)
+            .arg("-c")
+            .arg(script)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_chain_ends_at_the_first_failure() {
+        for shell in shells() {
+            let output = run(shell, &["echo a", "(exit 3)", "echo b"]);
+            assert_eq!(output.status.code(), Some(3), "{shell}");
+            assert_eq!(output.stdout, b"a\n", "{shell}");
+        }
+    }
+
+    #[test]
+    fn comments_empty_hooks_and_here_documents_are_links() {
+        for shell in shells() {
+            let output = run(shell, &["", "# nothing", "cat <<E\nx # y\nE", "echo b # c"]);
+            assert_eq!(output.stdout, b"x # y\nb\n", "{shell}");
+            assert!(output.status.success(), "{shell}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_handed_over_however_the_session_ends() {
+        for shell in shells() {
+            for last in ["true", "exit 4", "false", "set -e; false", "nosuchcommand"] {
+                // The slot is standard error here, so that a test can see it.
+                let script =
+                    chain(["export A='1\n2'", last].into_iter(), Interrupt::Sigint, Some(7));
+                let output = Command::new(shell)
+                    .args([
+                        "-c",
+                        "exec 7>&1 >/dev/null 2>&1; exec \"$0\" -c \"$1\"",
+                        shell,
+                        &script,
+                    ])
+                    .env_clear()
+                    .env("PATH", "/usr/bin:/bin")
+                    .output()
+                    .unwrap();
+                let text = String::from_utf8(output.stdout).unwrap();
+                assert!(
+                    text.split('\0').any(|entry| entry == "A=1\n2"),
+                    "{shell} {last}: {text:?}"
+                );
+            }
+        }
+    }
+}

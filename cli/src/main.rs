@@ -1,3 +1,127 @@
-//! cli
+//! The `gantry` command: `gantry server` is the control plane, all else is the operator's tool.
+//!
+//! Here are only the arguments, the runtime and the exit code. Each command has a file of its own;
+//! what goes wrong in it comes back as a [`failure::Failure`], which says what to do next and knows its exit code.
 
-fn main() {}
+mod archive;
+mod client;
+mod config;
+mod failure;
+mod file;
+mod follow;
+mod keys;
+mod log_stream;
+mod login;
+mod output;
+mod pool;
+mod run;
+mod server;
+mod stack;
+mod state;
+mod variable;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Environment;
+use crate::failure::{Code, Failure};
+use crate::output::{Format, Output};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; a followed run is FINISHED or UNCONFIRMED
+  1  failed; or a followed run ended in another way
+  2  wrong arguments
+  3  another server uses the data directory
+  4  the server cannot be reached
+  5  not logged in, or the key is refused
+
+Environment:
+  GANTRY_API_ENDPOINT, GANTRY_API_KEY_ID, GANTRY_API_KEY_SECRET, GANTRY_API_CA
+      override what `gantry login` keeps; SPACELIFT_API_KEY_ENDPOINT, SPACELIFT_API_KEY_ID,
+      SPACELIFT_API_KEY_SECRET and SPACELIFT_API_TLS_CA mean the same
+  GANTRY_CONFIG_DIR
+      where `gantry login` keeps it; ~/.config/gantry unless set
+  GANTRY_LOG
+      what the server logs, such as `info` or `gantry_control_plane=debug`
+
+Times are RFC 3339 in UTC. JSON goes to standard output, errors to standard error.";
+
+/// Runs infrastructure-as-code on machines that you own.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Arguments {
+    /// How to print what is asked for.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a control plane: queue, MQTT broker, object store and API.
+    Server(server::Arguments),
+    /// Keep the address and key of a server for the other commands.
+    Login(login::Arguments),
+    /// Pools: workers that share one queue and one key.
+    #[command(subcommand)]
+    Pool(pool::Command),
+    /// Stacks: a source and what its runs need.
+    #[command(subcommand)]
+    Stack(stack::Command),
+    /// Runs: one job of a stack.
+    #[command(subcommand)]
+    Run(run::Command),
+    /// Versions of a stack's Terraform state, which only your keys can read.
+    #[command(subcommand)]
+    State(state::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.output);
+    match perform(arguments.command, output) {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.code().into()
+        }
+    }
+}
+
+fn perform(command: Command, output: Output) -> Result<Code, Failure> {
+    // The TLS library wants one process-wide choice of its cryptography; a second call changes nothing.
+    let _already_chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let environment = Environment::of_this_process();
+    match command {
+        Command::Server(arguments) => server::perform(&arguments),
+        Command::Login(arguments) => waited(login::perform(arguments, &environment, output)),
+        Command::Pool(command) => waited(pool::perform(command, &environment, output)),
+        Command::Stack(command) => waited(stack::perform(command, &environment, output)),
+        Command::Run(command) => waited(run::perform(command, &environment, output)),
+        Command::State(command) => waited(state::perform(command, &environment, output)),
+    }
+}
+
+/// Runs one command of the operator's tool, which needs no more than one thread.
+fn waited(work: impl Future<Output = Result<Code, Failure>>) -> Result<Code, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("cannot start the runtime").because(error))?
+        .block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,129 @@
+//! What went wrong, why, and what to do next.
+//!
+//! A command ends at its first failure. Nothing else of the program prints errors or picks exit codes.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+/// How the program ends. The numbers stand in `--help` and do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Done.
+    Done = 0,
+    /// Something failed, or a followed run did.
+    Failed = 1,
+    /// The arguments make no sense together.
+    Usage = 2,
+    /// Another server uses the data directory.
+    Held = 3,
+    /// The server cannot be reached.
+    Unreachable = 4,
+    /// Not logged in, or the key is refused.
+    Unauthorized = 5,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub struct Failure {
+    code: Code,
+    what: String,
+    next: Option<String>,
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// A failure in words: lower case, no full stop.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { code: Code::Failed, what: what.into(), next: None, cause: None }
+    }
+
+    /// Arguments that make no sense.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::new(what).with(Code::Usage)
+    }
+
+    /// The same, ending with `code`.
+    pub fn with(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
+    /// The same, with what to do next.
+    pub fn next(self, next: impl Into<String>) -> Self {
+        Self { next: Some(next.into()), ..self }
+    }
+
+    /// The same, with what caused it.
+    pub fn because(self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+
+    /// How the program ends.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What to do next, if that can be said.
+    pub fn next_step(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+}
+
+impl fmt::Display for Failure {
+    /// What went wrong and all its causes, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        let mut said = self.what.clone();
+        let mut cause = self.cause.as_deref().map(|it| it as &dyn Error);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Libraries like to repeat the cause in their own text.
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+            }
+            said = text;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Of writing to standard output: all other places say what they were doing.
+    fn from(error: io::Error) -> Self {
+        Self::new("cannot write to standard output").because(error)
+    }
+}
+
+/// Says what was being done when something failed.
+pub trait Explain<T> {
+    /// `what` went wrong; the error becomes its cause.
+    fn or_say(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> Explain<T> for Result<T, E> {
+    fn or_say(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(what()).because(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_with_its_causes() {
+        let cause = io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let failure = Failure::new("cannot read a.key").because(cause).next("make one");
+        assert_eq!(failure.to_string(), "cannot read a.key: no such file");
+        assert_eq!(failure.next_step(), Some("make one"));
+        assert_eq!(failure.code(), Code::Failed);
+    }
+}

@@ -1,0 +1,447 @@
+//! `gantry stack`: stacks and the versions of their source.
+//!
+//! Secrets are sealed here, to the keys that the server names: the stack's pool and the recovery key.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use gantry_model::StackId;
+use gantry_protocol::spec::SecretBundle;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::archive::{self, Packed};
+use crate::client::Client;
+use crate::config::{Credentials, Environment};
+use crate::failure::{Code, Explain as _, Failure};
+use crate::output::{self, Output};
+use crate::variable::{self, Clear, SecretArgument};
+use crate::{keys, pool};
+
+/// `gantry stack …`
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a stack, seal its secrets on this machine and upload its source.
+    Create(Box<Create>),
+    /// List all stacks.
+    List,
+    /// Upload a new version of a stack's source. Later runs use it.
+    #[command(after_help = SOURCE_HELP)]
+    Upload {
+        /// The stack's id
+        stack: String,
+        /// The directory to upload
+        dir: PathBuf,
+        /// What changed
+        #[arg(long, value_name = "TEXT")]
+        message: Option<String>,
+    },
+}
+
+const SOURCE_HELP: &str = "\
+The source is packed with all its files and symbolic links; .git and .terraform are left out at every
+depth. .gitignore is not looked at: move away what must not be uploaded, such as keys. At most 1 GiB
+and 200,000 entries.";
+
+/// Arguments of `gantry stack create`.
+#[derive(Debug, Args)]
+#[command(after_help = SOURCE_HELP)]
+pub struct Create {
+    /// The stack's name
+    name: String,
+    /// The stack's id, a-z, 0-9 and - [default: made from the name]
+    #[arg(long, value_name = "SLUG")]
+    id: Option<String>,
+    /// The pool whose workers run it: id or name
+    #[arg(long)]
+    pool: String,
+    /// The directory with its source
+    #[arg(long, value_name = "DIR")]
+    source: PathBuf,
+    /// The part of the source that the stack lives in
+    #[arg(long, value_name = "PATH")]
+    project_root: Option<String>,
+    /// What the stack is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// A secret variable, sealed on this machine: NAME=VALUE, NAME=@FILE, or NAME for the value of
+    /// the environment variable. Other users of this machine can see arguments, so prefer the latter
+    /// two; may be repeated
+    #[arg(long = "secret", value_name = "NAME[=VALUE|=@FILE]")]
+    secrets: Vec<SecretArgument>,
+    /// A variable in the clear; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    environment: Vec<Clear>,
+    /// The image that its runs use instead of the launcher's default
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Apply changes without a confirmation
+    #[arg(long)]
+    autodeploy: bool,
+    /// Leave the Terraform state to the backend that the source names
+    #[arg(long)]
+    own_backend: bool,
+    #[command(flatten)]
+    hooks: Hooks,
+}
+
+/// A user's own commands around the phases. Each may be repeated; they run in their order.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hooks: commands around the phases; each may be repeated")]
+struct Hooks {
+    /// Before `terraform init`
+    #[arg(long, value_name = "CMD")]
+    before_init: Vec<String>,
+    /// After it
+    #[arg(long, value_name = "CMD")]
+    after_init: Vec<String>,
+    /// Before the plan
+    #[arg(long, value_name = "CMD")]
+    before_plan: Vec<String>,
+    /// After it
+    #[arg(long, value_name = "CMD")]
+    after_plan: Vec<String>,
+    /// Before the apply
+    #[arg(long, value_name = "CMD")]
+    before_apply: Vec<String>,
+    /// After it
+    #[arg(long, value_name = "CMD")]
+    after_apply: Vec<String>,
+    /// Before a task's command
+    #[arg(long, value_name = "CMD")]
+    before_perform: Vec<String>,
+    /// After it
+    #[arg(long, value_name = "CMD")]
+    after_perform: Vec<String>,
+    /// Before the destruction
+    #[arg(long, value_name = "CMD")]
+    before_destroy: Vec<String>,
+    /// After it
+    #[arg(long, value_name = "CMD")]
+    after_destroy: Vec<String>,
+    /// After every run, however it ended
+    #[arg(long, value_name = "CMD")]
+    after_run: Vec<String>,
+}
+
+const RECIPIENTS: &str = "query($id:ID!){workerPool(id:$id){recipients{publicKey}}}";
+const CREATE: &str = "mutation($environment:[EnvVarInput!]$input:StackInput!$manageState:Boolean!\
+    $secrets:SealedSecretsInput$slug:String){stackCreate(input:$input,manageState:$manageState,\
+    slug:$slug,environment:$environment,secrets:$secrets){id,name}}";
+const LIST: &str = "{stacks{id,name,state,labels,autodeploy,createdAt,workerPool{id,name},\
+    source{id,sha256,size,author,message,createdAt}}}";
+const UPLOAD: &str = "mutation($size:Float!$sha256:String!$stack:ID!){sourceUpload(stack:$stack,sha256:$sha256,\
+    size:$size){id,uploadUrl,uploadHeaders{entries{key,value}}}}";
+const USE: &str = "mutation($id:ID!$message:String$stack:ID!){sourceUse(stack:$stack,id:$id,message:$message)\
+    {id,sha256,size}}";
+
+/// Does what `command` says.
+pub async fn perform(
+    command: Command,
+    environment: &Environment,
+    output: Output,
+) -> Result<Code, Failure> {
+    let client = Client::new(Credentials::find(environment)?)?;
+    match command {
+        Command::Create(arguments) => create(&client, *arguments, environment, output).await,
+        Command::List => list(&client, output).await,
+        Command::Upload { stack, dir, message } => {
+            let packed = pack(&dir, output)?;
+            let source = upload(&client, &stack, packed, message.as_deref()).await?;
+            let value = json!({ "stack": stack, "source": source.to_json() });
+            output.answer(&value, || format!("stack {stack} has source {}", source.id))?;
+            Ok(Code::Done)
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RecipientsAnswer {
+    worker_pool: Option<PoolRecipients>,
+}
+
+#[derive(Deserialize)]
+struct PoolRecipients {
+    recipients: Vec<Recipient>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recipient {
+    public_key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CreateAnswer {
+    stack_create: Named,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UploadAnswer {
+    source_upload: Upload,
+}
+
+#[derive(Deserialize)]
+struct Upload {
+    id: String,
+    #[serde(rename = "uploadUrl")]
+    url: String,
+    #[serde(rename = "uploadHeaders")]
+    headers: Entries,
+}
+
+#[derive(Deserialize)]
+struct Entries {
+    entries: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    key: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UseAnswer {
+    source_use: Source,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    id: String,
+    sha256: String,
+    size: f64,
+    #[serde(default)]
+    created_at: Option<i64>,
+}
+
+impl Source {
+    fn to_json(&self) -> Value {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "GraphQL has no integer beyond 32 bits; a source's size is far below 2^53"
+        )]
+        let size = self.size as u64;
+        json!({
+            "id": self.id,
+            "sha256": self.sha256,
+            "size": size,
+            "created": self.created_at.map(output::time),
+        })
+    }
+}
+
+async fn create(
+    client: &Client,
+    arguments: Create,
+    environment: &Environment,
+    output: Output,
+) -> Result<Code, Failure> {
+    // All that can fail here fails before the server is changed.
+    let id = stack_id(&arguments)?;
+    let names = arguments.environment.iter().map(|it| it.name.as_str());
+    let secrets = arguments
+        .secrets
+        .iter()
+        .map(|secret| secret.read(environment))
+        .collect::<Result<Vec<_>, _>>()?;
+    variable::check_distinct(names.chain(secrets.iter().map(|it| it.name.as_str())))?;
+    let packed = pack(&arguments.source, output)?;
+    let pool = pool::find(client, &arguments.pool).await?;
+    let bundle = SecretBundle { stack: id.to_string(), secrets };
+    let sealed = if bundle.secrets.is_empty() {
+        Value::Null
+    } else {
+        let sealed = keys::seal(&bundle, &recipients(client, &pool).await?)?;
+        serde_json::to_value(sealed).or_say(|| "cannot write the sealed secrets".into())?
+    };
+    let variables = json!({
+        "input": stack_input(&arguments, &pool),
+        "manageState": !arguments.own_backend,
+        "slug": id.as_str(),
+        "secrets": sealed,
+        "environment": arguments
+            .environment
+            .iter()
+            .map(|it| json!({ "key": it.name, "value": it.value }))
+            .collect::<Value>(),
+    });
+    let answer: CreateAnswer = client.ask(CREATE, variables).await?;
+    let stack = answer.stack_create;
+    let source = upload(client, &stack.id, packed, None).await.map_err(|failure| {
+        failure.next(format!("the stack exists; try `gantry stack upload {} DIR`", stack.id))
+    })?;
+    let value = json!({
+        "id": stack.id,
+        "name": stack.name,
+        "pool": pool,
+        "secrets": bundle.secrets.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
+        "source": source.to_json(),
+    });
+    output.answer(&value, || {
+        output::pairs(&[
+            ("stack", format!("{} ({})", stack.name, stack.id)),
+            ("source", source.id.clone()),
+            ("sealed secrets", bundle.secrets.len().to_string()),
+        ]) + &format!("\nstart a run with\n  gantry run trigger {} --follow", stack.id)
+    })?;
+    Ok(Code::Done)
+}
+
+fn stack_id(arguments: &Create) -> Result<StackId, Failure> {
+    let slug = arguments.id.clone().unwrap_or_else(|| slug(&arguments.name));
+    slug.parse().map_err(|error| {
+        Failure::usage("the stack needs an id of its own").because(error).next("give --id SLUG")
+    })
+}
+
+/// `name` as an id: other characters become one `-`.
+fn slug(name: &str) -> String {
+    let mut slug = String::new();
+    for c in name.to_lowercase().chars() {
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            slug.push(c);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+    }
+    slug.truncate(63);
+    slug.trim_end_matches('-').to_owned()
+}
+
+fn stack_input(arguments: &Create, pool: &str) -> Value {
+    let hooks = &arguments.hooks;
+    json!({
+        "name": arguments.name,
+        "description": arguments.description,
+        "labels": arguments.labels,
+        "workerPool": pool,
+        "projectRoot": arguments.project_root,
+        "runnerImage": arguments.image,
+        "autodeploy": arguments.autodeploy,
+        "administrative": false,
+        "branch": "main",
+        "repository": "",
+        "beforeInit": hooks.before_init,
+        "afterInit": hooks.after_init,
+        "beforePlan": hooks.before_plan,
+        "afterPlan": hooks.after_plan,
+        "beforeApply": hooks.before_apply,
+        "afterApply": hooks.after_apply,
+        "beforePerform": hooks.before_perform,
+        "afterPerform": hooks.after_perform,
+        "beforeDestroy": hooks.before_destroy,
+        "afterDestroy": hooks.after_destroy,
+        "afterRun": hooks.after_run,
+    })
+}
+
+async fn recipients(client: &Client, pool: &str) -> Result<Vec<String>, Failure> {
+    let answer: RecipientsAnswer = client.ask(RECIPIENTS, json!({ "id": pool })).await?;
+    let pool = answer.worker_pool.ok_or_else(|| Failure::new(format!("pool {pool} not found")))?;
+    Ok(pool.recipients.into_iter().map(|it| it.public_key).collect())
+}
+
+fn pack(dir: &Path, output: Output) -> Result<Packed, Failure> {
+    let packed = archive::pack(dir)?;
+    output.note(&format!(
+        "packed {} entries of {} into {} bytes",
+        packed.entries,
+        dir.display(),
+        packed.size
+    ));
+    Ok(packed)
+}
+
+async fn upload(
+    client: &Client,
+    stack: &str,
+    packed: Packed,
+    message: Option<&str>,
+) -> Result<Source, Failure> {
+    let variables =
+        json!({ "stack": stack, "sha256": packed.sha256.to_string(), "size": packed.size });
+    let UploadAnswer { source_upload: upload } = client.ask(UPLOAD, variables).await?;
+    let headers: Vec<_> = upload.headers.entries.into_iter().map(|it| (it.key, it.value)).collect();
+    client.put(&upload.url, &headers, packed.file, packed.size).await?;
+    let variables = json!({ "stack": stack, "id": upload.id, "message": message });
+    let answer: UseAnswer = client.ask(USE, variables).await?;
+    Ok(answer.source_use)
+}
+
+#[derive(Deserialize)]
+struct ListAnswer {
+    stacks: Vec<Stack>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stack {
+    id: String,
+    name: String,
+    state: String,
+    labels: Vec<String>,
+    autodeploy: bool,
+    created_at: i64,
+    worker_pool: Option<Named>,
+    source: Option<Source>,
+}
+
+async fn list(client: &Client, output: Output) -> Result<Code, Failure> {
+    let ListAnswer { stacks } = client.ask(LIST, json!({})).await?;
+    let values: Vec<Value> = stacks
+        .iter()
+        .map(|stack| {
+            json!({
+                "id": stack.id,
+                "name": stack.name,
+                "state": stack.state,
+                "labels": stack.labels,
+                "autodeploy": stack.autodeploy,
+                "created": output::time(stack.created_at),
+                "pool": stack.worker_pool.as_ref().map(|pool| &pool.id),
+                "source": stack.source.as_ref().map(Source::to_json),
+            })
+        })
+        .collect();
+    output.answer(&values, || {
+        let rows: Vec<_> = stacks
+            .iter()
+            .map(|stack| {
+                let pool = stack.worker_pool.as_ref().map(|pool| pool.name.clone());
+                let [id, name, state] = [&stack.id, &stack.name, &stack.state].map(Clone::clone);
+                [id, name, state, pool.unwrap_or_default(), output::time(stack.created_at)]
+            })
+            .collect();
+        let none = "no stacks yet: make one with `gantry stack create`";
+        output::table(["ID", "NAME", "STATE", "POOL", "CREATED"], &rows, none)
+    })?;
+    Ok(Code::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_makes_an_id() {
+        assert_eq!(slug("Network, Prod (EU)"), "network-prod-eu");
+        assert_eq!(slug("--ä--"), "");
+        assert!(slug(&"a ".repeat(80)).parse::<StackId>().is_ok());
+    }
+}

@@ -1,0 +1,177 @@
+//! Variables of a stack as they are named on the command line.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use gantry_protocol::spec::Secret;
+use zeroize::Zeroizing;
+
+use crate::config::Environment;
+use crate::failure::{Explain as _, Failure};
+use crate::file;
+
+/// The longest value, and the longest file with one.
+const MAX_VALUE: usize = 128 * 1024;
+/// The most variables of either kind.
+pub const MAX_VARIABLES: usize = 500;
+
+/// A variable in the clear: `NAME=VALUE`.
+#[derive(Debug, Clone)]
+pub struct Clear {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl FromStr for Clear {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("NAME=VALUE is expected")?;
+        check_name(name)?;
+        check_value(value)?;
+        Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// Where a secret's value is: `NAME=VALUE`, `NAME=@FILE`, or `NAME` for the environment variable.
+#[derive(Clone)]
+pub struct SecretArgument {
+    name: String,
+    given: Given,
+}
+
+#[derive(Clone)]
+enum Given {
+    Value(Zeroizing<String>),
+    File(String),
+    Environment,
+}
+
+impl FromStr for SecretArgument {
+    type Err = String;
+
+    /// Its messages never quote the text: it may hold the secret.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, given) = match text.split_once('=') {
+            None => (text, Given::Environment),
+            Some((name, value)) => match value.strip_prefix('@') {
+                Some(path) => (name, Given::File(path.to_owned())),
+                None => (name, Given::Value(Zeroizing::new(value.to_owned()))),
+            },
+        };
+        check_name(name)?;
+        Ok(Self { name: name.to_owned(), given })
+    }
+}
+
+impl std::fmt::Debug for SecretArgument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=[redacted]", self.name)
+    }
+}
+
+impl SecretArgument {
+    /// Gets the value from where it is.
+    pub fn read(&self, environment: &Environment) -> Result<Secret, Failure> {
+        let value = match &self.given {
+            Given::Value(value) => value.clone(),
+            Given::Environment => {
+                let value = environment.text(&self.name)?.ok_or_else(|| {
+                    Failure::usage(format!("the environment has no variable {}", self.name))
+                        .next(format!("export it, or give --secret {0}=@FILE", self.name))
+                })?;
+                Zeroizing::new(value.to_owned())
+            }
+            Given::File(path) => {
+                let content = file::read(Path::new(path), MAX_VALUE as u64)?;
+                let text = std::str::from_utf8(&content)
+                    .or_say(|| format!("{path} is no UTF-8 text, which variables must be"))?;
+                // Editors end files with a line break that is no part of the secret.
+                Zeroizing::new(text.strip_suffix('\n').unwrap_or(text).to_owned())
+            }
+        };
+        check_value(&value)
+            .map_err(|why| Failure::usage(format!("secret {}: {why}", self.name)))?;
+        if value.is_empty() {
+            return Err(Failure::usage(format!("secret {} is empty", self.name)));
+        }
+        Ok(Secret { name: self.name.clone(), value: value.as_str().to_owned() })
+    }
+}
+
+/// Refuses a name that is given twice.
+pub fn check_distinct<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Failure::usage(format!("variable {name} is given twice")));
+        }
+    }
+    if seen.len() > MAX_VARIABLES {
+        return Err(Failure::usage(format!("more than {MAX_VARIABLES} variables")));
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let mut bytes = name.bytes();
+    let is_name = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && name.len() <= 255;
+    if is_name {
+        Ok(())
+    } else {
+        Err("a variable's name is 1 to 255 of A-Z, a-z, 0-9 and _, not beginning with a digit"
+            .into())
+    }
+}
+
+fn check_value(value: &str) -> Result<(), String> {
+    if value.len() > MAX_VALUE {
+        Err(format!("the value is longer than {MAX_VALUE} bytes"))
+    } else if value.contains('\0') {
+        Err("the value has a zero byte, which no variable can have".into())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_comes_from_argument_file_or_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("value");
+        std::fs::write(&path, "from file\nwith lines\n").unwrap();
+        let environment = Environment::of(&[("TOKEN", "from environment")]);
+        let value = |text: &str| {
+            text.parse::<SecretArgument>().unwrap().read(&environment).unwrap().value.clone()
+        };
+        assert_eq!(value("TOKEN=a=b"), "a=b");
+        assert_eq!(value("TOKEN"), "from environment");
+        assert_eq!(value(&format!("TOKEN=@{}", path.display())), "from file\nwith lines");
+        let missing = "OTHER".parse::<SecretArgument>().unwrap().read(&environment).err().unwrap();
+        assert!(missing.next_step().unwrap().contains("--secret OTHER=@FILE"));
+    }
+
+    #[test]
+    fn a_wrong_secret_is_not_quoted() {
+        let message = "1BAD=hush".parse::<SecretArgument>().unwrap_err();
+        assert!(!message.contains("hush"));
+        let secret: SecretArgument = "GOOD=hush".parse().unwrap();
+        assert_eq!(format!("{secret:?}"), "GOOD=[redacted]");
+    }
+
+    #[test]
+    fn a_name_is_one_that_a_shell_takes() {
+        for wrong in ["", "=v", "A-B=v", "1A=v", "A B=v", "Ä=v"] {
+            assert!(wrong.parse::<Clear>().is_err(), "{wrong}");
+        }
+        assert!("_a1=".parse::<Clear>().is_ok());
+        assert!(check_distinct(["A", "B", "A"].into_iter()).is_err());
+    }
+}

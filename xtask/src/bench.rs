@@ -1,5 +1,6 @@
 //! `cargo xtask bench NAME --json`: ours and a baseline, measured in one go on one machine.
 
+mod baseline;
 mod dispatch;
 mod docker;
 mod idle;

@@ -21,18 +21,18 @@ use zeroize::Zeroizing;
 pub use self::leaf::{LeafError, SigningLeaf, verify_signing_leaf};
 use self::profile::{Profile, ec_key, issue, pem_text};
 use crate::certificate::{self, MAX_PEM, Serial};
-use crate::{CertificateRequest, CryptoError};
+use crate::{CertificateRequest, CryptoError, pem};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// How long a pool's certificate is good for. It ends earlier by revocation, by serial number.
-pub const POOL_LIFETIME: Duration = Duration::from_secs(3_652 * 86_400);
+pub const POOL_LIFETIME: Duration = Duration::from_hours(3_652 * 24);
 /// How long a server's certificate is good for: it is issued anew at every start.
-pub const SERVER_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
+pub const SERVER_LIFETIME: Duration = Duration::from_hours(397 * 24);
 /// How long a signing leaf is good for, counted by its receiver from the `welcome` that brought it.
 pub const SIGNING_LEAF_LIFETIME: Duration = DAY;
 /// How long the authority itself is good for.
-const AUTHORITY_LIFETIME: Duration = Duration::from_secs(7_305 * 86_400);
+const AUTHORITY_LIFETIME: Duration = Duration::from_hours(7_305 * 24);
 /// How much earlier than now certificates begin, for hosts whose clock is slow.
 const LEEWAY: Duration = DAY;
 
@@ -127,10 +127,10 @@ impl Authority {
         if parsed.pathlen().is_none() {
             return Err(AuthorityError::NotAuthority);
         }
-        // An encrypted key would make OpenSSL ask on the terminal.
-        let is_plain = key.starts_with(b"-----BEGIN PRIVATE KEY-----") && key.len() <= MAX_PEM;
-        let key = Some(key).filter(|_| is_plain).ok_or(AuthorityError::Key)?;
-        let key = PKey::private_key_from_pem(key).map_err(|_| AuthorityError::Key)?;
+        let text = Some(key).filter(|key| key.len() <= MAX_PEM);
+        let text = text.and_then(|key| str::from_utf8(key).ok()).ok_or(AuthorityError::Key)?;
+        let der = pem::content(text, &["PRIVATE KEY"]).ok_or(AuthorityError::Key)?;
+        let key = PKey::private_key_from_pkcs8(&der).map_err(|_| AuthorityError::Key)?;
         if !parsed.public_key().is_ok_and(|public| public.public_eq(&key)) {
             return Err(AuthorityError::KeyMismatch);
         }

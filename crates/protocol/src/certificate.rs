@@ -10,6 +10,8 @@ use openssl::nid::Nid;
 use openssl::x509::{X509, X509Ref};
 use serde::{Deserialize, Serialize};
 
+use crate::pem;
+
 /// The longest certificate text that is looked at.
 pub(crate) const MAX_PEM: usize = 64 * 1024;
 /// The most hex digits of a serial number: 20 bytes.
@@ -95,7 +97,7 @@ pub(crate) fn parse(pem: &str) -> Option<X509> {
     if pem.len() > MAX_PEM {
         return None;
     }
-    X509::from_pem(pem.as_bytes()).ok()
+    X509::from_der(&pem::content(pem, &["CERTIFICATE"])?).ok()
 }
 
 /// The one common name of the subject; none if there are several.

@@ -4,14 +4,13 @@
 //! subject and extensions are what the asker would like, and are discarded.
 
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::x509::{X509Name, X509Req};
 
-use crate::key::BASE64;
-use crate::key::without_space;
-use crate::{CryptoError, KeyError, PoolKey, PublicKey};
+use crate::{CryptoError, KeyError, PoolKey, PublicKey, pem};
 
 /// The longest request that is looked at.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -55,8 +54,7 @@ impl CertificateRequest {
     /// # Errors
     /// When OpenSSL fails.
     pub fn create(key: &PoolKey) -> Result<Self, CryptoError> {
-        let pem = sign(key)?;
-        Ok(Self { pem: String::from_utf8(pem).expect("PEM is ASCII"), key: key.public().clone() })
+        Ok(Self { pem: pem::text(sign(key)?), key: key.public().clone() })
     }
 
     /// Reads a request: PEM, or base64 of it.
@@ -67,25 +65,23 @@ impl CertificateRequest {
         if text.len() > MAX_REQUEST {
             return Err(RequestError::TooLong);
         }
-        let text = text.trim();
-        let decoded;
-        let pem = if text.starts_with("-----BEGIN") {
-            text
-        } else {
-            let bytes =
-                BASE64.decode(without_space(text.as_bytes())).map_err(|_| RequestError::NotPem)?;
-            decoded = String::from_utf8(bytes).map_err(|_| RequestError::NotPem)?;
-            decoded.trim()
-        };
-        if !pem.contains("-----BEGIN") {
+        let is_pem = text.trim_start().starts_with("-----BEGIN");
+        let decoded = (!is_pem).then(|| pem::decode(text.as_bytes()).ok_or(RequestError::NotPem));
+        let decoded = decoded.transpose()?;
+        let bytes = decoded.as_ref().map_or(text.as_bytes(), |decoded| decoded.as_slice());
+        let text = str::from_utf8(bytes).map_err(|_| RequestError::NotPem)?;
+        if !text.contains("-----BEGIN ") {
             return Err(RequestError::NotPem);
         }
-        let request = X509Req::from_pem(pem.as_bytes()).map_err(|_| RequestError::NotRequest)?;
+        let labels = ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"];
+        let content = pem::content(text, &labels).ok_or(RequestError::NotRequest)?;
+        let request = X509Req::from_der(&content).map_err(|_| RequestError::NotRequest)?;
+        let pem = request.to_pem().map(pem::text).map_err(|_| RequestError::NotRequest)?;
         // The key's size is checked before the key is used.
         let key = request.public_key().map_err(|_| RequestError::Key(KeyError::Damaged))?;
         let key = PublicKey::of(&key)?;
         match request.verify(key.pkey()) {
-            Ok(true) => Ok(Self { pem: pem.to_owned(), key }),
+            Ok(true) => Ok(Self { pem, key }),
             Ok(false) | Err(_) => Err(RequestError::WrongSignature),
         }
     }
@@ -105,7 +101,7 @@ impl CertificateRequest {
     /// The request as the API takes it: base64 of the PEM.
     #[must_use]
     pub fn to_base64(&self) -> String {
-        base64::engine::general_purpose::STANDARD.encode(&self.pem)
+        STANDARD.encode(&self.pem)
     }
 }
 

@@ -4,13 +4,13 @@
 //! pool's workers leave for each other, and identifies the pool's launchers. Private parts are
 //! zeroed when dropped and show up in no error and no debug output.
 
-mod pem;
+mod private;
 mod session;
 
 use std::fmt;
 
 use base64::Engine as _;
-use openssl::bn::BigNum;
+use base64::engine::general_purpose::STANDARD;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
@@ -19,9 +19,8 @@ use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
 use openssl::x509::X509;
 use zeroize::Zeroizing;
 
-pub(crate) use self::pem::{BASE64, without_space};
 pub use self::session::{InvalidSessionKey, SessionKey, SessionPublicKey};
-use crate::{Digest, Fingerprint, Signature, WrongSignature};
+use crate::{Digest, Fingerprint, Signature, WrongSignature, pem};
 
 /// The fewest bits of a pool key.
 pub const MIN_KEY_BITS: u32 = 2048;
@@ -117,9 +116,8 @@ impl PoolKey {
         if value.trim_start().starts_with("-----BEGIN") {
             return Err(KeyError::IsPem);
         }
-        let dense = Zeroizing::new(without_space(value.as_bytes()));
-        let text = BASE64.decode(dense.as_slice()).map_err(|_| KeyError::NotBase64)?;
-        Self::from_pem(&Zeroizing::new(text))
+        let text = pem::decode(value.as_bytes()).ok_or(KeyError::NotBase64)?;
+        Self::from_pem(&text)
     }
 
     /// Reads a PEM file: PKCS#8 or PKCS#1, without passphrase. Other blocks beside it are ignored.
@@ -130,8 +128,7 @@ impl PoolKey {
         if text.len() > MAX_TEXT {
             return Err(KeyError::TooLong);
         }
-        // PEM is read here and not by OpenSSL, which asks for passphrases on the terminal.
-        Self::from_pkey(pem::private_key(text)?)
+        Self::from_pkey(private::read(text)?)
     }
 
     /// Makes a new key. Takes a second or two for 4096 bits.
@@ -182,7 +179,7 @@ impl PoolKey {
         signer.set_rsa_mgf1_md(MessageDigest::sha256())?;
         signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
         let bytes = signer.sign_oneshot_to_vec(message)?;
-        Ok(Signature::from_bytes(bytes).expect("8192 bits make 1024 bytes"))
+        Ok(Signature::made(bytes))
     }
 
     pub(crate) fn pkey(&self) -> &PKeyRef<Private> {
@@ -214,11 +211,12 @@ impl PublicKey {
         if bytes.len() > MAX_TEXT {
             return Err(KeyError::TooLong);
         }
-        let certified = |found: Result<X509, ErrorStack>| found.and_then(|it| it.public_key());
-        certified(X509::from_pem(bytes))
-            .or_else(|_| PKey::public_key_from_pem(bytes))
-            .or_else(|_| certified(X509::from_der(bytes)))
-            .or_else(|_| PKey::public_key_from_der(bytes))
+        let text = str::from_utf8(bytes).unwrap_or_default();
+        let content = pem::content(text, &["CERTIFICATE", "PUBLIC KEY"]);
+        let der = content.as_ref().map_or(bytes, |content| content.as_slice());
+        X509::from_der(der)
+            .and_then(|certificate| certificate.public_key())
+            .or_else(|_| PKey::public_key_from_der(der))
             .map_err(|_| KeyError::NotPublic)
             .and_then(|pkey| Self::of(&pkey))
     }
@@ -237,7 +235,7 @@ impl PublicKey {
         if !rsa.e().is_odd() || !(2..=32).contains(&rsa.e().num_bits()) || !rsa.n().is_odd() {
             return Err(KeyError::Exponent);
         }
-        let plain = Rsa::from_public_components(copy(rsa.n())?, copy(rsa.e())?)?;
+        let plain = Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?;
         let pkey = PKey::from_rsa(plain)?;
         let fingerprint = Fingerprint(Digest::of(&pkey.public_key_to_der()?));
         Ok(Self { pkey, fingerprint })
@@ -260,8 +258,15 @@ impl PublicKey {
     /// # Errors
     /// When OpenSSL fails.
     pub fn to_pem(&self) -> Result<String, CryptoError> {
-        let pem = self.pkey.public_key_to_pem()?;
-        Ok(String::from_utf8(pem).expect("PEM is ASCII"))
+        Ok(pem::text(self.pkey.public_key_to_pem()?))
+    }
+
+    /// The key as SSH and the stock `age -r` take it: `ssh-rsa` and base64.
+    ///
+    /// # Errors
+    /// When OpenSSL fails.
+    pub fn to_ssh(&self) -> Result<String, CryptoError> {
+        Ok(format!("ssh-rsa {}", STANDARD.encode(self.ssh_wire()?)))
     }
 
     /// Checks what [`PoolKey::sign_pss`] made.
@@ -312,10 +317,6 @@ impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({})", self.fingerprint)
     }
-}
-
-fn copy(number: &openssl::bn::BigNumRef) -> Result<BigNum, ErrorStack> {
-    number.to_owned()
 }
 
 /// A number as SSH writes it: a leading zero where the highest bit would mean a minus.

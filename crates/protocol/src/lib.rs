@@ -13,6 +13,7 @@ mod certificate;
 mod csr;
 mod digest;
 mod key;
+mod pem;
 mod seal;
 mod sign;
 mod signature;

@@ -74,12 +74,16 @@ impl Statement {
         ];
         let mut bytes = PREFIX.to_vec();
         for field in fields {
-            let len = u32::try_from(field.len()).expect("no field has more than 63 bytes");
-            bytes.extend_from_slice(&len.to_be_bytes());
-            bytes.extend_from_slice(field);
+            push(&mut bytes, field);
         }
         bytes
     }
+}
+
+fn push(bytes: &mut Vec<u8>, field: &[u8]) {
+    let len = u32::try_from(field.len()).expect("no field has more than 63 bytes");
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes.extend_from_slice(field);
 }
 
 impl PoolKey {
@@ -155,9 +159,9 @@ mod tests {
             |it| it.payload_len = 0x0103,
         ];
         for change in changes {
-            let mut changed = statement();
-            change(&mut changed);
-            assert_ne!(changed.to_bytes(), signed, "{changed:?}");
+            let mut other = statement();
+            change(&mut other);
+            assert_ne!(other.to_bytes(), signed, "{other:?}");
         }
     }
 }

@@ -38,6 +38,11 @@ impl Signature {
         }
     }
 
+    /// What one of our keys has just made.
+    pub(crate) fn made(bytes: Vec<u8>) -> Self {
+        Self::from_bytes(bytes).expect("RSA makes at most 1024 bytes, Ed25519 64")
+    }
+
     /// The signature's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

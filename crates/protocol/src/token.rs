@@ -16,8 +16,7 @@ use serde_json::{Map, Value};
 
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
 use crate::certificate::{self, Serial, common_name, unix};
-use crate::key::{BASE64, without_space};
-use crate::{KeyError, PoolKey, PublicKey};
+use crate::{KeyError, PoolKey, PublicKey, pem};
 
 /// The longest token.
 pub const MAX_TOKEN: usize = 64 * 1024;
@@ -207,8 +206,8 @@ impl PoolToken {
         if text.len() > MAX_TOKEN {
             return Err(TokenError::TooLong);
         }
-        let json = BASE64.decode(without_space(text.as_bytes()));
-        let json = json.ok().filter(|json| !json.is_empty()).ok_or(TokenError::NotBase64)?;
+        let json = pem::decode(text.as_bytes()).filter(|json| !json.is_empty());
+        let json = json.ok_or(TokenError::NotBase64)?;
         let fields: Map<String, Value> =
             serde_json::from_slice(&json).map_err(|_| TokenError::NotJson)?;
         check_version(&fields)?;

@@ -15,6 +15,7 @@ use openssl::x509::{X509, X509Builder, X509Extension, X509Name};
 
 use super::{AUTHORITY_LIFETIME, Authority, LEEWAY};
 use crate::certificate::Serial;
+use crate::pem;
 
 /// What differs between the certificates that an authority issues.
 pub(super) struct Profile<'a, T> {
@@ -114,5 +115,5 @@ fn name(common_name: &str) -> Result<X509Name, ErrorStack> {
 }
 
 pub(super) fn pem_text(certificate: &X509) -> Result<String, ErrorStack> {
-    certificate.to_pem().map(|pem| String::from_utf8(pem).expect("PEM is ASCII"))
+    certificate.to_pem().map(pem::text)
 }

@@ -33,8 +33,7 @@ impl SessionKey {
     pub fn generate() -> Result<Self, CryptoError> {
         let pkey = PKey::generate_ed25519()?;
         let raw = pkey.raw_public_key()?;
-        let public = <[u8; 32]>::try_from(raw).expect("an Ed25519 public key has 32 bytes");
-        Ok(Self { pkey, public: SessionPublicKey(public) })
+        Ok(Self { pkey, public: SessionPublicKey::made(&raw) })
     }
 
     /// The public half.
@@ -49,7 +48,7 @@ impl SessionKey {
     /// When OpenSSL fails.
     pub fn sign(&self, message: &[u8]) -> Result<Signature, CryptoError> {
         let bytes = Signer::new_without_digest(&self.pkey)?.sign_oneshot_to_vec(message)?;
-        Ok(Signature::from_bytes(bytes).expect("an Ed25519 signature has 64 bytes"))
+        Ok(Signature::made(bytes))
     }
 
     pub(crate) fn pkey(&self) -> &PKeyRef<Private> {
@@ -76,6 +75,11 @@ impl SessionPublicKey {
         }
         let raw = pkey.raw_public_key().map_err(|_| InvalidSessionKey)?;
         raw.try_into().map(Self).map_err(|_| InvalidSessionKey)
+    }
+
+    /// What OpenSSL has just made.
+    fn made(raw: &[u8]) -> Self {
+        Self(raw.try_into().expect("an Ed25519 public key has 32 bytes"))
     }
 
     /// The key's bytes.

@@ -49,8 +49,10 @@ impl OpenError {
     /// What [`Opener`] answered as an I/O error.
     #[must_use]
     pub fn from_io(error: io::Error) -> Self {
-        let is_ours = error.get_ref().is_some_and(|inner| inner.is::<Changed>());
-        if is_ours { Self::PayloadChanged } else { Self::Io(error) }
+        match error.get_ref() {
+            Some(inner) if inner.is::<Changed>() => Self::PayloadChanged,
+            Some(_) | None => Self::Io(error),
+        }
     }
 }
 
@@ -94,9 +96,9 @@ enum State {
 impl<R: Read> Opener<R> {
     pub(super) fn start(key: &FileKey, mut payload: R) -> Result<Self, OpenError> {
         let mut nonce = [0; NONCE];
-        payload.read_exact(&mut nonce).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => OpenError::PayloadChanged,
-            _ => OpenError::Io(error),
+        payload.read_exact(&mut nonce).map_err(|error| {
+            let is_short = error.kind() == io::ErrorKind::UnexpectedEof;
+            if is_short { OpenError::PayloadChanged } else { OpenError::Io(error) }
         })?;
         let payload_key = key.payload_key(&nonce).map_err(CryptoError::from)?;
         let chunks = Chunks::decrypt(&payload_key).map_err(CryptoError::from)?;

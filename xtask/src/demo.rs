@@ -101,8 +101,7 @@ impl Play<'_> {
             "Confirmed",
             "any worker of the pool may take the second half; the log of the apply, live:",
         );
-        self.stand.say(self.cx, &["run", "confirm", &run])?;
-        self.follow(&["run", "logs", &run, "--follow"])?;
+        self.follow(&["run", "confirm", &run, "--follow"])?;
         let shown = self.expect_state(&run, "FINISHED")?;
         self.cx.say.step("Containers", "what Docker says was started for this run");
         self.show_containers(&mut events, &run)?;

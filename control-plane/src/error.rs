@@ -1,0 +1,59 @@
+//! Why an operation on pools, stacks and runs was not done.
+
+use gantry_model::InvalidTransition;
+
+use crate::credentials::CredentialsError;
+use crate::objects::ObjectsError;
+use crate::store::StoreError;
+
+/// Why an operation was not done. Nothing of it was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// There is no such thing.
+    #[error("there is no {kind} {id:?}")]
+    NotFound {
+        /// What was looked for, such as `run`.
+        kind: &'static str,
+        /// At most 64 characters of what it should be called.
+        id: String,
+    },
+    /// Something that was given is not acceptable.
+    #[error("{what}: {problem}")]
+    Invalid {
+        /// What was given, such as `name`.
+        what: &'static str,
+        /// What is wrong with it and what to give instead.
+        problem: String,
+    },
+    /// It does not fit what there is now.
+    #[error("{0}")]
+    Conflict(String),
+    /// It does not fit the run's state.
+    #[error(transparent)]
+    Transition(#[from] InvalidTransition),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The object store failed.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    /// The certificate authority refused or failed.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+impl OperationError {
+    pub(crate) fn not_found(kind: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { kind, id: id.to_string().chars().take(64).collect() }
+    }
+
+    pub(crate) fn invalid(what: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid { what, problem: problem.into() }
+    }
+}
+
+impl From<sqlx::Error> for OperationError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}

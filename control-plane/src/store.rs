@@ -1,0 +1,95 @@
+//! The database: one writer, many readers.
+//!
+//! All that changes something goes through [`Store::begin`], one transaction at a time; what only
+//! looks goes through [`Store::read`] and waits for nobody. The SQL is what SQLite and PostgreSQL
+//! share: `$1` placeholders, BIGINT, TEXT and BLOB; ids and JSON are TEXT, instants BIGINT
+//! milliseconds. What is SQLite's own stands in [`sqlite`].
+
+mod code;
+mod sqlite;
+
+use std::path::Path;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+pub(crate) use code::{
+    at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
+    to_json,
+};
+
+/// A connection, inside or outside of a transaction.
+pub type Connection = sqlx::SqliteConnection;
+
+/// The row of a query's answer.
+pub type Row = sqlx::sqlite::SqliteRow;
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be opened.
+    #[error("cannot open the database {path}: check that the file is ours and the disk has space")]
+    Open {
+        /// Where it is.
+        path: String,
+        /// What it said.
+        source: sqlx::Error,
+    },
+    /// Its tables cannot be brought to this version.
+    #[error("cannot bring the database to this version: was it written by a newer server")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A query failed.
+    #[error("the database failed")]
+    Query(#[from] sqlx::Error),
+    /// A value in it is none that this version writes.
+    #[error("the database holds {text:?} as a {kind}, which this version does not know")]
+    Value {
+        /// What it should be.
+        kind: &'static str,
+        /// At most 64 characters of it.
+        text: String,
+    },
+}
+
+/// The database. Clones are the same database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens the file, makes it if there is none, and brings its tables to this version.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is of a newer version.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open { path: path.display().to_string(), source };
+        let writer = sqlite::writer(path).await.map_err(open)?;
+        sqlx::migrate!("migrations/sqlite").run(&writer).await?;
+        let readers = sqlite::readers(path).await.map_err(open)?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Begins a transaction. There is one at a time: others wait for it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// A connection to look with. It sees everything that was committed before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn read(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    /// Closes the file; waits for what is under way.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

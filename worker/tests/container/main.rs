@@ -1,0 +1,197 @@
+//! The real worker binary as PID 1 of a real container, hardened as the launcher hardens it.
+
+mod harness;
+mod spool;
+mod state;
+mod stopping;
+
+use std::os::unix::fs::symlink;
+
+use gantry_model::Phase;
+use gantry_spool::order::exit;
+use gantry_spool::{Event, Outcome, has_begun};
+use harness::{Run, order, orders, side_file};
+
+#[test]
+fn hooks_and_command_share_a_shell_and_the_environment_is_carried_on() {
+    let mut order = orders(&[
+        (Phase::Initialize, "echo command $A; export B=\"b $A\n2\"; cd /tmp; false || exit 0"),
+        (Phase::Plan, "echo \"B=$B A=$A local=$local pwd=$PWD image=$FROM_IMAGE home=$HOME\" >&2"),
+    ]);
+    order.phases[0].before =
+        vec!["export A=1 # a comment".into(), "local=2; unset FROM_IMAGE".into()];
+    order.phases[1].before = vec![String::new()];
+    order.phases[1].after =
+        vec!["cat <<E\nafter $local\nE".into(), "env | grep -c GANTRY || true".into()];
+    let mut run = Run::start(&order);
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    let logs = run.logs();
+    assert_eq!(logs[&Phase::Initialize], "command 1\n");
+    assert_eq!(
+        logs[&Phase::Plan],
+        "B=b 1\n2 A=1 local= pwd=/mnt/workspace/source image= home=/home/spacelift\nafter \n0\n"
+    );
+    let ended: Vec<_> = run
+        .events()
+        .into_iter()
+        .filter_map(|event| {
+            if let Event::PhaseEnded { phase, code, signal, .. } = event {
+                Some((phase, code, signal))
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert_eq!(ended, [(Phase::Initialize, Some(0), None), (Phase::Plan, Some(0), None)]);
+}
+
+#[test]
+fn a_failing_hook_keeps_the_command_and_the_next_phase_from_running() {
+    let mut order = orders(&[(Phase::Plan, "echo command"), (Phase::Apply, "echo applied")]);
+    order.phases[0].before = vec!["echo before; exit 7".into()];
+    order.after_run = vec!["echo \"final $TF_VAR_spacelift_final_run_state $SECRET\"".into()];
+    let mut run = Run::start(&order);
+    let reason = "plan ended with exit code 7".to_owned();
+    let phase = Some(Phase::Plan);
+    assert_eq!(run.outcome(), Outcome::Failed { phase, code: Some(7), signal: None, reason });
+    assert_eq!(run.log(), "before\nfinal FAILED hunter2-in-the-order\n");
+}
+
+#[test]
+fn after_run_is_left_to_the_stage_that_follows() {
+    let mut order = order("true");
+    order.after_run = vec!["echo after".into()];
+    order.after_run_on_success = false;
+    let mut run = Run::start(&order);
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    assert_eq!(run.log(), "");
+}
+
+#[test]
+fn a_stage_that_was_begun_is_not_run_again() {
+    let order = order("echo once");
+    let mut run = Run::start(&order);
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    let frames = run.frames();
+    run.write_in("order.json", &order.to_json().unwrap());
+    run.again();
+    let (code, said) = run.wait();
+    assert_eq!(code, Some(exit::BEGUN_BEFORE.into()));
+    assert_eq!(said, "gantry-worker: this stage was begun before, its phases are not run again\n");
+    assert_eq!(run.frames(), frames);
+    assert!(run.order_dir().join("order.json").exists());
+}
+
+#[test]
+fn without_a_valid_order_nothing_begins() {
+    let mut run = Run::lay_out(&order("true"));
+    run.write_in("order.json", b"{\"version\":1,\n \"environment\":[[\"A\",\"hunter2\"]]}");
+    run.again();
+    let (code, said) = run.wait();
+    assert_eq!(code, Some(exit::NO_ORDER.into()));
+    assert!(said.contains("order is not valid at line 2") && !said.contains("hunter2"), "{said}");
+    assert!(!has_begun(&run.spool()).unwrap());
+}
+
+#[test]
+fn a_phase_has_no_power_and_sees_no_secret_of_pid_1() {
+    let command = r#"
+        id -u; id -g; id -G
+        grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | tr -d '\t'
+        for forbidden in /gantry /gantry/spool /gantry/in/order.json /proc/1/environ /proc/1/fd /proc/1/root; do
+            cat $forbidden/* $forbidden >/dev/null 2>&1 && echo "readable: $forbidden"
+            ls $forbidden/ >/dev/null 2>&1 && echo "listable: $forbidden"
+        done
+        kill -TERM 1 2>/dev/null && echo killed
+        tr '\0' '\n' </proc/1/cmdline
+        grep -a SECRET /proc/[0-9]*/cmdline
+        readlink /proc/self/fd/0
+        umask
+        touch made && ls -ln made | cut -d' ' -f1
+    "#;
+    let mut run = Run::start(&order(command));
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    let log = run.log();
+    let none = "0000000000000000";
+    let wanted = format!(
+        "1983\n1983\n1983\nCapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapAmb:{none}\n\
+         /gantry/bin/gantry-worker\n/dev/null\n0022\n-rw-r--r--\n"
+    );
+    // The script itself stands in the shell's argument list, its values do not.
+    let log: String =
+        log.lines().filter(|line| !line.contains("grep -a")).map(|l| format!("{l}\n")).collect();
+    assert_eq!(log, wanted);
+    assert_eq!(std::fs::read_dir(run.order_dir()).unwrap().count(), 0, "the order is gone");
+}
+
+#[test]
+fn the_workspace_belongs_to_the_phases_and_links_are_not_followed() {
+    let mut run = Run::lay_out(&order(
+        "ls -ln / | grep -c ' 1983 '; find /mnt/workspace ! -user 1983; cat deep/er/file",
+    ));
+    std::fs::create_dir_all(run.source().join("deep/er")).unwrap();
+    std::fs::write(run.source().join("deep/er/file"), "content\n").unwrap();
+    symlink("/etc", run.source().join("link")).unwrap();
+    // Neither root's nor open to others: root without power must take it first.
+    let closed = run.source().join("deep");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&closed, Some(4242), Some(4343)).unwrap();
+    }
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    run.again();
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    assert_eq!(run.log(), "0\ncontent\n");
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let command = "for i in 1 2 3 4 5; do (sh -c 'sleep 0.05 &' &); done; sleep 0.5; \
+                   grep -l 'State:.*Z' /proc/[0-9]*/status 2>/dev/null | wc -l";
+    let mut run = Run::start(&order(command));
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    assert_eq!(run.log(), "0\n");
+}
+
+#[test]
+fn what_a_phase_leaves_running_does_not_outlive_it() {
+    let mut run = Run::start(&orders(&[
+        (Phase::Initialize, "(setsid sleep 1000 &); sleep 1001 & echo said"),
+        (Phase::Plan, "ps | grep -c '[s]leep 100'; exit 0"),
+    ]));
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    assert_eq!(run.logs()[&Phase::Initialize], "said\n");
+    assert_eq!(run.logs()[&Phase::Plan], "0\n");
+}
+
+#[test]
+fn plan_and_outputs_are_kept_beside_the_log() {
+    let mut order = orders(&[(Phase::Plan, "export SHOWN=yes"), (Phase::Apply, "true")]);
+    order.show_plan = Some("echo \"{\\\"shown\\\":\\\"$SHOWN\\\"}\"; echo warning >&2".into());
+    order.show_outputs = Some("echo {}; exit 3".into());
+    let mut run = Run::start(&order);
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    assert_eq!(run.log(), "warning\n");
+    let events = run.events();
+    let plan = events
+        .iter()
+        .find_map(|event| if let Event::Plan { file } = event { Some(file) } else { None });
+    assert_eq!(side_file(&run, plan.unwrap()), "{\"shown\":\"yes\"}\n");
+    let note = "the outputs could not be kept as JSON: exit code 3".to_owned();
+    assert!(events.contains(&Event::Note { text: note }), "{events:?}");
+}
+
+#[test]
+fn a_shell_that_is_not_there_is_a_failure_in_words() {
+    let mut order = order("true");
+    order.shell = "/bin/nosuchshell".into();
+    let mut run = Run::start(&order);
+    let Outcome::Failed { phase: Some(Phase::Perform), code: None, signal: None, reason } =
+        run.outcome()
+    else {
+        panic!("{:?}", run.events());
+    };
+    assert!(
+        reason.starts_with("cannot start /bin/nosuchshell in /mnt/workspace/source: "),
+        "{reason}"
+    );
+}

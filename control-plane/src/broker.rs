@@ -4,14 +4,16 @@
 //! pool, and hands on only what it may say. It keeps nothing: a message for a worker that is not
 //! connected is dropped, because the outbox sends it again until it is acknowledged.
 //!
-//! [`Broker`] is all that the rest of the control plane sees; MQTT stays in the embedded broker.
+//! [`Broker`] is all that the rest of the control plane sees; MQTT stays in [`embedded`].
 
+pub mod embedded;
 pub mod fake;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gantry_model::{PoolId, WorkerId};
 
+pub use embedded::{BrokerConfig, EmbeddedBroker};
 pub use fake::FakeBroker;
 
 /// A message from a launcher. Its sender is proven by certificate and topic, its content is not.
@@ -30,7 +32,7 @@ pub struct Arrived {
 pub enum Delivery {
     /// It is on its way to a connected worker. Whether it arrived, the worker's `ack` says.
     Sent,
-    /// The worker is not connected, so the message was dropped.
+    /// The worker is not connected, or takes nothing, so the message was dropped.
     NotConnected,
 }
 
@@ -80,34 +82,23 @@ pub trait Broker: Send + Sync + 'static {
 
 /// Which certificates are admitted.
 pub trait Admissions: Send + Sync + 'static {
-    /// The pool whose current certificate has this serial: lower-case hex without leading zeros,
-    /// as [`serial_text`] spells it. `None` means revoked or unknown. Called for each connection and
-    /// for each message, so it answers from memory.
+    /// The pool whose current certificate has this serial, spelled as [`Serial`] does: lower-case hex
+    /// without leading zeros. `None` means revoked or unknown. Called for each connection and for each
+    /// message, so it answers from memory.
+    ///
+    /// [`Serial`]: gantry_protocol::Serial
     fn pool_of(&self, serial: &str) -> Option<PoolId>;
+
+    /// The pool in which a worker was seen before, so that no other pool connects as it while it is
+    /// away. `None` if it is new. Called for each connection, so it answers from memory.
+    fn owner_of(&self, _worker: WorkerId) -> Option<PoolId> {
+        None
+    }
 }
 
-/// How a certificate's serial number is spelled everywhere: lower-case hex without leading zeros.
-/// Accepts the spellings of other programs: upper case, colons between bytes, leading zeros.
+/// How a certificate's serial number is spelled everywhere, as [`Serial`](gantry_protocol::Serial)
+/// does. A text that is no serial number becomes the empty one, which no certificate has.
 #[must_use]
 pub fn serial_text(serial: &str) -> String {
-    let hex: String = serial
-        .chars()
-        .filter(char::is_ascii_hexdigit)
-        .map(|digit| digit.to_ascii_lowercase())
-        .collect();
-    let digits = hex.trim_start_matches('0');
-    if digits.is_empty() { "0".to_owned() } else { digits.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::serial_text;
-
-    #[test]
-    fn a_serial_has_one_spelling() {
-        for spelling in ["00:1A:2b", "1a2b", "001A2B", "1A:2B"] {
-            assert_eq!(serial_text(spelling), "1a2b");
-        }
-        assert_eq!(serial_text("00"), "0");
-    }
+    serial.parse::<gantry_protocol::Serial>().map(String::from).unwrap_or_default()
 }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gantry_model::{PoolId, WorkerId};
+use gantry_protocol::Serial;
 use gantry_protocol::message::MAX_ENVELOPE;
 use tokio::sync::mpsc;
 
-use super::{Admissions, Arrived, Broker, BrokerError, Delivery, serial_text};
+use super::{Admissions, Arrived, Broker, BrokerError, Delivery};
 
 /// How many messages wait in either direction before senders are held back.
 const CAPACITY: usize = 1024;
@@ -30,14 +31,14 @@ struct Inner {
 }
 
 struct Session {
-    serial: String,
+    serial: Serial,
     outgoing: mpsc::Sender<Bytes>,
 }
 
 /// A launcher's end of a [`FakeBroker`].
 pub struct FakeClient {
     broker: Arc<Inner>,
-    serial: String,
+    serial: Serial,
     pool: PoolId,
     worker: WorkerId,
     incoming: mpsc::Receiver<Bytes>,
@@ -58,8 +59,8 @@ impl FakeBroker {
     /// session of the same worker ends.
     #[must_use]
     pub fn connect(&self, serial: &str, worker: WorkerId) -> Option<FakeClient> {
-        let serial = serial_text(serial);
-        let pool = self.inner.admissions.pool_of(&serial)?;
+        let serial: Serial = serial.parse().ok()?;
+        let pool = self.inner.admissions.pool_of(serial.as_str())?;
         let (outgoing, incoming) = mpsc::channel(CAPACITY);
         let session = Session { serial: serial.clone(), outgoing };
         self.inner.sessions().insert((pool, worker), session);
@@ -84,7 +85,7 @@ impl FakeClient {
         let payload = payload.into();
         // The broker holds the other end for as long as the session is the worker's current one.
         let is_current = !self.incoming.is_closed();
-        let is_admitted = self.broker.admissions.pool_of(&self.serial) == Some(self.pool);
+        let is_admitted = self.broker.admissions.pool_of(self.serial.as_str()) == Some(self.pool);
         if !is_current || !is_admitted || payload.len() > MAX_ENVELOPE {
             return false;
         }
@@ -157,8 +158,9 @@ impl Broker for FakeBroker {
     }
 
     fn close_sessions(&self, serial: &str) -> BoxFuture<'_, usize> {
-        let serial = serial_text(serial);
+        let serial = serial.parse::<Serial>();
         Box::pin(async move {
+            let Ok(serial) = serial else { return 0 };
             let mut sessions = self.inner.sessions();
             let before = sessions.len();
             sessions.retain(|_, session| session.serial != serial);

@@ -1,0 +1,251 @@
+//! The broker inside this process: rmqtt behind our own rules.
+//!
+//! rmqtt does TLS, sessions and QoS 1. Who may connect and what may be said is decided by [`gate`], and
+//! nothing is routed from client to client: see [`nowhere`]. What launchers say goes to a bounded
+//! channel, what the control plane says straight to the session of the worker.
+//!
+//! It trusts rmqtt with little, because its defaults are open: a missing hook allows, the publish hook
+//! runs before the access check, a hook cannot drop a message, wills skip the access check, a client
+//! id is taken over by whoever names it, a session may outlive its connection for as long as the
+//! client says. Each of these has a test in `tests/broker.rs`.
+
+mod gate;
+mod nowhere;
+mod terms;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
+use gantry_model::{PoolId, WorkerId};
+use gantry_protocol::message::MAX_ENVELOPE;
+use gantry_protocol::{Namespace, Serial};
+use rmqtt::context::ServerContext;
+use rmqtt::hook::{Register, Type};
+use rmqtt::net::{Builder, Listener};
+use rmqtt::server::MqttServer;
+use rmqtt::types::QoS;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use self::gate::{Gate, Gatekeeper};
+use super::{Admissions, Arrived, Broker, BrokerError, Delivery};
+
+/// How many messages from launchers wait for the control plane before senders are held back.
+const ARRIVALS: usize = 256;
+
+/// The largest packet: an envelope, its topic and properties.
+const MAX_PACKET: u32 = MAX_ENVELOPE as u32 + 4096;
+
+/// How many messages a launcher may leave unacknowledged.
+const MAX_INFLIGHT: NonZeroU16 = NonZeroU16::new(32).expect("32 is not zero");
+
+/// How many messages wait for a launcher that is slow to take them; then the oldest is dropped.
+const MAX_QUEUE: usize = 128;
+
+/// How long a client may take for the TLS handshake, and then for its CONNECT.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client may leave what we send untaken.
+const SEND: Duration = Duration::from_secs(5);
+
+/// How long a session may take to notice that it is closed.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// The longest keep-alive, in seconds.
+const MAX_KEEP_ALIVE: u16 = 300;
+
+/// Where the embedded broker listens and what proves who it is.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// Where to listen; port 0 is any free one.
+    pub address: SocketAddr,
+    /// What all topics begin with.
+    pub namespace: Namespace,
+    /// The file with the server's certificate, PEM.
+    pub certificate: PathBuf,
+    /// The file with the server's key, PEM.
+    pub key: PathBuf,
+    /// The file with the certificate of the authority that issues pool certificates, PEM.
+    pub authority: PathBuf,
+}
+
+/// The broker inside this process.
+pub struct EmbeddedBroker {
+    gate: Arc<Gate>,
+    address: SocketAddr,
+    arrived: tokio::sync::Mutex<mpsc::Receiver<gate::Admitted>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl EmbeddedBroker {
+    /// Starts listening.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on, or certificate or key cannot be used.
+    pub async fn start(
+        config: BrokerConfig,
+        admissions: Arc<dyn Admissions>,
+    ) -> Result<Self, BrokerError> {
+        let failed = |reason: String| BrokerError::Start { address: config.address, reason };
+        // The socket comes first: it is what most often cannot be had.
+        let listener = listen(&config).map_err(failed)?;
+        let address = listener.local_addr().map_err(|error| failed(format!("{error:#}")))?;
+
+        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
+        // The busy check would refuse launchers while this host is loaded by something else.
+        let context = ServerContext::new().busy_check_enable(false).build().await;
+        let gate = Arc::new(Gate::new(config.namespace.clone(), admissions, arrivals));
+        *context.extends.router_mut().await = Box::new(nowhere::Nowhere::default());
+        *context.extends.fitter_mgr_mut().await = Box::new(terms::Terms);
+        let hooks = context.extends.hook_mgr().register();
+        register(&*hooks, &gate).await;
+
+        let server = MqttServer::new(context).listener_by_id(listener, 1).build();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // Not `start`, which ends the process when it fails.
+            if let Err(error) = server.run().await {
+                tracing::error!(error = format!("{error:#}"), "the broker has ended");
+            }
+        });
+        Ok(Self {
+            gate,
+            address,
+            arrived: tokio::sync::Mutex::new(arrived),
+            tasks: Mutex::new(tasks),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops listening, closes all sessions and makes [`Broker::next`] end. The address is free after
+    /// it.
+    pub async fn stop(&self) {
+        self.gate.stop();
+        let mut tasks = {
+            let mut held = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *held)
+        };
+        tasks.shutdown().await;
+        close(self.gate.kick(|_| true)).await;
+    }
+}
+
+/// Binds the listener and reads the TLS files.
+fn listen(config: &BrokerConfig) -> Result<Listener, String> {
+    let file = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))
+    };
+    Builder::new()
+        .name("mqtt")
+        .laddr(config.address)
+        // A restart finds connections of its predecessor on the port.
+        .reuseaddr(Some(true))
+        .backlog(4096)
+        .nodelay(true)
+        .allow_anonymous(false)
+        .tls_cross_certificate(true)
+        .cert_cn_as_username(true)
+        .collect_cert_info(true)
+        .tls_cert(Some(file(&config.certificate)?))
+        .tls_key(Some(file(&config.key)?))
+        .tls_client_ca_certs(Some(file(&config.authority)?))
+        .max_packet_size(MAX_PACKET)
+        .max_clientid_len(26)
+        .max_qos_allowed(QoS::AtLeastOnce)
+        .max_inflight(MAX_INFLIGHT)
+        .max_mqueue_len(MAX_QUEUE)
+        .max_topic_aliases(0)
+        .handshake_timeout(HANDSHAKE)
+        .send_timeout(SEND)
+        .allow_zero_keepalive(false)
+        .max_keepalive(MAX_KEEP_ALIVE)
+        // The outbox sends again; an old copy only fills the queue.
+        .message_expiry_interval(Duration::from_mins(1))
+        .session_expiry_interval(Duration::ZERO)
+        .bind()
+        .and_then(Listener::tls)
+        .map_err(|error| format!("{error:#}"))
+}
+
+async fn register(hooks: &dyn Register, gate: &Arc<Gate>) {
+    for point in [
+        Type::ClientAuthenticate,
+        Type::ClientConnected,
+        Type::ClientDisconnected,
+        Type::ClientSubscribeCheckAcl,
+        Type::SessionSubscribed,
+        Type::SessionUnsubscribed,
+        Type::MessagePublish,
+        Type::MessagePublishCheckAcl,
+        Type::MessageDelivered,
+        Type::MessageDropped,
+    ] {
+        hooks.add(point, Box::new(Gatekeeper(Arc::clone(gate)))).await;
+    }
+    hooks.start().await;
+}
+
+/// Waits until sessions have noticed that they are closed, and returns how many there were.
+async fn close(kicked: Vec<tokio::sync::oneshot::Receiver<()>>) -> usize {
+    let count = kicked.len();
+    // A session that is stuck in sending ends with its send timeout; nothing it says counts any more.
+    if tokio::time::timeout(CLOSE, join_all(kicked)).await.is_err() {
+        tracing::warn!("a session did not end in time: its client takes nothing");
+    }
+    count
+}
+
+impl Broker for EmbeddedBroker {
+    fn publish(
+        &self,
+        pool: PoolId,
+        worker: WorkerId,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<Delivery, BrokerError>> {
+        Box::pin(async move {
+            if payload.len() > MAX_ENVELOPE {
+                return Err(BrokerError::TooLarge { size: payload.len(), limit: MAX_ENVELOPE });
+            }
+            if self.gate.is_stopping() {
+                return Err(BrokerError::Stopped);
+            }
+            Ok(self.gate.send(pool, worker, payload))
+        })
+    }
+
+    fn next(&self) -> BoxFuture<'_, Option<Arrived>> {
+        Box::pin(async move {
+            let mut arrived = self.arrived.lock().await;
+            loop {
+                let admitted = tokio::select! {
+                    biased;
+                    () = self.gate.stopped() => return None,
+                    admitted = arrived.recv() => admitted?,
+                };
+                // It may have waited here while its certificate was revoked.
+                if self.gate.is_admitted(&admitted.identity) {
+                    let gate::Identity { pool, worker, .. } = admitted.identity;
+                    return Some(Arrived { pool, worker, payload: admitted.payload });
+                }
+            }
+        })
+    }
+
+    fn close_sessions(&self, serial: &str) -> BoxFuture<'_, usize> {
+        let serial = serial.parse::<Serial>();
+        Box::pin(async move {
+            let Ok(serial) = serial else { return 0 };
+            close(self.gate.kick(|identity| identity.serial == serial)).await
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! The sessions that are connected, by worker.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use gantry_model::{PoolId, WorkerId};
+use rmqtt::codec::types::Publish as Packet;
+use rmqtt::types::{From, Id, Message, Publish, QoS, TopicName, Tx};
+use rmqtt::utils::timestamp_millis;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::{HANDSHAKE, MAX_QUEUE};
+use super::Identity;
+use crate::broker::Delivery;
+
+/// From how many handshakes on, lapsed ones are looked for.
+const MANY_CLAIMS: usize = 1024;
+
+/// Connected sessions, and handshakes on the way there.
+#[derive(Default)]
+pub(super) struct Seats {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    seats: HashMap<WorkerId, Seat>,
+    /// Handshakes that passed the gate: until they are seats, no other pool gets the worker's id.
+    claims: HashMap<WorkerId, Claim>,
+}
+
+struct Claim {
+    pool: PoolId,
+    at: Instant,
+}
+
+struct Seat {
+    session: Id,
+    identity: Identity,
+    /// Where rmqtt's session takes what others want of it. Unbounded, so `waiting` bounds it.
+    inbox: Tx,
+    /// Set while the session is subscribed to its topic.
+    qos: Option<QoS>,
+    /// Messages that were put into the inbox and neither sent nor dropped yet.
+    waiting: usize,
+}
+
+impl Seats {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the worker's id for this pool while its handshake goes on. False if another pool has it.
+    pub(super) fn claim(&self, identity: &Identity) -> bool {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        if inner.claims.len() >= MANY_CLAIMS {
+            inner.claims.retain(|_, claim| now.duration_since(claim.at) < HANDSHAKE);
+        }
+        let seated = inner.seats.get(&identity.worker);
+        let is_seated = seated.is_some_and(|it| it.identity.pool != identity.pool && it.is_live());
+        let is_claimed = inner
+            .claims
+            .get(&identity.worker)
+            .is_some_and(|it| it.pool != identity.pool && now.duration_since(it.at) < HANDSHAKE);
+        if is_seated || is_claimed {
+            return false;
+        }
+        inner.claims.insert(identity.worker, Claim { pool: identity.pool, at: now });
+        true
+    }
+
+    /// A session has connected. An earlier one of the worker is replaced.
+    pub(super) fn take(&self, session: &Id, identity: Identity, inbox: Tx) {
+        let mut inner = self.lock();
+        inner.claims.remove(&identity.worker);
+        let seat = Seat {
+            session: session.clone(),
+            identity: identity.clone(),
+            inbox,
+            qos: None,
+            waiting: 0,
+        };
+        inner.seats.insert(identity.worker, seat);
+    }
+
+    /// A session has ended.
+    pub(super) fn leave(&self, session: &Id) {
+        let Ok(worker) = session.client_id.parse::<WorkerId>() else { return };
+        let mut inner = self.lock();
+        // A later session of the worker stays.
+        if inner.seats.get(&worker).is_some_and(|seat| seat.session == *session) {
+            inner.seats.remove(&worker);
+        }
+    }
+
+    /// A session has subscribed to its topic, or ceased to.
+    pub(super) fn listen(&self, session: &Id, qos: Option<QoS>) {
+        self.with(session, |seat| seat.qos = qos);
+    }
+
+    /// A message has left the inbox.
+    pub(super) fn sent(&self, session: &Id) {
+        self.with(session, |seat| seat.waiting = seat.waiting.saturating_sub(1));
+    }
+
+    fn with(&self, session: &Id, change: impl FnOnce(&mut Seat)) {
+        let Ok(worker) = session.client_id.parse::<WorkerId>() else { return };
+        let mut inner = self.lock();
+        if let Some(seat) = inner.seats.get_mut(&worker).filter(|seat| seat.session == *session) {
+            change(seat);
+        }
+    }
+
+    /// Hands a message to the worker's session, if there is one that listens and keeps up.
+    pub(super) fn send(
+        &self,
+        pool: PoolId,
+        worker: WorkerId,
+        topic: String,
+        payload: Bytes,
+    ) -> Delivery {
+        let mut inner = self.lock();
+        let seat = inner.seats.get_mut(&worker).filter(|seat| seat.identity.pool == pool);
+        let Some((seat, qos)) = seat.and_then(|seat| seat.qos.map(|qos| (seat, qos))) else {
+            return Delivery::NotConnected;
+        };
+        if seat.waiting >= MAX_QUEUE {
+            return Delivery::NotConnected;
+        }
+        let packet = Packet {
+            dup: false,
+            retain: false,
+            qos,
+            topic: TopicName::from(topic),
+            packet_id: None,
+            payload,
+            properties: Some(rmqtt::codec::v5::PublishProperties::default()),
+        };
+        let publish = Publish::new(Box::new(packet), None, None, Some(timestamp_millis()));
+        let from = From::from_system(seat.session.clone());
+        match seat.inbox.unbounded_send(Message::Forward(from, publish)) {
+            Ok(()) => {
+                seat.waiting += 1;
+                Delivery::Sent
+            }
+            Err(_) => Delivery::NotConnected,
+        }
+    }
+
+    /// Tells the matching sessions to end; each receiver resolves when its session has heard it.
+    pub(super) fn kick(&self, is_meant: impl Fn(&Identity) -> bool) -> Vec<oneshot::Receiver<()>> {
+        let inner = self.lock();
+        let meant = inner.seats.values().filter(|seat| is_meant(&seat.identity) && seat.is_live());
+        meant.filter_map(|seat| end(&seat.session, &seat.inbox)).collect()
+    }
+}
+
+impl Seat {
+    /// Whether the session has not ended without saying so, as it does when the connection breaks
+    /// right after the handshake.
+    fn is_live(&self) -> bool {
+        !self.inbox.is_closed()
+    }
+}
+
+/// Tells a session to end and be forgotten; the receiver resolves when it has heard it.
+pub(super) fn end(session: &Id, inbox: &Tx) -> Option<oneshot::Receiver<()>> {
+    let (heard, hears) = oneshot::channel();
+    let kick = Message::Kick(heard, session.clone(), true, true);
+    inbox.unbounded_send(kick).is_ok().then_some(hears)
+}

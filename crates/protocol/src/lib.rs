@@ -38,6 +38,6 @@ pub use seal::{
 pub use sign::{Kind, Statement};
 pub use signature::{InvalidSignatureText, Signature, WrongSignature};
 pub use token::{
-    Endpoint, InvalidEndpoint, KeyMismatch, MAX_TOKEN, Namespace, PoolToken, TokenError, TokenParts,
-    ValidityError,
+    Endpoint, InvalidEndpoint, KeyMismatch, MAX_TOKEN, Namespace, PoolToken, TokenError,
+    TokenParts, ValidityError,
 };

@@ -60,7 +60,11 @@ pub(crate) fn chain<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, Read};
+    use std::os::unix::process::CommandExt;
     use std::process::{Command, Output};
+
+    use rustix::process::{Pid, Signal, kill_process_group};
 
     use super::*;
 
@@ -121,6 +125,28 @@ mod tests {
                     "{shell} {last}: {text:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_tool_is_waited_for_and_gives_its_code() {
+        let tool = "sh -c 'trap \"n=1\" INT; echo ready; while [ -z $n ]; do sleep 0.1; done; sleep 0.2; exit 5'";
+        for shell in shells() {
+            let script = chain([tool, "echo never"].into_iter(), Interrupt::Sigint, None);
+            let mut child = Command::new(shell)
+                .arg("-c")
+                .arg(script)
+                .process_group(0)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+            let mut said = String::new();
+            output.read_line(&mut said).unwrap();
+            kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
+            output.read_to_string(&mut said).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(5), "{shell}");
+            assert_eq!(said, "ready\n", "{shell}");
         }
     }
 }

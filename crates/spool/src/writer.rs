@@ -74,6 +74,7 @@ pub struct Writer {
     former: VecDeque<(u32, u64, bool)>,
     dir_synced: bool,
     dropped: u64,
+    has_reserve: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,13 @@ struct Segment {
     file: File,
     size: u64,
     synced: bool,
+}
+
+/// Whether a frame may use the room that is kept for events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reserve {
+    Keep,
+    Use,
 }
 
 /// A write failed after `written` bytes.
@@ -101,7 +109,7 @@ impl Writer {
         }
         let dir = open_dir(dir)?;
         let next_number = next_number(&dir)?;
-        make_reserve(&dir);
+        let has_reserve = make_reserve(&dir);
         let mut writer = Self {
             dir,
             limits,
@@ -111,6 +119,7 @@ impl Writer {
             former: VecDeque::new(),
             dir_synced: true,
             dropped: 0,
+            has_reserve,
         };
         writer.segment()?;
         writer.sync()?;
@@ -135,16 +144,17 @@ impl Writer {
             return Ok(Accepted::Written);
         }
         let written = if self.has_room(bytes.len()) {
-            let phase = Some(phase);
-            match self.flush_dropped(at, phase) {
-                Ok(()) => self.append(Kind::Output, at, phase, bytes),
-                Err(error) => Err(error),
-            }
+            // The reserve is for events alone: used up here, output would take the room at once.
+            self.flush_dropped(at, Some(phase), Reserve::Keep)
+                .and_then(|()| self.append(Kind::Output, at, Some(phase), bytes))
         } else {
             Err(SpoolError::Full)
         };
         match written {
-            Ok(()) => Ok(Accepted::Written),
+            Ok(()) => {
+                self.renew_reserve();
+                Ok(Accepted::Written)
+            }
             Err(SpoolError::Full) => Ok(self.refuse_output(bytes.len())),
             Err(error) => Err(error),
         }
@@ -176,8 +186,8 @@ impl Writer {
         phase: Option<Phase>,
         event: &Event,
     ) -> Result<(), SpoolError> {
-        self.flush_dropped(at, phase)?;
-        self.append_event(at, phase, event)
+        self.flush_dropped(at, phase, Reserve::Use)?;
+        self.append_event(at, phase, event, Reserve::Use)
     }
 
     /// Waits until everything written so far would survive a power cut.
@@ -205,9 +215,15 @@ impl Writer {
         Ok(())
     }
 
-    fn flush_dropped(&mut self, at: BootTime, phase: Option<Phase>) -> Result<(), SpoolError> {
+    fn flush_dropped(
+        &mut self,
+        at: BootTime,
+        phase: Option<Phase>,
+        reserve: Reserve,
+    ) -> Result<(), SpoolError> {
         if self.dropped > 0 {
-            self.append_event(at, phase, &Event::Truncated { bytes: self.dropped })?;
+            let event = Event::Truncated { bytes: self.dropped };
+            self.append_event(at, phase, &event, reserve)?;
             self.dropped = 0;
         }
         Ok(())
@@ -218,13 +234,14 @@ impl Writer {
         at: BootTime,
         phase: Option<Phase>,
         event: &Event,
+        reserve: Reserve,
     ) -> Result<(), SpoolError> {
         let json = serde_json::to_vec(event).expect("an event has only string keys");
         if json.len() > MAX_EVENT {
             return Err(SpoolError::EventTooLarge { size: json.len(), max: MAX_EVENT });
         }
         match self.append(Kind::Event, at, phase, &json) {
-            Err(SpoolError::Full) if self.free_reserve() => {
+            Err(SpoolError::Full) if reserve == Reserve::Use && self.free_reserve() => {
                 self.append(Kind::Event, at, phase, &json)
             }
             other => other,
@@ -325,8 +342,15 @@ impl Writer {
     }
 
     /// Gives up the room kept for events. True if there was any.
-    fn free_reserve(&self) -> bool {
+    fn free_reserve(&mut self) -> bool {
+        self.has_reserve = false;
         unlinkat(&self.dir, RESERVE, AtFlags::empty()).is_ok()
+    }
+
+    fn renew_reserve(&mut self) {
+        if !self.has_reserve {
+            self.has_reserve = make_reserve(&self.dir);
+        }
     }
 }
 
@@ -362,13 +386,14 @@ fn next_number(dir: &OwnedFd) -> Result<u32, SpoolError> {
     Ok(next)
 }
 
-/// Without room for it, events will have to wait for room like everything else.
-fn make_reserve(dir: &OwnedFd) {
+/// False if there is no room for it: then events wait for room like everything else.
+fn make_reserve(dir: &OwnedFd) -> bool {
     const SIZE: u64 = 1024 * 1024;
-    let made = create_new(dir, RESERVE).and_then(|file| {
-        fallocate(&file, FallocateFlags::empty(), 0, SIZE).map_err(io::Error::from)
-    });
-    if made.as_ref().is_err_and(is_full) {
+    let made = create_new(dir, RESERVE)
+        .and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, SIZE)?));
+    let no_room = made.as_ref().is_err_and(is_full);
+    if no_room {
         let _ = unlinkat(dir, RESERVE, AtFlags::empty());
     }
+    !no_room
 }

@@ -174,7 +174,7 @@ impl Run {
         let mut container = self.container.take().expect("the container was started");
         let deadline = Instant::now() + PATIENCE;
         // The pipes end with the container; their reader cannot be told to give up, so the watch comes first.
-        while self.is_running(&mut container) {
+        while container.try_wait().unwrap().is_none() {
             assert!(
                 Instant::now() < deadline,
                 "the container does not end; its log:\n{}",
@@ -245,10 +245,6 @@ impl Run {
         let watch = Watch::new(&self.spool()).unwrap();
         let at_most = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
         poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&at_most)).unwrap();
-    }
-
-    fn is_running(&self, container: &mut Child) -> bool {
-        container.try_wait().unwrap().is_none()
     }
 }
 

@@ -146,7 +146,7 @@ fn terraform_applies_and_finds_its_state_again() {
         match event {
             Event::Outputs { file } => assert!(side_file(&run, &file).contains("\"one\"")),
             Event::Plan { file } => {
-                assert!(side_file(&run, &file).contains("\"resource_changes\""))
+                assert!(side_file(&run, &file).contains("\"resource_changes\""));
             }
             Event::Note { text } => panic!("{text}"),
             _ => {}

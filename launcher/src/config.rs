@@ -33,6 +33,8 @@ pub use self::variable::{HOST, REQUIRED, RUNS, Variable, all as variables};
 const MAX_IMAGE: usize = 512;
 /// The most keys of metadata.
 const MAX_METADATA: usize = 64;
+/// The most bytes of all of it: it has to fit a message.
+const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// The longest key, and the longest value, of metadata in bytes.
 const MAX_METADATA_KEY: usize = 128;
 const MAX_METADATA_VALUE: usize = 512;
@@ -40,6 +42,7 @@ const MAX_METADATA_VALUE: usize = 512;
 const MAX_FORMER_KEYS: usize = 16;
 
 /// Everything the launcher can be told, checked and complete.
+#[expect(clippy::struct_excessive_bools, reason = "each is one variable that is true or false")]
 pub struct Config {
     /// The pool: broker, certificate and authority. `SPACELIFT_TOKEN`.
     pub token: PoolToken,
@@ -161,6 +164,9 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes that it has.
+    ///
+    /// # Panics
+    /// Never: what could not be read is an error.
     pub fn on_host(
         environment: &BTreeMap<String, String>,
         host: &Host<'_>,
@@ -239,6 +245,7 @@ impl Config {
 }
 
 /// What was read so far. A field is none when its variable has a mistake.
+#[expect(clippy::struct_excessive_bools, reason = "each is one variable that is true or false")]
 struct Fields {
     former_keys: Vec<PoolKey>,
     run_timeout: Option<GoDuration>,
@@ -310,14 +317,15 @@ fn mounts(reader: &mut Reader<'_>) -> Vec<Mount> {
 }
 
 fn metadata(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
-    let mut metadata = BTreeMap::new();
+    let (mut metadata, mut bytes) = (BTreeMap::new(), 0);
     for (key, value) in reader.family("SPACELIFT_METADATA_") {
+        bytes += key.len() + value.len();
         let fits = key.len() <= MAX_METADATA_KEY
             && value.len() <= MAX_METADATA_VALUE
             && !key.chars().chain(value.chars()).any(char::is_control);
         if !fits {
             reader.refuse(&format!("SPACELIFT_METADATA_{key}"), Problem::Metadata);
-        } else if metadata.len() == MAX_METADATA {
+        } else if metadata.len() == MAX_METADATA || bytes > MAX_METADATA_BYTES {
             reader.refuse("SPACELIFT_METADATA_<key>", Problem::TooMuchMetadata);
             break;
         } else {

@@ -1,8 +1,8 @@
 //! The launcher's standing with its pool.
 //!
 //! A session opens when the control plane accepts the launcher's `hello`. It ends when the connection
-//! drops, the control plane falls silent, the pool is reset or the launcher leaves, and it is never
-//! resumed: a reconnect opens a new one, while leases taken in the old one hold until they lapse.
+//! drops, the pool is reset or the launcher leaves, and it is never resumed: a reconnect opens a new
+//! one, while leases taken in the old one hold until they lapse.
 //!
 //! What must not be lost is kept by its sender until the other side says that it is durable: here by
 //! the journal, behind [`Outgoing`]. So the wire may lose, double and reorder as it likes.
@@ -164,7 +164,7 @@ impl Explain for SessionError {
             Self::NotAdmitted { .. } => {
                 "fetch the pool's new token, set SPACELIFT_TOKEN and the key that belongs to it, and start again"
             }
-            Self::Unreachable { source, .. } => source.help(),
+            Self::Unreachable { source, .. } => return source.help(),
             Self::Gap { .. } => {
                 "the control plane was set back, perhaps restored from a backup: once no run is in hand here, start with an empty GANTRY_STATE_DIR"
             }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// The longest duration that is taken.
-pub const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+pub const LONGEST: Duration = Duration::from_hours(30 * 24);
 /// The longest text that is looked at.
 const MAX_TEXT: usize = 64;
 

@@ -5,55 +5,61 @@ use crate::explain::Exit;
 
 /// Where lines end.
 const WIDTH: usize = 80;
+/// What stands before the words of a description, but one space.
+const INDENT: &str = "     ";
 
 /// What `gantry-launcher --help` prints.
 #[must_use]
 pub fn help() -> String {
-    let mut text = format!(
-        "gantry-launcher {}: takes runs of its pool and runs each in a fresh container\n\n\
-         Usage: gantry-launcher [--help | --version]\n\n\
-         It takes no other arguments: these environment variables set it.\n",
-        env!("CARGO_PKG_VERSION"),
-    );
-    for (title, table) in [("Required", REQUIRED), ("Runs", RUNS), ("Launcher and host", HOST)] {
-        text.push_str(&format!("\n{title}\n"));
-        table.iter().for_each(|variable| describe(variable, &mut text));
-    }
-    text.push_str(
-        "\nDurations are written as 90s, 70m or 1h10m: more than 0, at most 720h.\n\
-         A variable that is set to nothing counts as not set.\n\n\
-         Signals\n",
-    );
-    for (signal, meaning) in [
-        ("TERM", "take no more, finish the run, exit; a second one stops the run"),
-        ("USR2", "exit at once and leave the run to the next launcher on this host"),
-    ] {
-        text.push_str(&format!("  {signal:<6}{meaning}\n"));
-    }
-    text.push_str("\nExit codes\n");
-    for exit in Exit::ALL {
-        text.push_str(&format!("  {:<6}{}\n", exit.code(), exit.meaning()));
-    }
-    text
+    let tables = [("Required", REQUIRED), ("Runs", RUNS), ("Launcher and host", HOST)];
+    let lines = head()
+        .chain(tables.into_iter().flat_map(|(title, table)| {
+            [String::new(), title.to_owned()].into_iter().chain(table.iter().flat_map(describe))
+        }))
+        .chain(tail());
+    lines.fold(String::new(), |text, line| text + &line + "\n")
+}
+
+fn head() -> impl Iterator<Item = String> {
+    [
+        concat!("gantry-launcher ", env!("CARGO_PKG_VERSION")).to_owned()
+            + ": takes runs of its pool and runs each in a fresh container",
+        String::new(),
+        "Usage: gantry-launcher [--help | --version]".to_owned(),
+        String::new(),
+        "It takes no other arguments: these environment variables set it.".to_owned(),
+    ]
+    .into_iter()
+}
+
+fn tail() -> impl Iterator<Item = String> {
+    let texts = [
+        "",
+        "Durations are written as 90s, 70m or 1h10m: more than 0, at most 720h.",
+        "A variable that is set to nothing counts as not set.",
+        "",
+        "Signals",
+        "  TERM  take no more, finish the run, exit; a second one stops the run",
+        "  USR2  exit at once and leave the run to the next launcher on this host",
+        "",
+        "Exit codes",
+    ];
+    let codes = Exit::ALL.iter().map(|exit| format!("  {:<6}{}", exit.code(), exit.meaning()));
+    texts.into_iter().map(str::to_owned).chain(codes)
 }
 
 /// The name on a line of its own, because names are long; what it does below, set in.
-fn describe(variable: &Variable, text: &mut String) {
-    text.push_str(&format!("  {}", variable.name));
-    if let Some(default) = variable.default {
-        text.push_str(&format!("  [{default}]"));
-    }
-    text.push('\n');
-    let mut line = String::from("     ");
+fn describe(variable: &Variable) -> Vec<String> {
+    let default = variable.default.map(|default| format!("  [{default}]")).unwrap_or_default();
+    let mut lines = vec![format!("  {}{default}", variable.name)];
+    let mut line = INDENT.to_owned();
     for word in variable.help.split(' ') {
         if line.len() + 1 + word.len() > WIDTH {
-            text.push_str(&line);
-            text.push('\n');
-            line = String::from("     ");
+            lines.push(std::mem::replace(&mut line, INDENT.to_owned()));
         }
         line.push(' ');
         line.push_str(word);
     }
-    text.push_str(&line);
-    text.push('\n');
+    lines.push(line);
+    lines
 }

@@ -97,7 +97,7 @@ pub enum Problem {
     )]
     Metadata,
     /// Too much metadata.
-    #[error("has more than 64 keys: remove some")]
+    #[error("has more than 64 keys or 16 KiB in all: remove some")]
     TooMuchMetadata,
     /// Too long a value.
     #[error("is longer than 8 KiB: check what it is set to")]

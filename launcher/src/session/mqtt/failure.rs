@@ -1,0 +1,111 @@
+//! What the client's errors mean.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "foreign enums of dozens of variants: those not singled out are told as they are"
+)]
+
+use std::io;
+
+use rumqttc::v5::mqttbytes::Error as PacketError;
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode};
+use rumqttc::v5::{ConnectionError, StateError, TlsError};
+use rustls::{AlertDescription, Error as Tls};
+
+use crate::session::LinkError;
+
+/// Why no connection came about.
+pub(super) fn on_connect(endpoint: &str, error: ConnectionError) -> LinkError {
+    let endpoint = || endpoint.to_owned();
+    match error {
+        ConnectionError::Timeout(_) => LinkError::TimedOut(endpoint()),
+        ConnectionError::Io(source) if tls_of(&source).is_none() => {
+            LinkError::Unreachable { endpoint: endpoint(), source }
+        }
+        ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
+            io_failure(endpoint, error)
+        }
+        ConnectionError::Tls(TlsError::TLS(error)) => tls_failure(endpoint, error),
+        ConnectionError::ConnectionRefused(code) => refused(code),
+        other => on_connection(other),
+    }
+}
+
+/// Why a connection ended.
+pub(super) fn on_connection(error: ConnectionError) -> LinkError {
+    match error {
+        ConnectionError::MqttState(StateError::ConnectionAborted)
+        | ConnectionError::RequestsDone => LinkError::Closed,
+        ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout)
+        | ConnectionError::Timeout(_) => LinkError::Silent,
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+            disconnected(reason_code)
+        }
+        ConnectionError::MqttState(StateError::ConnFail { reason }) => refused(reason),
+        ConnectionError::Io(error)
+        | ConnectionError::MqttState(
+            StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
+        ) => io_failure(String::new, error),
+        ConnectionError::ConnectionRefused(code) => refused(code),
+        other => LinkError::Failed(other.into()),
+    }
+}
+
+fn io_failure(endpoint: impl Fn() -> String, error: io::Error) -> LinkError {
+    if let Some(tls) = tls_of(&error) {
+        return tls_failure(endpoint, tls.clone());
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => LinkError::Closed,
+        _ => LinkError::Failed(error.into()),
+    }
+}
+
+fn tls_of(error: &io::Error) -> Option<&Tls> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn tls_failure(endpoint: impl Fn() -> String, error: Tls) -> LinkError {
+    match error {
+        Tls::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired),
+        ) => LinkError::NotAdmitted(format!("TLS alert {alert:?}")),
+        source @ (Tls::InvalidCertificate(_) | Tls::InvalidMessage(_)) => {
+            LinkError::Foreign { endpoint: endpoint(), source }
+        }
+        other => LinkError::Failed(other.into()),
+    }
+}
+
+fn refused(code: ConnectReturnCode) -> LinkError {
+    match code {
+        ConnectReturnCode::NotAuthorized
+        | ConnectReturnCode::BadUserNamePassword
+        | ConnectReturnCode::Banned => LinkError::NotAdmitted(format!("{code:?}")),
+        other => LinkError::Refused(format!("{other:?}")),
+    }
+}
+
+fn disconnected(code: DisconnectReasonCode) -> LinkError {
+    match code {
+        DisconnectReasonCode::SessionTakenOver => LinkError::Refused(
+            "another launcher connected with this worker's id: is its state directory a copy?"
+                .to_owned(),
+        ),
+        DisconnectReasonCode::NotAuthorized => LinkError::NotAdmitted("NotAuthorized".to_owned()),
+        DisconnectReasonCode::NormalDisconnection | DisconnectReasonCode::ServerShuttingDown => {
+            LinkError::Closed
+        }
+        other => LinkError::Refused(format!("{other:?}")),
+    }
+}

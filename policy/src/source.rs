@@ -1,0 +1,258 @@
+//! What must be known of a policy's text before it is compiled.
+//!
+//! Finds every function call with its place, so that a call to a function that does not exist here is
+//! refused when the program starts and not, as an engine would, in the middle of a run. Strings and
+//! comments are stepped over. What this cannot see (a name put together in brackets) is refused by
+//! the functions themselves when they are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::compile::Place;
+
+/// The calls and imports of one source.
+#[derive(Debug, Default)]
+pub(crate) struct Outline<'a> {
+    /// Every `name(` with the place of its first character.
+    pub(crate) calls: Vec<(&'a str, Place)>,
+    /// The names that imports introduce.
+    pub(crate) imports: BTreeSet<&'a str>,
+    /// The names that `some` and `every` introduce anywhere.
+    pub(crate) locals: BTreeMap<&'a str, Place>,
+    /// Whether the text uses `if` or `contains` as Rego v1 does, or imports `rego.v1`.
+    pub(crate) looks_like_v1: bool,
+    /// Where brackets are nested deeper than [`DEEPEST`]: the engine's parser would run out of stack.
+    pub(crate) too_deep: Option<Place>,
+}
+
+/// How deep brackets may be nested.
+pub(crate) const DEEPEST: usize = 64;
+
+/// Words before a parenthesis that are no calls.
+const KEYWORDS: [&str; 12] = [
+    "as", "contains", "default", "else", "every", "if", "import", "in", "not", "package", "some",
+    "with",
+];
+
+/// Reads the outline of `source`, which need not be valid Rego.
+pub(crate) fn outline(source: &str) -> Outline<'_> {
+    let mut outline = Outline::default();
+    let mut words = Words { source, at: 0, line: 1, line_start: 0, depth: 0, too_deep: None };
+    let mut importing: Option<&str> = None;
+    let mut renaming = false;
+    // Of `if` and `contains`, those that an import made keywords of v0.
+    let mut future = (false, false);
+    // Where the last name ended that `some` or `every` introduced.
+    let mut introduced: Option<usize> = None;
+    while let Some((word, place, called)) = words.next() {
+        if importing.is_some() && renaming {
+            outline.imports.insert(word);
+            (importing, renaming) = (None, false);
+            continue;
+        }
+        let start = words.at - word.len();
+        let goes_on = introduced.take().is_some_and(|end| goes_on(&source[end..start]));
+        if matches!(word, "some" | "every") {
+            introduced = Some(words.at);
+        } else if goes_on && word != "in" {
+            introduced = Some(words.at);
+            outline.locals.entry(word).or_insert(place);
+        }
+        match (importing.take(), word) {
+            (Some(""), path) => {
+                outline.looks_like_v1 |= path == "rego.v1";
+                future.0 |= matches!(path, "future.keywords" | "future.keywords.if");
+                future.1 |= matches!(path, "future.keywords" | "future.keywords.contains");
+                outline.imports.insert(path.rsplit('.').next().unwrap_or(path));
+                importing = Some(path);
+                continue;
+            }
+            (Some(path), "as") => {
+                (importing, renaming) = (Some(path), true);
+                continue;
+            }
+            (_, "import") => {
+                importing = Some("");
+                continue;
+            }
+            (_, "if") => outline.looks_like_v1 |= !future.0,
+            (_, "contains") => {
+                let called = source[words.at..].trim_start().starts_with('(');
+                outline.looks_like_v1 |= !called && !future.1;
+            }
+            (_, _) => {}
+        }
+        if called && !KEYWORDS.contains(&word) {
+            outline.calls.push((word, place));
+        }
+    }
+    outline.too_deep = words.too_deep;
+    outline
+}
+
+/// Whether what stands between two names lets a declaration by `some` or `every` go on: the space
+/// after the keyword itself, or a comma, colon or bracket of a list or pattern.
+fn goes_on(between: &str) -> bool {
+    between.trim().is_empty() && !between.contains('\n') || between.contains([',', ':', '[', '{'])
+}
+
+/// Dotted names in the order of the text.
+struct Words<'a> {
+    source: &'a str,
+    at: usize,
+    line: u32,
+    line_start: usize,
+    depth: usize,
+    too_deep: Option<Place>,
+}
+
+impl<'a> Words<'a> {
+    /// The next name, its place, and whether a parenthesis follows it at once.
+    fn next(&mut self) -> Option<(&'a str, Place, bool)> {
+        let bytes = self.source.as_bytes();
+        while let Some(&byte) = bytes.get(self.at) {
+            match byte {
+                b'#' => self.skip_until(b'\n', false),
+                b'"' => self.skip_string(b'"', true),
+                b'`' => self.skip_string(b'`', false),
+                b'0'..=b'9' => self.skip_number(),
+                _ if is_name(byte) => return Some(self.name()),
+                _ => {
+                    self.count(byte);
+                    self.step();
+                }
+            }
+        }
+        None
+    }
+
+    fn count(&mut self, byte: u8) {
+        match byte {
+            b'(' | b'[' | b'{' => self.depth += 1,
+            b')' | b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        if self.depth > DEEPEST && self.too_deep.is_none() {
+            self.too_deep = Some(self.place(self.at));
+        }
+    }
+
+    fn place(&self, at: usize) -> Place {
+        let column =
+            self.source.get(self.line_start..at).map_or(0, |before| before.chars().count()) + 1;
+        Place { line: self.line, column: u32::try_from(column).unwrap_or(u32::MAX) }
+    }
+
+    fn step(&mut self) {
+        if self.source.as_bytes().get(self.at) == Some(&b'\n') {
+            self.line += 1;
+            self.line_start = self.at + 1;
+        }
+        self.at += 1;
+    }
+
+    fn skip_until(&mut self, end: u8, escapes: bool) {
+        while let Some(&byte) = self.source.as_bytes().get(self.at) {
+            if byte == end || (escapes && byte == b'\n') {
+                return;
+            }
+            self.step();
+            if escapes && byte == b'\\' && self.at < self.source.len() {
+                self.step();
+            }
+        }
+    }
+
+    fn skip_string(&mut self, quote: u8, escapes: bool) {
+        self.step();
+        self.skip_until(quote, escapes);
+        if self.at < self.source.len() {
+            self.step();
+        }
+    }
+
+    fn skip_number(&mut self) {
+        while self.source.as_bytes().get(self.at).is_some_and(u8::is_ascii_alphanumeric) {
+            self.at += 1;
+        }
+    }
+
+    fn name(&mut self) -> (&'a str, Place, bool) {
+        let (bytes, start) = (self.source.as_bytes(), self.at);
+        while let Some(&byte) = bytes.get(self.at) {
+            let goes_on = byte == b'.' && bytes.get(self.at + 1).is_some_and(|&next| is_name(next));
+            if !goes_on && !is_name(byte) && !byte.is_ascii_digit() {
+                break;
+            }
+            self.at += 1;
+        }
+        let place = self.place(start);
+        (&self.source[start..self.at], place, bytes.get(self.at) == Some(&b'('))
+    }
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || byte == b'_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(source: &str) -> Vec<(&str, u32, u32)> {
+        outline(source).calls.iter().map(|(name, at)| (*name, at.line, at.column)).collect()
+    }
+
+    #[test]
+    fn calls_are_found_with_their_place() {
+        let source = "deny[m] {\n  x := http.send({\"a\": 1}); f(x)\n  not g.h(1)\n}";
+        assert_eq!(calls(source), [("http.send", 2, 8), ("f", 2, 29), ("g.h", 3, 7)]);
+    }
+
+    #[test]
+    fn strings_comments_and_keywords_hold_no_calls() {
+        let source = "# exec(1)\nx = \"exec(\\\"1\\\") exec(\" \ny = `exec(\n\"`\nz = 1 if (x)\nw { not (y) }\nokay(1)";
+        assert_eq!(calls(source), [("okay", 7, 1)]);
+    }
+
+    #[test]
+    fn columns_count_characters() {
+        assert_eq!(calls("x = \"żółć\"; f(1)"), [("f", 1, 13)]);
+    }
+
+    #[test]
+    fn an_import_introduces_its_last_part_or_its_new_name() {
+        let names =
+            outline("import data.lib.a\nimport input.run as r\nimport future.keywords.in\nx = 1")
+                .imports;
+        assert!(names.contains("a") && names.contains("r"), "{names:?}");
+    }
+
+    #[test]
+    fn some_and_every_introduce_names() {
+        let locals = |source| outline(source).locals.into_keys().collect::<Vec<_>>();
+        assert_eq!(locals("a { some run\n commit }"), ["run"]);
+        assert_eq!(locals("a { some i, stack in x; run }"), ["i", "stack"]);
+        assert_eq!(locals("a { some [i, {\"k\": stack}] in run }"), ["i", "stack"]);
+        assert_eq!(locals("a { every run in x { commit } }"), ["run"]);
+        assert_eq!(locals("a { some i; f(run, stack) }"), ["i"]);
+    }
+
+    #[test]
+    fn the_version_shows_in_its_words() {
+        assert!(outline("deny contains m if { m := 1 }").looks_like_v1);
+        assert!(outline("import rego.v1\n").looks_like_v1);
+        assert!(!outline("import future.keywords\ndeny contains m if { m := 1 }").looks_like_v1);
+        assert!(
+            outline("import future.keywords.in\ndeny contains 1 if { 1 in [1] }").looks_like_v1
+        );
+        assert!(!outline("deny[m] { contains(m, \"if\"); contains (m, \"if\") }").looks_like_v1);
+    }
+
+    #[test]
+    fn text_that_ends_anywhere_is_read_to_its_end() {
+        let source = "import a.b as c\ndeny[\"x\\\"y\"] { f(`z`) # e\n}";
+        for end in 0..=source.len() {
+            let _ = outline(&source[..end]);
+        }
+    }
+}

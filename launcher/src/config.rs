@@ -4,6 +4,7 @@
 //! once, each with the variable, the reason and what to do. Secrets are zeroed when dropped and show
 //! up as `[redacted]`.
 
+mod day;
 mod duration;
 mod environment;
 mod help;
@@ -21,6 +22,7 @@ use gantry_model::Stage;
 use gantry_protocol::{PoolKey, PoolToken};
 use zeroize::Zeroizing;
 
+pub use self::day::Day;
 pub use self::duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
 pub use self::environment::{Passed, Secret};
 pub use self::help::help;
@@ -273,7 +275,12 @@ struct Fields {
 fn pool(reader: &mut Reader<'_>, now_unix: i64) -> Option<(PoolToken, PoolKey)> {
     let token = reader.required("SPACELIFT_TOKEN", Problem::NoToken, |text| {
         let token = PoolToken::parse(text)?;
-        token.check_validity(now_unix)?;
+        let (from, until) = token.validity();
+        token.check_validity(now_unix).map_err(|error| Problem::Validity {
+            error,
+            from: Day::of(from),
+            until: Day::of(until),
+        })?;
         Ok(token)
     });
     let key = reader.required("SPACELIFT_POOL_PRIVATE_KEY", Problem::NoKey, |text| {

@@ -64,12 +64,10 @@ impl Exit {
             Self::Unexpected => "an unexpected failure; the log says which",
             Self::Configuration => "the environment has mistakes; all of them are printed",
             Self::Policy => "the run initialization policy is invalid",
-            Self::Broker => "the broker could not be reached after the start",
+            Self::Broker => "no session could be opened for two minutes after the start",
             Self::Engine => "no container engine, or one that cannot be used",
             Self::State => "another launcher has the state directory, or it cannot be used",
-            Self::Refused => {
-                "the pool does not admit this launcher: reset, deleted, duplicate or too old"
-            }
+            Self::Refused => "the pool does not admit this launcher; the log says why",
         }
     }
 }

@@ -1,4 +1,23 @@
-//! launcher
+//! Takes runs from a pool and runs each in a fresh container.
+//!
+//! [`launch`] is the main loop, [`stage`] drives one stage, [`session`] is the standing with the pool,
+//! [`journal`] what survives a crash. Only [`container::docker`], [`session::mqtt`] and [`blob`] know
+//! Docker, MQTT and HTTP.
+
+pub mod blob;
 pub mod config;
+pub mod container;
 pub mod explain;
+pub mod host;
+pub mod journal;
+pub mod launch;
+pub mod log;
 pub mod mask;
+pub mod reaper;
+pub mod report;
+pub mod session;
+pub mod stage;
+pub mod start;
+pub mod store;
+pub mod terraform;
+pub mod workspace;

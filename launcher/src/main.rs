@@ -1,3 +1,75 @@
-//! launcher
+//! `gantry-launcher`: arguments, logging, runtime, exit code. The library has the rest.
 
-fn main() {}
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
+use gantry_launcher::explain::{Exit, Explain as _, explain};
+use gantry_launcher::start;
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--help" | "-h") => {
+            print!("{}", help());
+            return Exit::Done.into();
+        }
+        Some("--version" | "-V") => {
+            println!("gantry-launcher {}", env!("CARGO_PKG_VERSION"));
+            return Exit::Done.into();
+        }
+        Some(other) => {
+            eprintln!(
+                "gantry-launcher takes no arguments, and {other:?} is one: it is set by environment variables; --help prints them"
+            );
+            return Exit::Configuration.into();
+        }
+    }
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let config = match Config::from_environment(&environment) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Exit::Configuration.into();
+        }
+    };
+    drop(environment);
+    log(&config);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return Exit::Unexpected.into();
+        }
+    };
+    match runtime.block_on(start::run(config)) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            eprintln!("{}", explain(&error));
+            error.exit_code().into()
+        }
+    }
+}
+
+fn log(config: &Config) {
+    let level = match config.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt().with_max_level(level);
+    match config.log_format {
+        LogFormat::Json => subscriber.event_format(gantry_launcher::report::Json).init(),
+        LogFormat::Human => subscriber.with_ansi(false).init(),
+    }
+}

@@ -57,7 +57,7 @@ pub enum InvalidMount {
     )]
     Form(String),
     /// A relative path.
-    #[error("{0:?} is not absolute: begin both paths with /")]
+    #[error("{0:?} is not absolute: begin it with /")]
     Relative(String),
     /// `.` or `..` within a path.
     #[error("{0:?} has `.` or `..` in it: write the path out")]

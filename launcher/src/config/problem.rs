@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use gantry_protocol::{KeyError, KeyMismatch, TokenError, ValidityError};
 
+use super::day::Day;
 use super::duration::InvalidDuration;
 use super::mount::InvalidMount;
 use super::variable::Unknown;
@@ -14,17 +15,24 @@ use crate::explain::{Exit, Explain};
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// No token.
-    #[error("is not set: set it to the pool's token, which `gantry pool create` wrote to a file")]
+    #[error("it is not set: set it to the pool's token, which `gantry pool create` wrote to a file")]
     NoToken,
     /// No key.
-    #[error("is not set: set it to the output of `base64 -w0 pool.key`")]
+    #[error("it is not set: set it to the output of `base64 -w0 pool.key`")]
     NoKey,
     /// The token is none.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The certificate is not good now.
-    #[error(transparent)]
-    Validity(#[from] ValidityError),
+    #[error("{error} (it is good from {from} to {until})")]
+    Validity {
+        /// In which way.
+        error: ValidityError,
+        /// Its first day.
+        from: Day,
+        /// Its last day.
+        until: Day,
+    },
     /// The key is none.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -41,7 +49,7 @@ pub enum Problem {
         error: KeyError,
     },
     /// Too many former keys.
-    #[error("has more than 16 keys: leave out those that nothing is sealed to any more")]
+    #[error("it has more than 16 keys: leave out those that nothing is sealed to any more")]
     TooManyKeys,
     /// No duration.
     #[error("{text:?} {error}")]
@@ -55,7 +63,7 @@ pub enum Problem {
     #[error(transparent)]
     Mount(#[from] InvalidMount),
     /// Not one of a few words.
-    #[error("has an unknown value: give {0}")]
+    #[error("it has an unknown value: give {0}")]
     OneOf(&'static str),
     /// Not a name that Docker takes.
     #[error(
@@ -76,7 +84,7 @@ pub enum Problem {
     #[error("`poll` is not part of this version: leave the variable out or set it to `mqtt`")]
     PollComesLater,
     /// A transport that does not exist.
-    #[error("is no way to reach a control plane: leave it out or set it to `mqtt`")]
+    #[error("it is no way to reach a control plane: leave it out or set it to `mqtt`")]
     Transport,
     /// Not a variable's name.
     #[error(
@@ -84,11 +92,11 @@ pub enum Problem {
     )]
     Name(String),
     /// Too many names.
-    #[error("lists more than 256 names: pass a file by SPACELIFT_WORKER_EXTRA_MOUNTS instead")]
+    #[error("it lists more than 256 names: pass a file by SPACELIFT_WORKER_EXTRA_MOUNTS instead")]
     TooManyNames,
-    /// Runs would get what opens everything.
+    /// Runs would get what is the launchers' own.
     #[error(
-        "{0} cannot be passed to runs, because it opens everything that the pool has sealed: take it off the list"
+        "{0} cannot be passed to runs, because it belongs to the pool's launchers alone: take it off the list"
     )]
     WouldGiveAway(String),
     /// Metadata that does not fit.
@@ -97,10 +105,10 @@ pub enum Problem {
     )]
     Metadata,
     /// Too much metadata.
-    #[error("has more than 64 keys or 16 KiB in all: remove some")]
+    #[error("it has more than 64 keys or 16 KiB in all: remove some")]
     TooMuchMetadata,
     /// Too long a value.
-    #[error("is longer than 8 KiB: check what it is set to")]
+    #[error("it is longer than 8 KiB: check what it is set to")]
     TooLong,
     /// Secrets would reach a disk.
     #[error("{} is not in memory, so secrets would reach a disk: give a directory in a tmpfs, such as /dev/shm", .0.display())]
@@ -190,17 +198,17 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(Unknown { name, nearest: Some(nearest) }) => {
-                write!(f, "{name}: has no effect in this version: did you mean {nearest}?")
+                write!(f, "{name}: it has no effect in this version: did you mean {nearest}?")
             }
             Self::Unknown(Unknown { name, nearest: None }) => {
-                write!(f, "{name}: has no effect in this version: remove it, or check its spelling")
+                write!(f, "{name}: it has no effect in this version: remove it, or check its spelling")
             }
             Self::NotSet { list, name } => {
-                write!(f, "{list}: names {name}, which is not set: set it or take it off the list")
+                write!(f, "{list}: it names {name}, which is not set: set it or take it off the list")
             }
             Self::MaskedOnly(name) => write!(
                 f,
-                "SPACELIFT_MASK_ENVS: names {name}, which SPACELIFT_WHITELIST_ENVS does not pass to runs: its value is masked all the same"
+                "SPACELIFT_MASK_ENVS: it names {name}, which SPACELIFT_WHITELIST_ENVS does not pass to runs: its value is masked all the same"
             ),
         }
     }

@@ -1,0 +1,173 @@
+//! What we ask of a container engine.
+//!
+//! An [`Engine`] makes, starts, watches and removes the one container of a stage. Every step may be
+//! asked again after a crash: it finds what an earlier call did and never does it twice, because the
+//! container's name is derived from the attempt. Only [`docker`] knows which engine it is.
+
+pub mod docker;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The label that marks a container as ours and names its pool.
+pub const POOL_LABEL: &str = "gantry.pool";
+
+/// How to ask of an engine what it has.
+pub trait Engine: Clone + Send + Sync + 'static {
+    /// Asks whether the engine answers at all; gives its name and version.
+    fn ping(&self) -> impl Future<Output = Result<String, EngineError>> + Send;
+
+    /// What the image says about itself; none if it is not here.
+    fn image(&self, name: &str) -> impl Future<Output = Result<Option<Image>, EngineError>> + Send;
+
+    /// Brings an image here. `progress` gets a line now and then.
+    fn pull(
+        &self,
+        name: &str,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Makes the container, or finds it under its name.
+    fn create(&self, spec: &Spec) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Reads a regular file of at most `limit` bytes from a container; none if there is no such file.
+    fn read_file(
+        &self,
+        name: &str,
+        path: &str,
+        limit: usize,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, EngineError>> + Send;
+
+    /// Starts the container, unless it runs.
+    fn start(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// What the container is doing; none if there is none.
+    fn state(&self, name: &str) -> impl Future<Output = Result<Option<State>, EngineError>> + Send;
+
+    /// Resolves when the container does not run any more. Cancel safe.
+    fn ended(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Sends a signal to the container's first process; does nothing if it does not run.
+    fn signal(
+        &self,
+        name: &str,
+        signal: Signal,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Ends and removes the container, if there is one.
+    fn remove(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// The names of all containers with our label of this pool and worker.
+    fn list(
+        &self,
+        labels: &[(&str, String)],
+    ) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
+}
+
+/// What an image says about the processes in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// The user it wants to run as; empty if it does not say.
+    pub user: String,
+    /// The environment that it sets, `NAME=value`.
+    pub environment: Vec<String>,
+}
+
+/// A signal that a container can get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Ask the worker binary to stop its stage.
+    Stop,
+    /// End everything at once.
+    Kill,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It was never started.
+    Created,
+    /// It runs.
+    Running,
+    /// It ran and does not any more.
+    Exited {
+        /// The exit code of its first process.
+        code: i64,
+    },
+}
+
+/// A directory or file of the host in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is on the host.
+    pub source: PathBuf,
+    /// Where it is in the container.
+    pub target: String,
+    /// Whether the container may only read it.
+    pub is_read_only: bool,
+}
+
+/// The container of a stage. What is not named here is fixed: see `docs/security.md`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// Its name, derived from the attempt.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// Labels that name pool, worker, run, stage and epoch.
+    pub labels: BTreeMap<String, String>,
+    /// What of the host is in it.
+    pub mounts: Vec<Mount>,
+    /// The program that it runs.
+    pub entrypoint: String,
+    /// Its network.
+    pub network: String,
+    /// Its runtime; the engine's own if none.
+    pub runtime: Option<String>,
+    /// The group through which the worker binary reaches the launcher's directories; none if that is root's.
+    pub group: Option<u32>,
+}
+
+/// What went wrong with an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine does not answer. It may later.
+    #[error(
+        "Docker does not answer: check that it runs and that this user may use its socket ({what})"
+    )]
+    Unreachable {
+        /// What was asked.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The engine took longer than it may.
+    #[error("Docker did not {what} within {} s: look at its log", .limit.as_secs())]
+    Late {
+        /// What was asked.
+        what: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The engine said no.
+    #[error("Docker cannot {what}: {message}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// What it said, at most 1000 characters.
+        message: String,
+    },
+}
+
+impl EngineError {
+    /// Whether asking again later can help.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Late { .. } => true,
+            Self::Refused { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Docker, through its API. Also Podman's compatible one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerCreateBody, ContainerStateStatusEnum, HostConfig, HostConfigLogConfig,
+    Mount as BindMount, MountType,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, WaitContainerOptionsBuilder,
+};
+use futures::{Stream, StreamExt as _};
+
+use super::{Engine, EngineError, Image, Mount, Signal, Spec, State};
+
+/// How long a call may take that only asks.
+const ASK: Duration = Duration::from_secs(30);
+/// How long a call may take that makes, starts or removes.
+const ACT: Duration = Duration::from_secs(120);
+/// How long nothing may come of an image that is being pulled.
+const PULL_SILENCE: Duration = Duration::from_secs(120);
+/// How long one wait is kept open before the state is asked for.
+const WAIT: Duration = Duration::from_secs(60);
+/// The most processes in a container.
+const PIDS: i64 = 4096;
+/// What the worker binary needs: to become the phases' user, to end their processes, to give them the workspace.
+const CAPABILITIES: [&str; 4] = ["CHOWN", "KILL", "SETGID", "SETUID"];
+
+/// A Docker engine.
+#[derive(Clone)]
+pub struct Docker {
+    api: bollard::Docker,
+}
+
+impl fmt::Debug for Docker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Docker")
+    }
+}
+
+impl Docker {
+    /// The engine at `host`, as `DOCKER_HOST` spells it, or at the usual socket.
+    ///
+    /// # Errors
+    /// When `host` is no address of an engine or nothing answers there.
+    pub async fn connect(host: Option<&str>) -> Result<Self, EngineError> {
+        let api = match host {
+            Some(host) => bollard::Docker::connect_with_host(host),
+            None => bollard::Docker::connect_with_unix_defaults(),
+        };
+        let api = api.map_err(|error| failed("connect", error))?;
+        let api = within("answer", ASK, api.negotiate_version()).await?;
+        Ok(Self { api })
+    }
+}
+
+impl Engine for Docker {
+    async fn ping(&self) -> Result<String, EngineError> {
+        let version = within("say its version", ASK, self.api.version()).await?;
+        Ok(format!("docker {}", version.version.unwrap_or_default()))
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        let found = within("inspect the image", ASK, self.api.inspect_image(name)).await;
+        let Some(image) = unless_missing(found)? else { return Ok(None) };
+        let config = image.config.unwrap_or_default();
+        Ok(Some(Image {
+            user: config.user.unwrap_or_default(),
+            environment: config.env.unwrap_or_default(),
+        }))
+    }
+
+    async fn pull(
+        &self,
+        name: &str,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), EngineError> {
+        let (image, tag) = split_tag(name);
+        let options = CreateImageOptionsBuilder::new().from_image(image).tag(tag).build();
+        let what = format!("pull {name}");
+        let mut steps = Box::pin(self.api.create_image(Some(options), None, None));
+        while let Some(step) = next(&what, PULL_SILENCE, &mut steps).await? {
+            let step = step.map_err(|error| failed(&what, error))?;
+            if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
+                return Err(EngineError::Refused { what, message: bounded(&error) });
+            }
+            // Bytes per layer change many times a second; that a layer came or is there is enough.
+            if let (Some(status), None) =
+                (step.status, step.progress_detail.and_then(|p| p.current))
+            {
+                progress(match step.id {
+                    Some(id) => format!("{id}: {status}"),
+                    None => status,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(&self, spec: &Spec) -> Result<(), EngineError> {
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let made = within(
+            "create the container",
+            ACT,
+            self.api.create_container(Some(options), body(spec)),
+        );
+        match made.await {
+            // 409: our own earlier call, or one whose answer was lost. The name is derived from the attempt,
+            // so it is the same stage.
+            Ok(_) | Err(Failure::Said { status: 409, .. }) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn read_file(
+        &self,
+        name: &str,
+        path: &str,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let what = format!("read {path} in the container");
+        let mut parts = Box::pin(self.api.download_from_container(name, Some(options)));
+        let mut archive = Vec::new();
+        while let Some(part) = next(&what, ASK, &mut parts).await? {
+            match unless_missing(part.map_err(|error| said(&what, error)))? {
+                Some(bytes) => archive.extend_from_slice(&bytes),
+                None => return Ok(None),
+            }
+            // A tar archive of one file has a header and is padded.
+            if archive.len() > limit + 16 * 1024 {
+                return Ok(None);
+            }
+        }
+        Ok(only_file(&archive))
+    }
+
+    async fn start(&self, name: &str) -> Result<(), EngineError> {
+        let options = None::<StartContainerOptions>;
+        match within("start the container", ACT, self.api.start_container(name, options)).await {
+            Ok(()) | Err(Failure::Said { status: 304, .. }) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn state(&self, name: &str) -> Result<Option<State>, EngineError> {
+        let found =
+            within("inspect the container", ASK, self.api.inspect_container(name, None)).await;
+        let Some(container) = unless_missing(found)? else { return Ok(None) };
+        let state = container.state.unwrap_or_default();
+        Ok(Some(match state.status {
+            Some(ContainerStateStatusEnum::CREATED) => State::Created,
+            Some(
+                ContainerStateStatusEnum::RUNNING
+                | ContainerStateStatusEnum::PAUSED
+                | ContainerStateStatusEnum::RESTARTING
+                | ContainerStateStatusEnum::STOPPING,
+            ) => State::Running,
+            Some(
+                ContainerStateStatusEnum::EXITED
+                | ContainerStateStatusEnum::DEAD
+                | ContainerStateStatusEnum::REMOVING
+                | ContainerStateStatusEnum::EMPTY,
+            )
+            | None => State::Exited { code: state.exit_code.unwrap_or(-1) },
+        }))
+    }
+
+    async fn ended(&self, name: &str) -> Result<(), EngineError> {
+        loop {
+            let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+            let mut waits = Box::pin(self.api.wait_container(name, Some(options)));
+            // How it ended is asked for below: a wait says it in three different ways, and an engine
+            // that restarts ends it early.
+            let _ = tokio::time::timeout(WAIT, waits.next()).await;
+            match self.state(name).await? {
+                Some(State::Running) => {}
+                Some(State::Created | State::Exited { .. }) | None => return Ok(()),
+            }
+        }
+    }
+
+    async fn signal(&self, name: &str, signal: Signal) -> Result<(), EngineError> {
+        let signal = match signal {
+            Signal::Stop => "SIGTERM",
+            Signal::Kill => "SIGKILL",
+        };
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        match within("signal the container", ASK, self.api.kill_container(name, Some(options)))
+            .await
+        {
+            // 404 and 409: there is none, or it does not run.
+            Ok(()) | Err(Failure::Said { status: 404 | 409, .. }) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let removed =
+            within("remove the container", ACT, self.api.remove_container(name, Some(options)));
+        match removed.await {
+            // 409: another call removes it at this moment.
+            Ok(()) | Err(Failure::Said { status: 404 | 409, .. }) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn list(&self, labels: &[(&str, String)]) -> Result<Vec<String>, EngineError> {
+        let labels = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let filters = HashMap::from([("label".to_owned(), labels)]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let found = within("list containers", ASK, self.api.list_containers(Some(options))).await?;
+        let names = found.into_iter().filter_map(|container| container.names?.into_iter().next());
+        Ok(names.map(|name| name.trim_start_matches('/').to_owned()).collect())
+    }
+}
+
+/// Everything that is fixed about a stage's container stands here.
+fn body(spec: &Spec) -> ContainerCreateBody {
+    let tmpfs = "rw,nosuid,nodev,noexec,mode=0700,size=64k".to_owned();
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        user: Some("0:0".to_owned()),
+        entrypoint: Some(vec![spec.entrypoint.clone()]),
+        cmd: Some(Vec::new()),
+        working_dir: Some("/".to_owned()),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        host_config: Some(HostConfig {
+            network_mode: Some(spec.network.clone()),
+            runtime: spec.runtime.clone(),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            pids_limit: Some(PIDS),
+            group_add: spec.group.map(|group| vec![group.to_string()]),
+            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+            tmpfs: Some(HashMap::from([("/gantry".to_owned(), tmpfs)])),
+            mounts: Some(spec.mounts.iter().map(bind).collect()),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn bind(mount: &Mount) -> BindMount {
+    BindMount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.source.to_string_lossy().into_owned()),
+        target: Some(mount.target.clone()),
+        read_only: Some(mount.is_read_only),
+        ..BindMount::default()
+    }
+}
+
+/// `a/b:tag` and `a/b@sha256:…` become image and tag; without either, `latest`, or all tags would be pulled.
+fn split_tag(name: &str) -> (&str, &str) {
+    if let Some((image, digest)) = name.split_once('@') {
+        return (image, digest);
+    }
+    match name.rsplit_once(':') {
+        Some((image, tag)) if !tag.contains('/') => (image, tag),
+        Some(_) | None => (name, "latest"),
+    }
+}
+
+fn only_file(archive: &[u8]) -> Option<Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let mut entry = archive.entries().ok()?.next()?.ok()?;
+    let mut content = Vec::new();
+    std::io::Read::read_to_end(&mut entry, &mut content).ok()?;
+    Some(content)
+}
+
+enum Failure {
+    /// The engine answered with an error.
+    Said {
+        status: u16,
+        error: EngineError,
+    },
+    Other(EngineError),
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Said { error, .. } | Failure::Other(error) => error,
+        }
+    }
+}
+
+async fn within<T>(
+    what: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result.map_err(|error| said(what, error)),
+        Err(_) => Err(Failure::Other(EngineError::Late { what: what.to_owned(), limit })),
+    }
+}
+
+async fn next<S: Stream + Unpin>(
+    what: &str,
+    limit: Duration,
+    stream: &mut S,
+) -> Result<Option<S::Item>, EngineError> {
+    tokio::time::timeout(limit, stream.next())
+        .await
+        .map_err(|_| EngineError::Late { what: what.to_owned(), limit })
+}
+
+fn unless_missing<T>(result: Result<T, Failure>) -> Result<Option<T>, EngineError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Failure::Said { status: 404, .. }) => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of many transport errors")]
+fn said(what: &str, error: Error) -> Failure {
+    match error {
+        Error::DockerResponseServerError { status_code, message } => Failure::Said {
+            status: status_code,
+            error: EngineError::Refused { what: what.to_owned(), message: bounded(&message) },
+        },
+        Error::DockerStreamError { error } => {
+            Failure::Other(EngineError::Refused { what: what.to_owned(), message: bounded(&error) })
+        }
+        other => Failure::Other(EngineError::Unreachable {
+            what: what.to_owned(),
+            source: Box::new(other),
+        }),
+    }
+}
+
+fn failed(what: &str, error: Error) -> EngineError {
+    said(what, error).into()
+}
+
+fn bounded(message: &str) -> String {
+    message.trim().chars().take(1000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_told_from_a_port() {
+        assert_eq!(split_tag("busybox"), ("busybox", "latest"));
+        assert_eq!(split_tag("a/b:1"), ("a/b", "1"));
+        assert_eq!(split_tag("host:5000/a"), ("host:5000/a", "latest"));
+        assert_eq!(split_tag("host:5000/a:2"), ("host:5000/a", "2"));
+        assert_eq!(split_tag("a@sha256:00"), ("a", "sha256:00"));
+    }
+}

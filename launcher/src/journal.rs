@@ -1,0 +1,337 @@
+//! What must be known after our own death.
+//!
+//! The journal is one append-only file. Each [`Journal::write`] is one frame, durable before it
+//! returns and taken in whole or not at all; so a step, the resume point of a log and the message
+//! that reports both can never come apart. Messages that must not be lost wait here until the control
+//! plane has acknowledged them.
+//!
+//! No secret is ever written to it: sealed specs lie beside it as they came.
+
+mod file;
+mod record;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gantry_model::{Attempt, JournalId, MessageId, WorkerId};
+use gantry_protocol::message::{FromLauncher, RunInHand, Step};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::session::{Outgoing, OutgoingError, Waiting};
+use file::File;
+pub use file::JournalError;
+use record::Record;
+pub use record::{Change, Ending, KeptState, Mark};
+
+/// The most messages that are handed to the session at once.
+const BATCH: usize = 64;
+
+/// A launcher's journal.
+#[derive(Debug)]
+pub struct Journal {
+    id: JournalId,
+    worker: WorkerId,
+    inner: Mutex<Inner>,
+    highest: watch::Sender<u64>,
+    acknowledged: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    known: Known,
+}
+
+/// What the records add up to.
+#[derive(Debug, Default)]
+struct Known {
+    opened: Option<(JournalId, WorkerId)>,
+    entries: BTreeMap<Attempt, Entry>,
+    /// Sequenced messages that are not acknowledged, in order.
+    waiting: VecDeque<Waiting>,
+    last_seq: u64,
+    acknowledged: u64,
+}
+
+/// What is known of one attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Which.
+    pub attempt: Attempt,
+    /// How far it is.
+    pub step: Step,
+    /// The kernel's id of the boot in which it was granted; another one means that the host restarted.
+    pub boot: String,
+    /// Why it is being stopped, if it is.
+    pub stop: Option<String>,
+    /// Where its log stands.
+    pub mark: Mark,
+    /// The state versions that are stored.
+    pub states: Vec<KeptState>,
+    /// How it ended, from [`Step::Ended`] on.
+    pub ending: Option<Ending>,
+    /// The `seq` of its result, from [`Step::ResultSent`] on.
+    pub result: Option<u64>,
+}
+
+impl Journal {
+    /// Opens the journal in `directory`, or begins one with the ids given.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, is of another version, or is damaged elsewhere than in its
+    /// last frame, which a crash may have cut.
+    pub fn open(
+        directory: &Path,
+        new: impl FnOnce() -> (JournalId, WorkerId),
+    ) -> Result<Self, JournalError> {
+        let mut known = Known::default();
+        let mut file = File::open(directory, |record| known.apply(record))?;
+        let (id, worker) = if let Some(ids) = known.opened {
+            ids
+        } else {
+            let (journal, worker) = new();
+            let opened = Record::Opened { journal, worker };
+            file.append(std::slice::from_ref(&opened))?;
+            known.apply(opened);
+            (journal, worker)
+        };
+        file.rewrite(&known.records())?;
+        let highest = watch::Sender::new(known.last_seq);
+        let acknowledged = watch::Sender::new(known.acknowledged);
+        Ok(Self { id, worker, inner: Mutex::new(Inner { file, known }), highest, acknowledged })
+    }
+
+    /// The worker whose journal this is.
+    #[must_use]
+    pub const fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    /// Everything in hand.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry> {
+        self.lock().known.entries.values().cloned().collect()
+    }
+
+    /// What is known of one attempt.
+    #[must_use]
+    pub fn entry(&self, attempt: Attempt) -> Option<Entry> {
+        self.lock().known.entries.get(&attempt).cloned()
+    }
+
+    /// Makes all of `changes` durable at once and gives the `seq` of the last message among them.
+    ///
+    /// Takes about as long as the disk needs for one synchronised write.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Nothing of `changes` then holds.
+    pub fn write(&self, changes: Vec<Change>) -> Result<Option<u64>, JournalError> {
+        self.write_with(|_| changes)
+    }
+
+    /// Does the same with changes that need the `seq` of the first message among them.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub fn write_with(
+        &self,
+        changes: impl FnOnce(u64) -> Vec<Change>,
+    ) -> Result<Option<u64>, JournalError> {
+        let mut inner = self.lock();
+        let mut next = inner.known.last_seq;
+        let changes = changes(next + 1);
+        let mut seq = None;
+        let records: Vec<Record> = changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Queue { id, message } => {
+                    next += 1;
+                    seq = Some(next);
+                    Record::queued(next, id, &message)
+                }
+                Change::Result { attempt, id, message } => {
+                    next += 1;
+                    seq = Some(next);
+                    Ok(Record::Result {
+                        attempt,
+                        queued: Box::new(Record::queued(next, id, &message)?),
+                        seq: next,
+                    })
+                }
+                Change::Record(record) => Ok(record),
+            })
+            .collect::<Result<_, _>>()?;
+        inner.file.append(&records)?;
+        for record in records {
+            inner.known.apply(record);
+        }
+        if inner.file.is_long() {
+            let records = inner.known.records();
+            inner.file.rewrite(&records)?;
+        }
+        drop(inner);
+        if seq.is_some() {
+            self.highest.send_replace(next);
+        }
+        Ok(seq)
+    }
+
+    /// Makes one step durable.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub fn step(&self, attempt: Attempt, step: Step) -> Result<(), JournalError> {
+        self.write(vec![Change::step(attempt, step)]).map(|_| ())
+    }
+
+    /// Changes whenever the control plane has acknowledged more.
+    #[must_use]
+    pub fn acknowledgements(&self) -> watch::Receiver<u64> {
+        self.acknowledged.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while it was held leaves at worst a record that is durable but not yet in `known`.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outgoing for Journal {
+    fn journal(&self) -> JournalId {
+        self.id
+    }
+
+    fn runs(&self) -> Vec<RunInHand> {
+        let inner = self.lock();
+        let entries = inner.known.entries.values();
+        entries.map(|entry| RunInHand { attempt: entry.attempt, step: entry.step }).collect()
+    }
+
+    fn waiting(&self, after: u64) -> Vec<Waiting> {
+        let inner = self.lock();
+        inner
+            .known
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.seq > after)
+            .take(BATCH)
+            .cloned()
+            .collect()
+    }
+
+    fn acknowledge(&self, up_to: u64) -> Result<(), OutgoingError> {
+        let mut inner = self.lock();
+        let up_to = up_to.min(inner.known.last_seq);
+        if up_to > inner.known.acknowledged {
+            let record = Record::Acknowledged { up_to };
+            inner
+                .file
+                .append(std::slice::from_ref(&record))
+                .map_err(|error| OutgoingError(Box::new(error)))?;
+            inner.known.apply(record);
+            drop(inner);
+            self.acknowledged.send_replace(up_to);
+        }
+        Ok(())
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.highest.subscribe()
+    }
+}
+
+impl Known {
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Opened { journal, worker } => self.opened = Some((journal, worker)),
+            Record::Entry(entry) => {
+                self.entries.insert(entry.attempt, *entry);
+            }
+            Record::Granted { attempt, boot } => {
+                self.entries.entry(attempt).or_insert_with(|| Entry::new(attempt, boot));
+            }
+            Record::Step { attempt, step } => self.change(attempt, |entry| entry.step = step),
+            Record::Stop { attempt, reason } => {
+                self.change(attempt, |entry| {
+                    entry.stop.get_or_insert(reason);
+                });
+            }
+            Record::Mark { attempt, mark } => self.change(attempt, |entry| entry.mark = mark),
+            Record::State { attempt, state } => {
+                self.change(attempt, |entry| entry.states.push(state));
+            }
+            Record::Ended { attempt, ending } => self.change(attempt, |entry| {
+                entry.step = Step::Ended;
+                entry.ending = Some(*ending);
+            }),
+            Record::Result { attempt, queued, seq } => {
+                self.apply(*queued);
+                self.change(attempt, |entry| {
+                    entry.step = Step::ResultSent;
+                    entry.result = Some(seq);
+                });
+            }
+            Record::Removed { attempt } => {
+                self.entries.remove(&attempt);
+            }
+            Record::Queued { seq, id, kind, body } => self.queue(seq, id, &kind, &body),
+            Record::Acknowledged { up_to } => {
+                self.acknowledged = self.acknowledged.max(up_to);
+                self.last_seq = self.last_seq.max(up_to);
+                self.waiting.retain(|waiting| waiting.seq > up_to);
+            }
+        }
+    }
+
+    fn change(&mut self, attempt: Attempt, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.get_mut(&attempt) {
+            change(entry);
+        }
+    }
+
+    fn queue(&mut self, seq: u64, id: MessageId, kind: &str, body: &serde_json::value::RawValue) {
+        use gantry_protocol::message::Message as _;
+        self.last_seq = self.last_seq.max(seq);
+        // A body that this version wrote and cannot read would be our own fault; the control plane
+        // would wait for its seq for ever, so the fault must not pass in silence.
+        match FromLauncher::from_body(kind, body) {
+            Ok(message) => self.waiting.push_back(Waiting { seq, id, message }),
+            Err(error) => {
+                tracing::error!(seq, kind, %error, "a message in the journal cannot be read");
+            }
+        }
+    }
+
+    /// The shortest list of records that adds up to the same.
+    fn records(&self) -> Vec<Record> {
+        let opened = self.opened.map(|(journal, worker)| Record::Opened { journal, worker });
+        let entries = self.entries.values().map(|entry| Record::Entry(Box::new(entry.clone())));
+        let acknowledged = [Record::Acknowledged { up_to: self.acknowledged }];
+        let waiting = self.waiting.iter().filter_map(|waiting| {
+            Record::queued(waiting.seq, waiting.id, &waiting.message)
+                .inspect_err(|error| tracing::error!(%error, "a waiting message cannot be kept"))
+                .ok()
+        });
+        opened.into_iter().chain(entries).chain(acknowledged).chain(waiting).collect()
+    }
+}
+
+impl Entry {
+    fn new(attempt: Attempt, boot: String) -> Self {
+        Self {
+            attempt,
+            step: Step::Granted,
+            boot,
+            stop: None,
+            mark: Mark::default(),
+            states: Vec::new(),
+            ending: None,
+            result: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

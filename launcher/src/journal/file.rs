@@ -1,0 +1,217 @@
+//! The journal's file, version 1.
+//!
+//! Eight bytes `GNTRYJ` and the version (big-endian 16 bits), then frames: length of the payload and
+//! its CRC-32 (both big-endian 32 bits), payload: a JSON array of records, at most [`MAX_FRAME`] bytes.
+//! Frames are only appended, each synchronised; from time to time the whole is written anew under
+//! another name and renamed. So only the last frame can be cut, and a cut one was never relied on.
+
+use std::fs;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::record::Record;
+
+const MAGIC: &[u8; 6] = b"GNTRYJ";
+const VERSION: u16 = 1;
+const HEADER: usize = 8;
+/// The largest payload of a frame, in bytes.
+const MAX_FRAME: usize = 1 << 20;
+/// The size from which the file is written anew.
+const LONG: u64 = 4 << 20;
+/// The largest file that is read.
+const MAX_FILE: u64 = 256 << 20;
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be read or written.
+    #[error(
+        "cannot use the journal {path}: check that its disk is not full and that it belongs to this user"
+    )]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is none, or of another version.
+    #[error(
+        "{path} is no journal of version {VERSION}: start the launcher version that wrote it, or move the file away once its runs are over"
+    )]
+    Version {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It is damaged where no crash of ours can damage it.
+    #[error(
+        "the journal {path} is damaged at byte {at}: check the disk; moving the file away gives up the runs in hand"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        at: u64,
+    },
+    /// A record cannot be spelled.
+    #[error("a record of the journal cannot be written")]
+    Unwritable(#[source] serde_json::Error),
+    /// A record is larger than the format allows.
+    #[error("a record of {size} bytes does not fit the journal: the limit is {MAX_FRAME}")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct File {
+    path: PathBuf,
+    handle: fs::File,
+    length: u64,
+}
+
+impl File {
+    /// Opens or makes the file and hands over its records.
+    pub fn open(directory: &Path, mut record: impl FnMut(Record)) -> Result<Self, JournalError> {
+        let path = directory.join("journal");
+        let at = |source| JournalError::Io { path: path.clone(), source };
+        let mut file = options().create(true).open(&path).map_err(at)?;
+        let length = file.metadata().map_err(at)?.len();
+        if length > MAX_FILE {
+            return Err(JournalError::Damaged { path, at: MAX_FILE });
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(at)?;
+        if bytes.len() < HEADER {
+            // A first start that was cut short: nothing was ever relied on.
+            file.set_len(0).and_then(|()| file.rewind()).map_err(at)?;
+            file.write_all(&header()).and_then(|()| file.sync_all()).map_err(at)?;
+            sync_directory(directory).map_err(at)?;
+            return Ok(Self { path, handle: file, length: HEADER as u64 });
+        }
+        if bytes[..HEADER] != header() {
+            return Err(JournalError::Version { path });
+        }
+        let good = replay(&path, &bytes, &mut record)?;
+        file.set_len(good).map_err(at)?;
+        file.seek(io::SeekFrom::Start(good)).map_err(at)?;
+        Ok(Self { path, handle: file, length: good })
+    }
+
+    /// Appends one frame; durable when this returns.
+    pub fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        let frame = frame(records)?;
+        let written = self.handle.write_all(&frame).and_then(|()| self.handle.sync_data());
+        if let Err(source) = written {
+            // Nothing of the frame may stay, or a later one would stand behind a torn one.
+            let undone = self
+                .handle
+                .set_len(self.length)
+                .and_then(|()| self.handle.seek(io::SeekFrom::Start(self.length)).map(|_| ()));
+            if let Err(error) = undone {
+                tracing::error!(%error, "the journal keeps half a frame");
+            }
+            return Err(self.io(source));
+        }
+        self.length += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Whether the file is worth writing anew.
+    pub const fn is_long(&self) -> bool {
+        self.length > LONG
+    }
+
+    /// Writes the file anew with these records alone.
+    pub fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        let fresh = self.path.with_extension("new");
+        let mut bytes = header().to_vec();
+        for record in records {
+            bytes.extend(frame(std::slice::from_ref(record))?);
+        }
+        let write = || -> io::Result<fs::File> {
+            let mut file = options().create(true).truncate(true).open(&fresh)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &self.path)?;
+            if let Some(directory) = self.path.parent() {
+                sync_directory(directory)?;
+            }
+            Ok(file)
+        };
+        self.handle = write().map_err(|source| self.io(source))?;
+        self.length = bytes.len() as u64;
+        Ok(())
+    }
+
+    fn io(&self, source: io::Error) -> JournalError {
+        JournalError::Io { path: self.path.clone(), source }
+    }
+}
+
+fn options() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn header() -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..6].copy_from_slice(MAGIC);
+    header[6..].copy_from_slice(&VERSION.to_be_bytes());
+    header
+}
+
+fn frame(records: &[Record]) -> Result<Vec<u8>, JournalError> {
+    let payload = serde_json::to_vec(records).map_err(JournalError::Unwritable)?;
+    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_FRAME);
+    let length = length.ok_or(JournalError::TooLarge { size: payload.len() })?;
+    let mut frame = Vec::with_capacity(payload.len() + 8);
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&crc32fast::hash(&payload).to_be_bytes());
+    frame.extend_from_slice(&payload);
+    Ok(frame)
+}
+
+/// Hands over the records of every whole frame and gives the length of the good part.
+fn replay(path: &Path, bytes: &[u8], record: &mut impl FnMut(Record)) -> Result<u64, JournalError> {
+    let mut at = HEADER;
+    while at < bytes.len() {
+        let Some((records, end)) = whole_frame(bytes, at) else {
+            if is_cut(&bytes[at..]) {
+                break;
+            }
+            return Err(JournalError::Damaged { path: path.to_owned(), at: at as u64 });
+        };
+        records.into_iter().for_each(&mut *record);
+        at = end;
+    }
+    Ok(at as u64)
+}
+
+fn whole_frame(bytes: &[u8], at: usize) -> Option<(Vec<Record>, usize)> {
+    let head = bytes.get(at..at + 8)?;
+    let length = u32::from_be_bytes(head[..4].try_into().ok()?) as usize;
+    let crc = u32::from_be_bytes(head[4..].try_into().ok()?);
+    if length > MAX_FRAME {
+        return None;
+    }
+    let payload = bytes.get(at + 8..at + 8 + length)?;
+    if crc32fast::hash(payload) != crc {
+        return None;
+    }
+    Some((serde_json::from_slice(payload).ok()?, at + 8 + length))
+}
+
+/// One frame at a time is written and synchronised, so what a crash leaves is one frame whose end is
+/// missing or was never written, or the zeros of a file that grew before its content came.
+fn is_cut(rest: &[u8]) -> bool {
+    let claimed = rest.get(..4).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
+    claimed.is_none_or(|length| 8 + length as usize >= rest.len())
+        || rest.iter().all(|byte| *byte == 0)
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory)?.sync_all()
+}

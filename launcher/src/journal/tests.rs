@@ -1,0 +1,113 @@
+use std::fs;
+
+use gantry_model::{Epoch, RunId, Stage};
+use gantry_protocol::message::{Claim, FromLauncher};
+use proptest::prelude::*;
+use ulid::Ulid;
+
+use super::*;
+
+fn ids() -> (JournalId, WorkerId) {
+    (JournalId::from_ulid(Ulid::from_parts(1, 1)), WorkerId::from_ulid(Ulid::from_parts(2, 2)))
+}
+
+fn open(directory: &Path) -> Journal {
+    Journal::open(directory, ids).expect("the journal opens")
+}
+
+fn attempt(n: u64) -> Attempt {
+    Attempt { run: RunId::from_ulid(Ulid::from_parts(n, 0)), stage: Stage::Read, epoch: Epoch(1) }
+}
+
+fn claim(n: u64) -> Change {
+    let message = FromLauncher::Claim(Claim { attempt: attempt(n) });
+    Change::Queue { id: MessageId::from_ulid(Ulid::from_parts(n, 7)), message }
+}
+
+#[test]
+fn what_was_written_is_known_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = {
+        let journal = open(directory.path());
+        journal.write(vec![Change::granted(attempt(1), "boot".to_owned()), claim(1)]).unwrap();
+        journal.step(attempt(1), Step::Starting).unwrap();
+        journal.write(vec![claim(2), Change::stop(attempt(1), "asked".to_owned())]).unwrap();
+        journal.acknowledge(1).unwrap();
+        (journal.entries(), journal.waiting(0))
+    };
+    for _ in 0..3 {
+        let journal = open(directory.path());
+        assert_eq!((journal.entries(), journal.waiting(0)), before);
+        assert_eq!(before.0[0].step, Step::Starting);
+        assert_eq!(before.1.iter().map(|waiting| waiting.seq).collect::<Vec<_>>(), [2]);
+    }
+}
+
+#[test]
+fn a_seq_is_never_used_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    for expected in 1..6 {
+        let journal = open(directory.path());
+        assert_eq!(journal.write(vec![claim(expected)]).unwrap(), Some(expected));
+        journal.acknowledge(expected).unwrap();
+    }
+}
+
+#[test]
+fn another_version_and_a_foreign_file_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let path = directory.path().join("journal");
+    for content in [&b"GNTRYJ\0\x02"[..], b"something else"] {
+        fs::write(&path, content).unwrap();
+        let refused = Journal::open(directory.path(), ids).unwrap_err();
+        assert!(matches!(refused, JournalError::Version { .. }), "{refused}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A crash can cut the last frame anywhere: what came before it is whole.
+    #[test]
+    fn a_cut_at_any_byte_leaves_whole_frames(steps in 1usize..8, cut in 0usize..600) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut lengths = Vec::new();
+        {
+            let journal = open(directory.path());
+            for n in 0..steps as u64 {
+                lengths.push(fs::metadata(directory.path().join("journal")).unwrap().len());
+                journal.write(vec![Change::granted(attempt(n), String::new()), claim(n)]).unwrap();
+            }
+        }
+        let path = directory.path().join("journal");
+        let bytes = fs::read(&path).unwrap();
+        let last = usize::try_from(*lengths.last().unwrap()).unwrap();
+        let keep = (last + cut).min(bytes.len());
+        fs::write(&path, &bytes[..keep]).unwrap();
+        let whole = if keep == bytes.len() { steps } else { steps - 1 };
+        let journal = open(directory.path());
+        prop_assert_eq!(journal.entries().len(), whole);
+        prop_assert_eq!(journal.waiting(0).len(), whole);
+    }
+
+    /// Damage elsewhere is told, or changes nothing; it never panics and never drops what follows in silence.
+    #[test]
+    fn damage_before_the_last_frame_is_told(at in 8usize..400, flip in 1u8..=255) {
+        let directory = tempfile::tempdir().unwrap();
+        {
+            let journal = open(directory.path());
+            for n in 0..6 {
+                journal.write(vec![Change::granted(attempt(n), String::new())]).unwrap();
+            }
+        }
+        let path = directory.path().join("journal");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[at] ^= flip;
+        fs::write(&path, &bytes).unwrap();
+        if let Ok(journal) = Journal::open(directory.path(), ids) {
+            // A length that now reaches past the end looks like a cut frame.
+            prop_assert!(journal.entries().len() <= 6);
+        }
+    }
+}

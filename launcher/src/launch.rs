@@ -1,0 +1,440 @@
+//! The launcher's main loop: what the pool says and what the host wants becomes what stages do.
+//!
+//! One loop owns the session and all stages. It decides without waiting; whatever takes time is a task
+//! in one of its two `JoinSet`s. Requests to leave go from gentle to firm: drain (the first SIGTERM),
+//! hand over (SIGUSR2), stop (the second SIGTERM).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gantry_model::{Attempt, Stage as StageKind};
+use gantry_protocol::message::{
+    Carried, Claim, Decline, FromControlPlane, Grant, Offer, RefusalReason, Refused, Welcome,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::blob::Expected;
+use crate::container::Engine;
+use crate::explain::{Exit, Explain};
+use crate::journal::{Change, JournalError};
+use crate::log::message_id;
+use crate::session::{Health, Receipt, Session, SessionError, SessionEvent};
+use crate::stage::{self, Driven, Reins, Shared, StageError, Wish};
+use crate::store::Urls;
+use crate::workspace::Directories;
+
+/// How many stages a launcher runs at once.
+pub const CAPACITY: usize = 1;
+/// The pause before a stage that this host could not drive is driven again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The longest spec, sealed, in bytes.
+const MAX_SPEC: u64 = 8 << 20;
+
+/// What the host wants of the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// SIGTERM or SIGINT: take no more and finish; asked again, stop.
+    Leave,
+    /// SIGUSR2: leave everything to the next launcher.
+    HandOver,
+}
+
+/// Why the launcher ends before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The control plane does not admit it.
+    #[error("the control plane refuses this launcher: {}", .0.message)]
+    Refused(Refused),
+    /// There is no session to be had.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl Explain for LaunchError {
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refused) => Some(match refused.reason {
+                RefusalReason::Duplicate => {
+                    "a copy of this machine runs already: start this one with an empty GANTRY_STATE_DIR"
+                }
+                RefusalReason::PoolReset => "fetch the pool's new token and start again with it",
+                RefusalReason::PoolDeleted => "stop this launcher, or give it another pool's token",
+                RefusalReason::Version => "upgrade the launcher, or the control plane",
+                RefusalReason::Invalid => "look at the server's log for what is wrong",
+            }),
+            Self::Session(error) => error.help(),
+            Self::Journal(_) => Some("check that GANTRY_STATE_DIR can be written and has space"),
+        }
+    }
+
+    fn exit_code(&self) -> Exit {
+        match self {
+            Self::Refused(_) => Exit::Refused,
+            Self::Session(error) => error.exit_code(),
+            Self::Journal(_) => Exit::State,
+        }
+    }
+}
+
+/// How far the launcher is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Leaving {
+    No,
+    /// No new runs; those in hand are finished.
+    Draining,
+    /// Those in hand are stopped, or left to the next launcher.
+    Ending,
+}
+
+/// The ropes to one stage.
+struct Driver {
+    wish: watch::Sender<Wish>,
+    urls: Arc<Urls>,
+}
+
+/// A sealed spec that has come, or why it has not.
+type Fetched = (Attempt, Result<Vec<u8>, String>);
+
+struct Launcher<E> {
+    shared: Shared<E>,
+    health: watch::Sender<Health>,
+    drivers: HashMap<Attempt, Driver>,
+    stages: JoinSet<(Attempt, Result<Driven, StageError>)>,
+    fetching: JoinSet<Fetched>,
+    /// Sealed specs of offers that were claimed.
+    claimed: HashMap<Attempt, Vec<u8>>,
+    is_drained: bool,
+    leaving: Leaving,
+    why: &'static str,
+}
+
+/// Runs until it is asked to leave, or cannot go on.
+///
+/// # Errors
+/// Every [`LaunchError`].
+pub async fn run<E: Engine>(
+    shared: Shared<E>,
+    mut session: Session,
+    health: watch::Sender<Health>,
+    mut requests: mpsc::Receiver<Request>,
+) -> Result<(), LaunchError> {
+    let mut launcher = Launcher {
+        shared,
+        health,
+        drivers: HashMap::new(),
+        stages: JoinSet::new(),
+        fetching: JoinSet::new(),
+        claimed: HashMap::new(),
+        is_drained: false,
+        leaving: Leaving::No,
+        why: "asked to leave",
+    };
+    for entry in launcher.shared.journal.entries() {
+        tracing::info!(attempt = %entry.attempt, step = ?entry.step, "going on with a stage");
+        launcher.begin(entry.attempt, Duration::ZERO);
+    }
+    let ended = loop {
+        if launcher.leaving > Leaving::No && launcher.stages.is_empty() {
+            break Ok(());
+        }
+        tokio::select! {
+            biased; // A request to leave that arrives together with an offer wins.
+            Some(request) = requests.recv() => launcher.request(request)?,
+            Some(ended) = launcher.stages.join_next() => match ended {
+                Ok((attempt, driven)) => launcher.driven(attempt, driven),
+                Err(error) => tracing::error!(%error, "a stage broke off"),
+            },
+            Some(fetched) = launcher.fetching.join_next() => {
+                if let Ok((attempt, spec)) = fetched { launcher.fetched(attempt, spec)?; }
+            }
+            event = session.next() => match event {
+                Some(SessionEvent::Opened(welcome)) => launcher.opened(&welcome),
+                Some(SessionEvent::Message { receipt, message }) => {
+                    launcher.message(message, receipt, &session)?;
+                }
+                Some(SessionEvent::Lost { reason }) => {
+                    tracing::warn!(reason, "the session is lost, opening another");
+                    launcher.claimed.clear();
+                }
+                Some(SessionEvent::Refused(refused)) => break Err(LaunchError::Refused(refused)),
+                Some(SessionEvent::Fatal(error)) => break Err(error.into()),
+                None => break Ok(()),
+            },
+        }
+    };
+    // Whatever still runs is the next launcher's: its containers go on and its journal knows them.
+    launcher.stages.shutdown().await;
+    launcher.fetching.shutdown().await;
+    if ended.is_ok() {
+        session.close(launcher.why).await;
+    }
+    ended
+}
+
+impl<E: Engine> Launcher<E> {
+    fn request(&mut self, request: Request) -> Result<(), LaunchError> {
+        match (request, self.leaving) {
+            (Request::HandOver, _) => {
+                tracing::info!("handing over to the next launcher");
+                self.why = "handing over";
+                self.leaving = Leaving::Ending;
+                self.wish_all(|_| Some(Wish::HandOver));
+            }
+            (Request::Leave, Leaving::No) => {
+                tracing::info!(
+                    stages = self.stages.len(),
+                    "taking no more runs, finishing those in hand"
+                );
+                self.leaving = Leaving::Draining;
+            }
+            (Request::Leave, Leaving::Draining | Leaving::Ending) => {
+                tracing::info!("stopping the runs in hand");
+                self.leaving = Leaving::Ending;
+                self.stop_all("the launcher was told twice to leave")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_all(&mut self, reason: &str) -> Result<(), LaunchError> {
+        let attempts: Vec<_> = self.drivers.keys().copied().collect();
+        for attempt in attempts {
+            self.stop(attempt, reason.to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
+        if let Some(driver) = self.drivers.get(&attempt) {
+            self.shared.journal.write(vec![Change::stop(attempt, reason)])?;
+            driver.wish.send_if_modified(|wish| raise(wish, Wish::Stop));
+        }
+        Ok(())
+    }
+
+    fn wish_all(&self, wish: impl Fn(Attempt) -> Option<Wish>) {
+        for (attempt, driver) in &self.drivers {
+            if let Some(wished) = wish(*attempt) {
+                driver.wish.send_if_modified(|wish| raise(wish, wished));
+            }
+        }
+    }
+
+    fn opened(&mut self, welcome: &Welcome) {
+        tracing::info!(
+            session = %welcome.session,
+            worker = %self.shared.journal.worker(),
+            drained = welcome.is_drained,
+            "registered"
+        );
+        self.claimed.clear();
+        self.is_drained = welcome.is_drained;
+        for attempt in &welcome.not_yours {
+            self.give_up(*attempt);
+        }
+    }
+
+    /// A read stage that is not ours any more is dropped; a write stage goes on, come what may.
+    fn give_up(&self, attempt: Attempt) {
+        let Some(driver) = self.drivers.get(&attempt) else { return };
+        match attempt.stage {
+            StageKind::Read => {
+                driver.wish.send_if_modified(|wish| raise(wish, Wish::Drop));
+            }
+            StageKind::Write => tracing::warn!(
+                %attempt,
+                "the control plane has given this stage up; it goes on, and what it stores is kept"
+            ),
+        }
+    }
+
+    fn message(
+        &mut self,
+        message: FromControlPlane,
+        receipt: Option<Receipt>,
+        session: &Session,
+    ) -> Result<(), LaunchError> {
+        match message {
+            FromControlPlane::Offer(offer) => self.offered(offer)?,
+            FromControlPlane::Grant(grant) => self.granted(grant)?,
+            FromControlPlane::Revoke(revoke) => {
+                tracing::info!(attempt = %revoke.attempt, reason = revoke.reason, "revoked");
+                self.claimed.remove(&revoke.attempt);
+                self.give_up(revoke.attempt);
+            }
+            FromControlPlane::Cancel(cancel) => {
+                self.stop(cancel.attempt, format!("stopped by {}", cancel.by))?;
+            }
+            FromControlPlane::Urls(urls) => {
+                if let Some(driver) = self.drivers.get(&urls.attempt) {
+                    driver.urls.add(urls.urls);
+                }
+            }
+            FromControlPlane::Drain(drain) => {
+                tracing::info!(drained = drain.is_drained, "the pool's drain flag");
+                self.is_drained = drain.is_drained;
+            }
+            FromControlPlane::Cycle(cycle) => {
+                self.why = "cycled";
+                self.leaving = self.leaving.max(Leaving::Draining);
+                self.wish_all(|attempt| match attempt.stage {
+                    StageKind::Read => Some(Wish::Drop),
+                    StageKind::Write => None,
+                });
+                if cycle.force {
+                    self.stop_all("the pool was cycled by force")?;
+                }
+            }
+            FromControlPlane::Unsupported(kind) => {
+                tracing::warn!(
+                    kind = kind.kind,
+                    "the control plane does not know a kind of message"
+                );
+            }
+            // The session's own matters.
+            FromControlPlane::Welcome(_)
+            | FromControlPlane::Refused(_)
+            | FromControlPlane::Ack(_) => {}
+        }
+        if let Some(receipt) = receipt {
+            session.acknowledge(receipt);
+        }
+        Ok(())
+    }
+
+    fn offered(&mut self, offer: Offer) -> Result<(), LaunchError> {
+        let attempt = offer.attempt;
+        let taken = self.drivers.len() + self.claimed.len() + self.fetching.len();
+        let reason = if self.leaving > Leaving::No {
+            Some("the launcher is leaving")
+        } else if self.is_drained {
+            Some("the worker is drained")
+        } else if taken >= CAPACITY {
+            Some("another run is in hand")
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return self.decline(attempt, reason.to_owned());
+        }
+        match offer.spec {
+            Carried::Inline(text) => {
+                let spec = STANDARD.decode(text).map_err(|_| "the spec is no base64".to_owned());
+                self.fetched(attempt, spec)
+            }
+            Carried::Object { url, sha256, size } => {
+                let objects = self.shared.objects.clone();
+                self.fetching.spawn(async move {
+                    if size > MAX_SPEC {
+                        return (attempt, Err(format!("a spec of {size} bytes")));
+                    }
+                    let mut spec = Vec::new();
+                    let expected = Expected { what: "spec", size, sha256: Some(&sha256) };
+                    let got = objects.get(&url, expected, &mut spec).await;
+                    (attempt, got.map(|()| spec).map_err(|error| error.to_string()))
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn fetched(
+        &mut self,
+        attempt: Attempt,
+        spec: Result<Vec<u8>, String>,
+    ) -> Result<(), LaunchError> {
+        match spec {
+            Ok(spec) => {
+                self.claimed.insert(attempt, spec);
+                let claim = Claim { attempt };
+                self.queue(Change::Queue { id: message_id(), message: claim.into() })
+            }
+            Err(reason) => self.decline(attempt, reason),
+        }
+    }
+
+    fn decline(&self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
+        tracing::info!(%attempt, reason, "declining an offer");
+        let decline = Decline { attempt, reason };
+        self.queue(Change::Queue { id: message_id(), message: decline.into() })
+    }
+
+    fn queue(&self, change: Change) -> Result<(), LaunchError> {
+        self.shared.journal.write(vec![change])?;
+        Ok(())
+    }
+
+    fn granted(&mut self, grant: Grant) -> Result<(), LaunchError> {
+        let attempt = grant.attempt;
+        if let Some(driver) = self.drivers.get(&attempt) {
+            driver.urls.add(grant.urls);
+            return Ok(());
+        }
+        let Some(spec) = self.claimed.remove(&attempt) else {
+            tracing::error!(%attempt, "a grant of what was not claimed");
+            return Ok(());
+        };
+        tracing::info!(%attempt, "granted");
+        let config = &self.shared.config;
+        let directories = Directories::of(attempt, &config.state_dir, &config.secrets_dir);
+        if let Err(error) = directories.keep_spec(&spec) {
+            // The journal holds the grant all the same, and the stage then ends with the reason.
+            tracing::error!(%attempt, %error, "the spec cannot be kept");
+        }
+        self.queue(Change::granted(attempt, self.shared.boot.clone()))?;
+        self.begin(attempt, Duration::ZERO);
+        if let Some(driver) = self.drivers.get(&attempt) {
+            driver.urls.add(grant.urls);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, attempt: Attempt, pause: Duration) {
+        let shared = self.shared.clone();
+        let driver = self.drivers.entry(attempt).or_insert_with(|| Driver {
+            wish: watch::Sender::new(Wish::GoOn),
+            urls: Arc::new(Urls::new(attempt, Arc::clone(&shared.say))),
+        });
+        if shared.journal.entry(attempt).is_some_and(|entry| entry.stop.is_some()) {
+            driver.wish.send_if_modified(|wish| raise(wish, Wish::Stop));
+        }
+        let reins = Reins { wish: driver.wish.subscribe(), urls: Arc::clone(&driver.urls) };
+        self.stages.spawn(async move {
+            tokio::time::sleep(pause).await;
+            (attempt, stage::drive(shared, attempt, reins).await)
+        });
+    }
+
+    fn driven(&mut self, attempt: Attempt, driven: Result<Driven, StageError>) {
+        match driven {
+            Ok(Driven::Done | Driven::HandedOver) => {
+                self.drivers.remove(&attempt);
+                self.health.send_replace(Health::default());
+            }
+            Err(error) => {
+                tracing::error!(%attempt, error = &error as &dyn std::error::Error, "a stage cannot go on; it is tried again");
+                let complaint = Some(format!("a stage cannot go on: {error}"));
+                self.health.send_replace(Health { complaint });
+                if self.leaving < Leaving::Ending {
+                    self.begin(attempt, AGAIN);
+                }
+            }
+        }
+    }
+}
+
+/// Wishes only grow firmer.
+fn raise(wish: &mut Wish, to: Wish) -> bool {
+    let firmer = to > *wish;
+    if firmer {
+        *wish = to;
+    }
+    firmer
+}

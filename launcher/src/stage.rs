@@ -1,0 +1,329 @@
+//! Drives one stage from its grant to the acknowledgement of its result.
+//!
+//! A stage is a walk along the journal's steps. [`drive`] looks at the step that is durable, does what
+//! comes next and makes that durable, until nothing is left. A launcher that starts again drives every
+//! stage in its journal in just the same way, so there is no second path for recovery.
+//!
+//! What is never done twice: a stage that begun is never started again. The mark that the worker
+//! binary makes before its first phase decides that, not the journal.
+
+mod container;
+mod ending;
+mod follow;
+mod order;
+mod prepare;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_model::{Attempt, Section, Stage as StageKind};
+use gantry_protocol::PoolKey;
+use gantry_protocol::message::{StageOutcome, Step};
+use gantry_protocol::spec::Spec;
+use tokio::sync::watch;
+
+use crate::blob::{BlobError, Objects};
+use crate::config::Config;
+use crate::container::{Engine, EngineError};
+use crate::journal::{Change, Ending, Entry, Journal, JournalError};
+use crate::log::{Log, LogError};
+use crate::mask::Secrets;
+use crate::store::{Say, Store, Urls};
+use crate::workspace::Directories;
+
+/// The run initialization policy.
+#[derive(Debug)]
+pub struct Policy {
+    /// Ready to be asked.
+    pub compiled: gantry_policy::Policy,
+    /// Lower-case hex of the SHA-256 of its source: with it a decision names what decided.
+    pub sha256: String,
+}
+
+/// What all stages of a launcher share.
+#[derive(Clone)]
+pub struct Shared<E> {
+    /// What the environment says.
+    pub config: Arc<Config>,
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// The container engine.
+    pub engine: E,
+    /// The object store.
+    pub objects: Objects,
+    /// The run initialization policy, if there is one.
+    pub policy: Option<Arc<Policy>>,
+    /// Where the worker binary lies on the host.
+    pub worker_binary: PathBuf,
+    /// The kernel's id of this boot.
+    pub boot: String,
+    /// Says something to the control plane.
+    pub say: Say,
+}
+
+/// What the rest of the launcher wants of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wish {
+    /// Go on.
+    #[default]
+    GoOn,
+    /// Leave everything to the next launcher: the container goes on.
+    HandOver,
+    /// The journal holds why it is to be stopped.
+    Stop,
+    /// It is not ours any more: drop everything that it made.
+    Drop,
+}
+
+/// A stage's connections to the rest of the launcher.
+#[derive(Clone)]
+pub struct Reins {
+    /// What is wanted of it.
+    pub wish: watch::Receiver<Wish>,
+    /// Urls come in here.
+    pub urls: Arc<Urls>,
+}
+
+/// How a drive ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driven {
+    /// Nothing of the stage is left.
+    Done,
+    /// The next launcher drives on.
+    HandedOver,
+}
+
+/// Why a stage cannot be driven any further by this launcher.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The journal cannot be written: nothing may happen that would not be known afterwards.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The log cannot go on.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The spool or another directory of the stage cannot be used.
+    #[error("cannot use the directories of {attempt}: check the disk under GANTRY_STATE_DIR")]
+    Directories {
+        /// Whose.
+        attempt: Attempt,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What the spool holds cannot be read.
+    #[error(transparent)]
+    Spool(#[from] gantry_spool::SpoolError),
+    /// Something cannot be stored.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The engine refuses what no waiting mends.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// One stage on its way.
+struct Stage<E> {
+    shared: Shared<E>,
+    attempt: Attempt,
+    reins: Reins,
+    directories: Directories,
+    store: Store,
+    spec: Spec,
+    secrets: Secrets,
+    variables: order::Variables,
+}
+
+/// What the container is called.
+fn container_name(attempt: Attempt) -> String {
+    attempt.name()
+}
+
+/// Drives one stage on from whatever step the journal holds.
+///
+/// # Errors
+/// When the journal, the disk or the engine fail so that this launcher can do no more; the journal
+/// then lets another one go on.
+pub async fn drive<E: Engine>(
+    shared: Shared<E>,
+    attempt: Attempt,
+    reins: Reins,
+) -> Result<Driven, StageError> {
+    let mut wish = reins.wish.clone();
+    let dropped = async {
+        // When the sender is gone the launcher ends, and that is no wish to drop anything.
+        if wish.wait_for(|wish| *wish == Wish::Drop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = dropped => drop_all(&shared, attempt).await,
+        driven = walk(&shared, attempt, &reins) => driven,
+    }
+}
+
+async fn walk<E: Engine>(
+    shared: &Shared<E>,
+    attempt: Attempt,
+    reins: &Reins,
+) -> Result<Driven, StageError> {
+    let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
+    if entry.step >= Step::ResultSent {
+        return finish(shared, attempt, reins).await;
+    }
+    let directories =
+        Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
+    let store = Store::new(shared.objects.clone(), Arc::clone(&reins.urls));
+    let stage = match prepare::open_spec(shared, attempt, &directories) {
+        Ok(opened) => Stage {
+            shared: shared.clone(),
+            attempt,
+            reins: reins.clone(),
+            directories,
+            store,
+            spec: opened.spec,
+            secrets: opened.secrets,
+            variables: opened.variables,
+        },
+        // Without its spec there are no secrets to mask by: nothing but the reason may leave the host.
+        Err(reason) => {
+            tracing::error!(%attempt, %reason, "the stage cannot be opened");
+            let outcome = if entry.step >= Step::Starting && attempt.stage == StageKind::Write {
+                StageOutcome::Unknown { reason }
+            } else {
+                StageOutcome::Failed { reason, phase: None, code: None }
+            };
+            shared.journal.write(vec![Change::ended(attempt, plain(outcome))])?;
+            ending::send_result(shared, attempt, Vec::new())?;
+            return finish(shared, attempt, reins).await;
+        }
+    };
+    stage.walk().await
+}
+
+impl<E: Engine> Stage<E> {
+    async fn walk(&self) -> Result<Driven, StageError> {
+        loop {
+            let Some(entry) = self.entry() else { return Ok(Driven::Done) };
+            if self.wish() == Wish::HandOver && entry.step != Step::Started {
+                return Ok(Driven::HandedOver);
+            }
+            match entry.step {
+                Step::Granted => self.prepare(&entry).await?,
+                Step::WorkspaceReady | Step::Creating => self.create(&entry).await?,
+                Step::Created | Step::Starting => self.start(&entry).await?,
+                Step::Started => {
+                    if self.follow(&entry).await? == Driven::HandedOver {
+                        return Ok(Driven::HandedOver);
+                    }
+                }
+                Step::Ended => self.complete_log(&entry).await?,
+                Step::LogComplete => self.seal(&entry).await?,
+                Step::Sealed => {
+                    ending::send_result(&self.shared, self.attempt, self.log(&entry).closings())?;
+                }
+                Step::ResultSent | Step::Acknowledged | Step::Removed => {
+                    return finish(&self.shared, self.attempt, &self.reins).await;
+                }
+            }
+        }
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        self.shared.journal.entry(self.attempt)
+    }
+
+    fn wish(&self) -> Wish {
+        *self.reins.wish.borrow()
+    }
+
+    fn log(&self, entry: &Entry) -> Log {
+        Log::resume(
+            self.attempt,
+            Arc::clone(&self.shared.journal),
+            self.store.clone(),
+            &self.secrets,
+            entry.mark.clone(),
+        )
+    }
+
+    /// Ends the stage before a container had anything to say.
+    async fn end_early(
+        &self,
+        entry: &Entry,
+        outcome: StageOutcome,
+        lines: &[String],
+    ) -> Result<(), StageError> {
+        let mut log = self.log(entry);
+        let ended = Change::ended(self.attempt, plain(outcome));
+        Ok(log.say(Section::Prepare, lines, vec![ended]).await?)
+    }
+
+    fn keys(&self) -> Vec<&PoolKey> {
+        let config = &self.shared.config;
+        std::iter::once(&config.key).chain(&config.former_keys).collect()
+    }
+
+    fn at(&self) -> impl Fn(std::io::Error) -> StageError {
+        let attempt = self.attempt;
+        move |source| StageError::Directories { attempt, source }
+    }
+}
+
+fn plain(outcome: StageOutcome) -> Ending {
+    Ending { outcome, delta: None, outputs: Vec::new(), keeps_workspace: false }
+}
+
+/// Waits until the control plane has the result, then removes what is left of the stage.
+async fn finish<E: Engine>(
+    shared: &Shared<E>,
+    attempt: Attempt,
+    reins: &Reins,
+) -> Result<Driven, StageError> {
+    let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
+    if entry.step == Step::ResultSent {
+        let mut acknowledged = shared.journal.acknowledgements();
+        let mut wish = reins.wish.clone();
+        tokio::select! {
+            biased;
+            // The sender lives as long as the journal, which `shared` holds.
+            _ = acknowledged.wait_for(|up_to| Some(*up_to) >= entry.result) => {}
+            _ = wish.wait_for(|wish| *wish == Wish::HandOver) => return Ok(Driven::HandedOver),
+        }
+        shared.journal.step(attempt, Step::Acknowledged)?;
+    }
+    remove_all(shared, attempt).await
+}
+
+async fn drop_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
+    tracing::info!(%attempt, "dropping a stage that is not ours any more");
+    remove_all(shared, attempt).await
+}
+
+async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
+    let name = container_name(attempt);
+    container::persist(|| shared.engine.remove(&name)).await?;
+    let directories =
+        Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
+    let removed = tokio::task::spawn_blocking(move || directories.remove()).await;
+    removed
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|source| StageError::Directories { attempt, source })?;
+    shared.journal.write(vec![Change::removed(attempt)])?;
+    tracing::info!(%attempt, "done");
+    Ok(Driven::Done)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &(dyn std::error::Error + Sync)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(why) = cause {
+        let why_text = why.to_string();
+        if !text.contains(&why_text) {
+            text = format!("{text}: {why_text}");
+        }
+        cause = why.source();
+    }
+    text
+}

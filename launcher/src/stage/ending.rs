@@ -1,0 +1,258 @@
+//! From the container's last word to the result.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
+use gantry_protocol::message::{
+    Closing, Delta, Output, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
+};
+use gantry_spool::order::MAX_SHOWN;
+use gantry_spool::{Outcome, SideName, SpoolError, StopReason, open_side_file};
+
+use super::follow::Followed;
+use super::{Shared, Stage, StageError, chain, plain};
+use crate::container::{Engine, State};
+use crate::journal::{Change, Ending, Entry, JournalError};
+use crate::log::message_id;
+use crate::mask::Secrets;
+use crate::store::Content;
+use crate::{terraform, workspace};
+
+impl<E: Engine> Stage<E> {
+    /// Makes durable how the stage ended. The rest of the log is stored before it.
+    pub(super) async fn end(&self, followed: Followed) -> Result<(), StageError> {
+        let Followed { outcome, mut log } = followed;
+        let stop = self.entry().and_then(|entry| entry.stop);
+        let outcome = match outcome {
+            Some(outcome) => outcome_of(outcome, stop),
+            None => self.lost(stop).await?,
+        };
+        let ending = match outcome {
+            StageOutcome::Succeeded { .. } => self.success(),
+            StageOutcome::Failed { .. }
+            | StageOutcome::Denied
+            | StageOutcome::Stopped { .. }
+            | StageOutcome::Unknown { .. } => plain(outcome),
+        };
+        let section = log.section();
+        log.end_section(None, section, Vec::new()).await?;
+        let lines: Vec<_> = line(&ending.outcome).into_iter().collect();
+        let ended = Change::ended(self.attempt, masked(ending, &self.secrets));
+        Ok(log.say(Section::Conclude, &lines, vec![ended]).await?)
+    }
+
+    /// The container is gone and its spool has no last frame.
+    async fn lost(&self, stop: Option<String>) -> Result<StageOutcome, StageError> {
+        let name = super::container_name(self.attempt);
+        let state = super::container::persist(|| self.shared.engine.state(&name)).await?;
+        let how = match state {
+            Some(State::Exited { code }) => format!("it ended with code {code}"),
+            Some(State::Created) => "it was never started".to_owned(),
+            Some(State::Running) => "it still runs".to_owned(),
+            None => "it is gone".to_owned(),
+        };
+        let restarted = self.entry().is_some_and(|entry| entry.boot != self.shared.boot);
+        let why = if restarted {
+            "the host was restarted"
+        } else {
+            "Docker or the kernel stopped it, or its memory did not suffice"
+        };
+        let begun = self.has_begun()?;
+        let reason = format!("the container ended without a result ({how}): {why}");
+        Ok(match (begun, self.attempt.stage) {
+            (true, StageKind::Write) => StageOutcome::Unknown {
+                reason: format!("{reason}; look at what it may have changed before the next run"),
+            },
+            (true, StageKind::Read) => match stop {
+                Some(reason) => StageOutcome::Stopped { reason },
+                None => StageOutcome::Failed { reason, phase: None, code: None },
+            },
+            (false, StageKind::Read | StageKind::Write) => StageOutcome::Failed {
+                reason: format!("the container did not begin ({how}): look at Docker's log"),
+                phase: None,
+                code: None,
+            },
+        })
+    }
+
+    fn success(&self) -> Ending {
+        let (delta, has_changes) = match self.plan() {
+            Ok(plan) => plan.map_or((None, false), |(delta, has)| (Some(delta), has)),
+            Err(reason) => {
+                return plain(StageOutcome::Failed {
+                    reason,
+                    phase: Some(Phase::Plan),
+                    code: None,
+                });
+            }
+        };
+        let has_write_stage = match self.spec.run_type {
+            RunType::Tracked | RunType::Destroy => self.attempt.stage == StageKind::Read,
+            RunType::Proposed | RunType::Task | RunType::Testing => false,
+        };
+        Ending {
+            outcome: StageOutcome::Succeeded { has_changes },
+            delta,
+            outputs: self.outputs(),
+            keeps_workspace: has_changes && has_write_stage,
+        }
+    }
+
+    /// What the plan would change; none if the stage did not plan.
+    fn plan(&self) -> Result<Option<(Delta, bool)>, String> {
+        if self.spec.phases.iter().all(|phase| phase.phase != Phase::Plan) {
+            return Ok(None);
+        }
+        let plan = open_side_file(&self.directories.spool, SideName::Plan, MAX_SHOWN)
+            .map_err(|error| format!("the plan cannot be read: {}", chain(&error)))?;
+        let read = terraform::read_plan(std::io::Read::take(plan, MAX_SHOWN));
+        read.map(Some).map_err(|error| {
+            format!("the plan is none, at line {}, column {}", error.line(), error.column())
+        })
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        let shown = match open_side_file(&self.directories.spool, SideName::Outputs, MAX_SHOWN) {
+            Ok(shown) => shown,
+            Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Vec::new();
+            }
+            Err(error) => {
+                tracing::warn!(attempt = %self.attempt, %error, "the outputs cannot be read");
+                return Vec::new();
+            }
+        };
+        let shown = std::io::Read::take(shown, MAX_SHOWN);
+        terraform::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
+            tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are no JSON");
+            Vec::new()
+        })
+    }
+
+    /// Everything that the stage wrote is stored and reported.
+    pub(super) async fn complete_log(&self, entry: &Entry) -> Result<(), StageError> {
+        let name = super::container_name(self.attempt);
+        super::container::persist(|| self.shared.engine.remove(&name)).await?;
+        tracing::debug!(attempt = %entry.attempt, "the container is removed");
+        Ok(self.shared.journal.step(self.attempt, Step::LogComplete)?)
+    }
+
+    /// Seals, signs and stores the workspace, if the write stage needs it.
+    pub(super) async fn seal(&self, entry: &Entry) -> Result<(), StageError> {
+        let keeps = entry.ending.as_ref().is_some_and(|ending| ending.keeps_workspace);
+        if !keeps {
+            return Ok(self.shared.journal.step(self.attempt, Step::Sealed)?);
+        }
+        let (directories, stack, attempt) =
+            (self.directories.clone(), self.spec.stack.clone(), self.attempt);
+        let config = Arc::clone(&self.shared.config);
+        let sealed = tokio::task::spawn_blocking(move || {
+            workspace::seal(&directories, &stack, attempt, &config.key)
+        });
+        let leaving = match sealed.await {
+            Ok(Ok(leaving)) => leaving,
+            Ok(Err(error)) => return self.unsealed(&chain(&error)),
+            Err(error) => return self.unsealed(&chain(&error)),
+        };
+        let head = Bytes::copy_from_slice(leaving.header.as_bytes());
+        let key =
+            self.store.put(UrlPurpose::Workspace, Content::File(&head, &leaving.payload)).await?;
+        let message = WorkspaceStored {
+            attempt: self.attempt,
+            key,
+            size: head.len() as u64 + leaving.statement.payload_len,
+            payload_sha256: leaving.statement.payload_sha256.to_string(),
+            payload_size: leaving.statement.payload_len,
+            signature: leaving.signature.to_string(),
+        };
+        self.shared.journal.write(vec![
+            Change::Queue { id: message_id(), message: message.into() },
+            Change::step(self.attempt, Step::Sealed),
+        ])?;
+        Ok(())
+    }
+
+    /// A plan whose workspace cannot be kept cannot be applied.
+    fn unsealed(&self, why: &str) -> Result<(), StageError> {
+        let reason = format!("the workspace cannot be kept for the apply: {why}");
+        let outcome = StageOutcome::Failed { reason, phase: None, code: None };
+        self.shared.journal.write(vec![
+            Change::ended(self.attempt, plain(outcome)),
+            Change::step(self.attempt, Step::Sealed),
+        ])?;
+        Ok(())
+    }
+}
+
+/// Makes the result durable as a message that waits for its acknowledgement.
+pub(super) fn send_result<E>(
+    shared: &Shared<E>,
+    attempt: Attempt,
+    log: Vec<Closing>,
+) -> Result<(), JournalError> {
+    let Some(ending) = shared.journal.entry(attempt).and_then(|entry| entry.ending) else {
+        return Ok(());
+    };
+    let message = StageResult {
+        attempt,
+        outcome: ending.outcome,
+        delta: ending.delta,
+        outputs: ending.outputs,
+        log,
+        continues: false,
+    };
+    shared.journal.write(vec![Change::Result {
+        attempt,
+        id: message_id(),
+        message: message.into(),
+    }])?;
+    Ok(())
+}
+
+fn outcome_of(outcome: Outcome, stop: Option<String>) -> StageOutcome {
+    match outcome {
+        Outcome::Succeeded => StageOutcome::Succeeded { has_changes: false },
+        Outcome::Failed { phase, code, signal, reason } => {
+            let reason = match signal {
+                Some(signal) => format!("{reason} (signal {signal})"),
+                None => reason,
+            };
+            StageOutcome::Failed { reason, phase, code }
+        }
+        Outcome::Stopped { reason, .. } => StageOutcome::Stopped {
+            reason: match (stop, reason) {
+                (Some(reason), _) => reason,
+                (None, StopReason::RunTimeout) => "the run took longer than it may".to_owned(),
+                (None, StopReason::Asked) => {
+                    "Docker stopped, or somebody signalled the container".to_owned()
+                }
+            },
+        },
+    }
+}
+
+/// Reasons come from the container, so they are masked like everything else that leaves it.
+fn masked(mut ending: Ending, secrets: &Secrets) -> Ending {
+    match &mut ending.outcome {
+        StageOutcome::Failed { reason, .. }
+        | StageOutcome::Stopped { reason }
+        | StageOutcome::Unknown { reason } => *reason = terraform::mask(reason, secrets),
+        StageOutcome::Succeeded { .. } | StageOutcome::Denied => {}
+    }
+    ending
+}
+
+/// What the log says about an ending at its end.
+fn line(outcome: &StageOutcome) -> Option<String> {
+    match outcome {
+        StageOutcome::Succeeded { .. } | StageOutcome::Denied => None,
+        StageOutcome::Failed { reason, phase, code } => Some(match (phase, code) {
+            (Some(phase), Some(code)) => format!("{phase} failed with exit code {code}: {reason}"),
+            (Some(phase), None) => format!("{phase} failed: {reason}"),
+            (None, _) => reason.clone(),
+        }),
+        StageOutcome::Stopped { reason } => Some(format!("stopped: {reason}")),
+        StageOutcome::Unknown { reason } => Some(format!("outcome unknown: {reason}")),
+    }
+}

@@ -1,0 +1,298 @@
+//! Follows a container that runs, from the journal's mark to its last frame.
+//!
+//! One loop reads the spool; beside it stand the clocks and the wishes that can stop the stage. The
+//! loop ends with the spool's last frame, or when the container is gone and nothing more is in the
+//! spool. What it has handled is durable before the mark moves behind it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use gantry_model::{Phase, Section};
+use gantry_protocol::message::{PhaseEvent, PhaseReport};
+use gantry_spool::{Body, Event, Frame, Outcome, Reader, Watch};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::container::persist;
+use super::state::ERRORED;
+use super::{Driven, Stage, StageError, Wish, container_name};
+use crate::container::{Engine, Signal};
+use crate::journal::{Change, Entry};
+use crate::log::{Log, message_id};
+
+/// The spool is looked at this often even if nothing was noticed.
+const TICK: Duration = Duration::from_secs(1);
+/// How much longer than its grace a stopped stage gets, for what it does after its last phase.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// What the spool said.
+pub(super) struct Followed {
+    /// Its last frame; none if the container is gone without one.
+    pub outcome: Option<Outcome>,
+    /// The log, at its end.
+    pub log: Log,
+}
+
+/// What the reading loop and the clocks beside it share.
+struct Pulse {
+    begin: Instant,
+    /// Milliseconds since `begin` at which the loop last had something to do.
+    active: AtomicU64,
+    /// Set while the loop cannot read: then silence is ours, not the phase's.
+    is_busy: AtomicBool,
+    /// Set when the container does not run any more.
+    is_gone: AtomicBool,
+    gone: Notify,
+}
+
+impl Pulse {
+    fn beat(&self) {
+        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.active.store(now, Ordering::Relaxed);
+    }
+
+    fn quiet_since(&self) -> Instant {
+        self.begin + Duration::from_millis(self.active.load(Ordering::Relaxed))
+    }
+}
+
+impl<E: Engine> Stage<E> {
+    /// Follows the container to its end, and makes the ending durable.
+    pub(super) async fn follow(&self, entry: &Entry) -> Result<Driven, StageError> {
+        let pulse = Pulse {
+            begin: Instant::now(),
+            active: AtomicU64::new(0),
+            is_busy: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
+            gone: Notify::new(),
+        };
+        let name = container_name(self.attempt);
+        let read = self.read(entry, &pulse);
+        let ended = async {
+            let ended = persist(|| self.shared.engine.ended(&name)).await;
+            pulse.is_gone.store(true, Ordering::Release);
+            pulse.gone.notify_one();
+            ended
+        };
+        tokio::pin!(read, ended);
+        let mut container_ended = false;
+        let stop = self.stop(&pulse);
+        let answer = self.answer_states();
+        tokio::pin!(stop, answer);
+        let mut wish = self.reins.wish.clone();
+        let followed = loop {
+            tokio::select! {
+                biased;
+                followed = &mut read => break followed?,
+                error = &mut stop => return Err(error),
+                ended = &mut ended, if !container_ended => { ended?; container_ended = true; }
+                () = &mut answer => {}
+                _ = wish.wait_for(|wish| *wish == Wish::HandOver) => return Ok(Driven::HandedOver),
+            }
+        };
+        if !container_ended {
+            // The last frame is there; the container goes at once, or is ended.
+            let _ = tokio::time::timeout(Duration::from_secs(10), &mut ended).await;
+        }
+        self.end(followed).await?;
+        Ok(Driven::Done)
+    }
+
+    async fn read(&self, entry: &Entry, pulse: &Pulse) -> Result<Followed, StageError> {
+        let spool = &self.directories.spool;
+        let watch = Watch::new(spool).map_err(self.at())?;
+        let watch = awaitable(watch).map_err(self.at())?;
+        let mut log = self.log(entry);
+        let mut reader = Reader::open(spool, log.position())?;
+        let mut kept = log.position();
+        loop {
+            pulse.is_busy.store(true, Ordering::Relaxed);
+            // Asked before reading: what a container wrote before it ended is then surely seen.
+            let is_gone = pulse.is_gone.load(Ordering::Acquire);
+            while let Some(frame) = reader.next()? {
+                if let Some(outcome) = self.take(&mut log, frame).await? {
+                    return Ok(Followed { outcome: Some(outcome), log });
+                }
+                pulse.beat();
+                if log.due().is_some_and(|due| due <= Instant::now()) {
+                    log.cut(Vec::new()).await?;
+                }
+            }
+            if is_gone {
+                return Ok(Followed { outcome: None, log });
+            }
+            if log.due().is_some_and(|due| due <= Instant::now()) {
+                log.cut(Vec::new()).await?;
+                pulse.beat();
+            }
+            if log.position().segment > kept.segment {
+                kept = log.position();
+                reader.remove_before(kept)?;
+            }
+            pulse.is_busy.store(false, Ordering::Relaxed);
+            self.more(&watch, &log, pulse).await?;
+        }
+    }
+
+    /// Waits until there may be more to read or something is due.
+    async fn more(
+        &self,
+        watch: &AsyncFd<Watch>,
+        log: &Log,
+        pulse: &Pulse,
+    ) -> Result<(), StageError> {
+        let tick = Instant::now() + TICK;
+        let until = log.due().map_or(tick, |due| due.min(tick));
+        tokio::select! {
+            ready = watch.readable() => {
+                let mut ready = ready.map_err(self.at())?;
+                ready.clear_ready();
+                watch.get_ref().drain().map_err(self.at())?;
+            }
+            () = pulse.gone.notified() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+        Ok(())
+    }
+
+    /// Handles one frame. Gives the outcome when it was the last one.
+    async fn take(&self, log: &mut Log, frame: Frame) -> Result<Option<Outcome>, StageError> {
+        let event = match frame.body {
+            Body::Output(output) => {
+                log.output(frame.position, frame.next, &output).await?;
+                return Ok(None);
+            }
+            Body::Event(event) => event,
+        };
+        match event {
+            Event::PhaseBegan { phase } => {
+                let report = self.report(phase, PhaseEvent::Began);
+                log.end_section(Some(frame.next), Some(phase.into()), vec![report]).await?;
+            }
+            Event::PhaseEnded { phase, code, duration_ms, .. } => {
+                let report = self.report(phase, PhaseEvent::Ended { code, duration_ms });
+                let section = log.section();
+                log.end_section(Some(frame.next), section, vec![report]).await?;
+            }
+            Event::State { number, serial, lineage, file } => {
+                self.keep_state(number, serial, lineage, &file).await?;
+            }
+            Event::Errored { file } => self.keep_errored(&file).await?,
+            Event::Truncated { bytes } => {
+                let line = format!(
+                    "{bytes} bytes of output were dropped: this host's disk was full (launcher: free space under GANTRY_STATE_DIR)"
+                );
+                // Said before the mark moves on: a crash between the two says it twice, never not at all.
+                log.say(Section::Conclude, &[line], Vec::new()).await?;
+                let section = log.section();
+                log.end_section(Some(frame.next), section, Vec::new()).await?;
+            }
+            Event::Note { text } => {
+                tracing::info!(attempt = %self.attempt, text, "the worker binary says")
+            }
+            Event::Stopping { reason } => {
+                tracing::info!(attempt = %self.attempt, ?reason, "the stage is being stopped");
+            }
+            // Their files have fixed names and are looked for at the end.
+            Event::Plan { .. } | Event::Outputs { .. } => {}
+            Event::Ended { outcome } => {
+                let section = log.section();
+                // The mark stays before this frame until the ending is durable.
+                log.end_section(Some(frame.position), section, Vec::new()).await?;
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
+    }
+
+    fn report(&self, phase: Phase, event: PhaseEvent) -> Change {
+        let report = PhaseReport { attempt: self.attempt, phase, event };
+        Change::Queue { id: message_id(), message: report.into() }
+    }
+
+    /// An `errored.tfstate` is a state version whose write Terraform gave up.
+    async fn keep_errored(&self, file: &gantry_spool::SideFile) -> Result<(), StageError> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            serial: u64,
+            lineage: String,
+        }
+        let opened = gantry_spool::open_side_file(
+            &self.directories.spool,
+            file.name,
+            gantry_spool::order::MAX_STATE,
+        )?;
+        match serde_json::from_reader::<_, Named>(std::io::BufReader::new(opened)) {
+            Ok(named) => self.keep_state(ERRORED, named.serial, named.lineage, file).await,
+            Err(error) => {
+                tracing::error!(attempt = %self.attempt, %error, "the errored.tfstate is no state");
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops the stage when it is silent for too long or somebody asks: one interrupt, the grace, the
+    /// end. Ends only with an error.
+    async fn stop(&self, pulse: &Pulse) -> StageError {
+        let reason = self.reason_to_stop(pulse).await;
+        let journal = Arc::clone(&self.shared.journal);
+        if let Err(error) = journal.write(vec![Change::stop(self.attempt, reason.clone())]) {
+            return error.into();
+        }
+        tracing::info!(attempt = %self.attempt, reason, "stopping the stage");
+        let name = container_name(self.attempt);
+        let engine = &self.shared.engine;
+        if let Err(error) = persist(|| engine.signal(&name, Signal::Stop)).await {
+            return error.into();
+        }
+        // The worker binary keeps the grace itself; this is for one that hangs.
+        tokio::time::sleep(self.shared.config.stop_grace.get() + MARGIN).await;
+        tracing::warn!(attempt = %self.attempt, "the stage did not end within its grace");
+        if let Err(error) = persist(|| engine.signal(&name, Signal::Kill)).await {
+            return error.into();
+        }
+        std::future::pending().await
+    }
+
+    async fn reason_to_stop(&self, pulse: &Pulse) -> String {
+        let mut wish = self.reins.wish.clone();
+        let asked = async {
+            if wish.wait_for(|wish| *wish == Wish::Stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = asked => {
+                let reason = self.entry().and_then(|entry| entry.stop);
+                reason.unwrap_or_else(|| "asked to stop".to_owned())
+            }
+            () = self.silence(pulse) => {
+                format!("no output for {}", self.shared.config.logs_timeout)
+            }
+        }
+    }
+
+    async fn silence(&self, pulse: &Pulse) {
+        let limit = self.shared.config.logs_timeout.get();
+        loop {
+            if pulse.is_busy.load(Ordering::Relaxed) {
+                pulse.beat();
+            }
+            let until = pulse.quiet_since() + limit;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe; a Watch owns its descriptor and never closes or changes it while it lives"
+)]
+fn awaitable(watch: Watch) -> std::io::Result<AsyncFd<Watch>> {
+    AsyncFd::new(watch)
+}

@@ -1,0 +1,283 @@
+//! What the worker binary is told, and the variables of the phases.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use gantry_model::{Phase, RunType, Stage as StageKind};
+use gantry_protocol::spec::{SecretBundle, Spec};
+use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder, User};
+use gantry_spool::{Limits, WhenFull};
+use zeroize::Zeroizing;
+
+use super::{Stage, container_name};
+use crate::config::Config;
+use crate::container::{Engine, EngineError, Image};
+use crate::{terraform, workspace};
+
+/// How much of a read stage's output waits on the host: 1 GiB.
+const READ_QUOTA: u64 = 1 << 30;
+/// How long a read stage has to end by itself once it was interrupted.
+const READ_GRACE_MS: u64 = 30_000;
+/// How long a state write waits for the store.
+const ANSWER_AFTER_MS: u64 = 20_000;
+/// The file with the present state, beside the order.
+const STATE_FILE: &str = "state";
+/// The largest `/etc/passwd` that is looked at.
+const MAX_PASSWD: usize = 256 * 1024;
+/// Where phases find their programs when the image does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The variables of a stage's phases. Later ones win over earlier ones of the same name.
+pub type Variables = BTreeMap<String, Zeroizing<String>>;
+
+/// Why the order cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The directory in memory cannot be used.
+    #[error("cannot hand the order to the container: check GANTRY_SECRETS_DIR")]
+    Io(#[from] io::Error),
+    /// It cannot be spelled.
+    #[error("the order cannot be written")]
+    Json(#[from] serde_json::Error),
+    /// It is too large.
+    #[error("the variables and hooks of the stack take more than 4 MiB: make them smaller")]
+    TooLarge,
+    /// The image cannot be asked.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The image's user is unknown to the image.
+    #[error(
+        "the image wants to run as {user:?}, and its /etc/passwd does not know that user: give the user by number"
+    )]
+    User {
+        /// As the image spells it.
+        user: String,
+    },
+    /// The state cannot be had.
+    #[error(transparent)]
+    State(#[from] super::state::StateError),
+}
+
+/// The variables of a stage, from the least to the most specific: computed, the host's, the stack's,
+/// its secrets.
+pub fn variables(config: &Config, spec: &Spec, secrets: Option<&SecretBundle>) -> Variables {
+    let stage = spec.attempt.stage;
+    let mut variables = computed(spec);
+    for passed in config.passed_to(stage) {
+        variables.insert(passed.name.clone(), passed.value.clone());
+    }
+    let plain = spec.environment.iter().map(|variable| (&variable.name, &variable.value));
+    let secret = secrets.iter().flat_map(|bundle| &bundle.secrets);
+    for (name, value) in plain.chain(secret.map(|secret| (&secret.name, &secret.value))) {
+        if let Some(name) = in_stage(name, stage) {
+            variables.insert(name.to_owned(), Zeroizing::new(value.clone()));
+        }
+    }
+    variables
+}
+
+/// The name that phases see; none if the prefix selects the other stage.
+fn in_stage(name: &str, stage: StageKind) -> Option<&str> {
+    match (name.strip_prefix("ro_"), name.strip_prefix("wo_"), stage) {
+        (Some(name), _, StageKind::Read) | (_, Some(name), StageKind::Write) => Some(name),
+        (Some(_), _, StageKind::Write) | (_, Some(_), StageKind::Read) => None,
+        (None, None, StageKind::Read | StageKind::Write) => Some(name),
+    }
+}
+
+fn computed(spec: &Spec) -> Variables {
+    let about = &spec.about;
+    [
+        ("TF_IN_AUTOMATION", "true".to_owned()),
+        ("TF_INPUT", "0".to_owned()),
+        ("TF_VAR_spacelift_run_id", spec.attempt.run.to_string()),
+        ("TF_VAR_spacelift_stack_id", spec.stack.to_string()),
+        ("TF_VAR_spacelift_run_type", run_type(spec.run_type).to_owned()),
+        ("TF_VAR_spacelift_run_trigger", about.triggered_by.clone().unwrap_or_default()),
+        ("TF_VAR_spacelift_commit_sha", about.commit.hash.clone()),
+        ("TF_VAR_spacelift_commit_branch", about.commit.branch.clone()),
+        ("TF_VAR_spacelift_stack_labels", about.labels.join(",")),
+        ("TF_VAR_spacelift_project_root", spec.project_root.clone()),
+        ("TF_VAR_spacelift_workspace_root", "/mnt/workspace".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), Zeroizing::new(value)))
+    .collect()
+}
+
+/// The run's type as phases and policies spell it.
+pub const fn run_type(run_type: RunType) -> &'static str {
+    match run_type {
+        RunType::Proposed => "PROPOSED",
+        RunType::Tracked => "TRACKED",
+        RunType::Task => "TASK",
+        RunType::Testing => "TESTING",
+        RunType::Destroy => "DESTROY",
+    }
+}
+
+impl<E: Engine> Stage<E> {
+    /// Writes the order, and the state if the stage has one, where the worker binary looks for them.
+    pub(super) async fn write_order(&self) -> Result<(), OrderError> {
+        let image = self.shared.engine.image(self.image()).await?.unwrap_or_default();
+        let user = self.user(&image).await?;
+        let state = self.state_order().await?;
+        let order = self.order(&image, user, state);
+        let json = order.to_json()?;
+        if json.len() as u64 > order::MAX_SIZE {
+            return Err(OrderError::TooLarge);
+        }
+        workspace::make(&self.directories.order, 0o770)?;
+        write_new(&self.directories.order.join(order::FILE), &json)?;
+        Ok(())
+    }
+
+    async fn state_order(&self) -> Result<Option<StateOrder>, OrderError> {
+        let Some(spec) = &self.spec.state else { return Ok(None) };
+        let mut order = StateOrder {
+            current: None,
+            can_write: spec.can_write,
+            answer_after_ms: ANSWER_AFTER_MS,
+        };
+        if let Some(current) = &spec.current {
+            let state = self.fetch_state(current).await?;
+            workspace::make(&self.directories.order, 0o770)?;
+            write_new(&self.directories.order.join(STATE_FILE), &state)?;
+            order.current = Some(STATE_FILE.to_owned());
+        }
+        Ok(Some(order))
+    }
+
+    fn order(&self, image: &Image, user: User, state: Option<StateOrder>) -> Order {
+        let config = &self.shared.config;
+        let (quota, when_full) = match self.attempt.stage {
+            StageKind::Read => (READ_QUOTA, WhenFull::Block),
+            StageKind::Write => (Limits::WRITE_QUOTA, WhenFull::Truncate),
+        };
+        let plans = self.spec.phases.iter().any(|phase| phase.phase == Phase::Plan);
+        Order {
+            version: Order::VERSION,
+            attempt: self.attempt,
+            phases: self.spec.phases.iter().map(phase_order).collect(),
+            after_run: self.spec.after_run.clone(),
+            after_run_on_success: !(plans && self.spec.run_type != RunType::Proposed),
+            environment: self.environment(image),
+            user,
+            workspace: "/mnt/workspace".to_owned(),
+            directory: Path::new("/mnt/workspace/source")
+                .join(&self.spec.project_root)
+                .to_string_lossy()
+                .into_owned(),
+            run_timeout_ms: millis(config.run_timeout.get()),
+            grace_ms: match self.attempt.stage {
+                StageKind::Read => READ_GRACE_MS.min(millis(config.stop_grace.get())),
+                StageKind::Write => millis(config.stop_grace.get()),
+            },
+            interrupt: Interrupt::Sigint,
+            spool: Limits { quota, when_full },
+            state,
+            show_plan: plans.then(|| terraform::SHOW_PLAN.to_owned()),
+            show_outputs: Some(terraform::SHOW_OUTPUTS.to_owned()),
+            shell: "/bin/sh".to_owned(),
+        }
+    }
+
+    /// The image's environment, and ours over it.
+    fn environment(&self, image: &Image) -> Vec<(String, Secret)> {
+        let mut environment: BTreeMap<&str, &str> = BTreeMap::from([("PATH", PATH)]);
+        environment.extend(image.environment.iter().filter_map(|entry| entry.split_once('=')));
+        let own = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        environment.extend(own);
+        environment
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Secret::from(value)))
+            .collect()
+    }
+
+    /// Who the phases run as: the image's user, or 1983 with none.
+    async fn user(&self, image: &Image) -> Result<User, OrderError> {
+        let (name, group) = image.user.split_once(':').unwrap_or((&image.user, ""));
+        if name.is_empty() {
+            return Ok(User::default());
+        }
+        let container = container_name(self.attempt);
+        let read = self.shared.engine.read_file(&container, "/etc/passwd", MAX_PASSWD).await?;
+        let passwd = String::from_utf8_lossy(&read.unwrap_or_default()).into_owned();
+        find_user(name, group, &passwd)
+            .ok_or_else(|| OrderError::User { user: image.user.chars().take(64).collect() })
+    }
+}
+
+fn find_user(name: &str, group: &str, passwd: &str) -> Option<User> {
+    let known = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| {
+        let [known, _, uid, gid, _, home, ..] = fields[..] else { return None };
+        (known == name || uid == name).then_some((uid.parse().ok()?, gid.parse().ok()?, home))
+    });
+    let group = group.parse::<u32>().ok();
+    let default = User::default();
+    match known {
+        Some((uid, gid, home)) => {
+            Some(User { uid, gid: group.unwrap_or(gid), home: home.to_owned() })
+        }
+        None => {
+            let uid = name.parse().ok()?;
+            Some(User { uid, gid: group.unwrap_or(uid), home: default.home })
+        }
+    }
+}
+
+fn phase_order(phase: &gantry_protocol::spec::PhaseSpec) -> PhaseOrder {
+    PhaseOrder {
+        phase: phase.phase,
+        before: phase.before.clone(),
+        command: phase
+            .command
+            .clone()
+            .unwrap_or_else(|| terraform::command(phase.phase).to_owned()),
+        after: phase.after.clone(),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes a file that the launcher's user and group alone can read, in place of an earlier one.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path)?
+        .write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_selects_the_stage() {
+        assert_eq!(in_stage("ro_A", StageKind::Read), Some("A"));
+        assert_eq!(in_stage("ro_A", StageKind::Write), None);
+        assert_eq!(in_stage("wo_A", StageKind::Write), Some("A"));
+        assert_eq!(in_stage("A", StageKind::Write), Some("A"));
+    }
+
+    #[test]
+    fn an_image_s_user_is_found_by_name_and_by_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nspacelift:x:1983:1984::/home/s:/bin/sh\n";
+        let expected = User { uid: 1983, gid: 1984, home: "/home/s".to_owned() };
+        assert_eq!(find_user("spacelift", "", passwd), Some(expected.clone()));
+        assert_eq!(find_user("1983", "", passwd), Some(expected.clone()));
+        assert_eq!(find_user("1983", "7", passwd), Some(User { gid: 7, ..expected }));
+        assert_eq!(find_user("5", "", passwd).map(|user| (user.uid, user.gid)), Some((5, 5)));
+        assert_eq!(find_user("nobody", "", passwd), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! From the grant to a workspace that a container can be made for.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Component, Path};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gantry_model::{Phase, Section};
+use gantry_policy::Input;
+use gantry_protocol::message::{Decision, StageOutcome, Step};
+use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
+use gantry_protocol::{Header, SealedBytes};
+
+use super::order::Variables;
+use super::{Shared, Stage, StageError, Wish, order};
+use crate::blob::{BlobError, Expected};
+use crate::container::Engine;
+use crate::journal::{Change, Entry};
+use crate::log::{Log, message_id};
+use crate::mask::Secrets;
+use crate::terraform::{self, BackendError};
+use crate::workspace::{self, Directories, WorkspaceError};
+
+/// How long the policy may take, its builtins included.
+const POLICY_LIMIT: Duration = Duration::from_secs(15);
+/// The largest source archive: 2 GiB.
+const MAX_SOURCE: u64 = 2 << 30;
+/// The largest sealed workspace: 16 GiB.
+const MAX_WORKSPACE: u64 = 16 << 30;
+
+/// A spec, opened.
+pub struct Opened {
+    pub spec: Spec,
+    pub secrets: Secrets,
+    pub variables: Variables,
+}
+
+/// Opens the spec that lies in the attempt's directory, and its secrets. Says why not in words that
+/// hold no secret.
+pub fn open_spec<E>(
+    shared: &Shared<E>,
+    attempt: gantry_model::Attempt,
+    directories: &Directories,
+) -> Result<Opened, String> {
+    let config = &shared.config;
+    let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
+    let sealed = fs::read(&directories.spec)
+        .map_err(|error| format!("the stage's spec cannot be read on this host: {error}"))?;
+    let plain = SealedBytes::from_file(&sealed)
+        .map_err(|error| format!("the stage's spec is not sealed as it should be: {error}"))?
+        .open(&keys)
+        .map_err(|error| {
+            format!("the stage's spec cannot be opened with this pool's key: {error}")
+        })?;
+    let spec: Spec = serde_json::from_slice(&plain).map_err(|error| {
+        format!(
+            "the stage's spec has a mistake at line {}, column {}",
+            error.line(),
+            error.column()
+        )
+    })?;
+    if spec.attempt != attempt {
+        return Err("the stage's spec is another stage's".to_owned());
+    }
+    if !is_inner(&spec.project_root) {
+        return Err(format!("the project root {:?} leaves the source", spec.project_root));
+    }
+    let bundle = open_bundle(&spec, &keys)?;
+    let variables = order::variables(config, &spec, bundle.as_ref());
+    let secrets = secrets(config, bundle.as_ref());
+    Ok(Opened { spec, secrets, variables })
+}
+
+fn open_bundle(
+    spec: &Spec,
+    keys: &[&gantry_protocol::PoolKey],
+) -> Result<Option<SecretBundle>, String> {
+    use base64::Engine as _;
+    let Some(sealed) = &spec.secrets else { return Ok(None) };
+    let header: Header = sealed
+        .header
+        .parse()
+        .map_err(|error| format!("the stack's secrets are damaged: {error}"))?;
+    let payload = base64::engine::general_purpose::STANDARD
+        .decode(&sealed.payload)
+        .map_err(|_| "the stack's secrets are no base64".to_owned())?;
+    let plain = gantry_protocol::open_bytes(keys, &header, &payload).map_err(|error| {
+        format!("the stack's secrets cannot be opened with this pool's key: {error}")
+    })?;
+    let bundle: SecretBundle = serde_json::from_slice(&plain)
+        .map_err(|_| "the stack's secrets are not of this version's form".to_owned())?;
+    if bundle.stack != spec.stack.as_str() {
+        return Err(format!(
+            "the secrets are those of another stack than {}: they were moved there; enter them again",
+            spec.stack
+        ));
+    }
+    Ok(Some(bundle))
+}
+
+/// Everything that no log may show.
+fn secrets(config: &crate::config::Config, bundle: Option<&SecretBundle>) -> Secrets {
+    let mut secrets = Secrets::default();
+    let masked = config.masked.iter().map(|secret| (secret.name.as_str(), secret.value.as_bytes()));
+    let own = bundle.iter().flat_map(|bundle| &bundle.secrets);
+    let own = own.map(|secret| (secret.name.as_str(), secret.value.as_bytes()));
+    for (name, value) in masked.chain(own) {
+        if let Err(refusal) = secrets.insert(name, value) {
+            tracing::warn!(%refusal, "a secret is not masked");
+        }
+    }
+    secrets
+}
+
+fn is_inner(path: &str) -> bool {
+    Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+/// Why the workspace cannot be laid out.
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("the image {image} is not on this host and cannot be pulled")]
+    Image { image: String, source: crate::container::EngineError },
+    #[error("the {what} takes {size} bytes: the limit is {limit}")]
+    TooLarge { what: &'static str, size: u64, limit: u64 },
+}
+
+impl<E: Engine> Stage<E> {
+    /// Asks the policy, brings the image here and lays the workspace out.
+    pub(super) async fn prepare(&self, entry: &Entry) -> Result<(), StageError> {
+        let mut log = self.log(entry);
+        if self.wish() == Wish::Stop {
+            let reason = entry.stop.clone().unwrap_or_else(|| "asked to stop".to_owned());
+            let line = format!("stopped before the first phase: {reason}");
+            return self.end_early(entry, StageOutcome::Stopped { reason }, &[line]).await;
+        }
+        if let Some(denials) = self.denials().await? {
+            let mut lines = vec!["the run initialization policy denies this run:".to_owned()];
+            lines.extend(denials.iter().map(|denial| format!("  - {denial}")));
+            return self.end_early(entry, StageOutcome::Denied, &lines).await;
+        }
+        let laid_out = async {
+            self.bring_image(&mut log).await?;
+            self.lay_out(&mut log).await
+        };
+        match laid_out.await {
+            Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::WorkspaceReady)?),
+            Err(Preparing::Stage(error)) => Err(error),
+            Err(Preparing::Run(error)) => {
+                // The log may have grown since `entry` was read.
+                let entry = self.entry().unwrap_or_else(|| entry.clone());
+                self.failed_early(&entry, &error).await
+            }
+        }
+    }
+
+    /// Why the run is denied; none if it is not. Anything but a clear yes is a no.
+    async fn denials(&self) -> Result<Option<Vec<String>>, StageError> {
+        let Some(policy) = self.shared.policy.clone() else { return Ok(None) };
+        let input = self.input().to_value();
+        let evaluated = tokio::task::spawn_blocking({
+            let policy = Arc::clone(&policy);
+            move || policy.compiled.evaluate(&input, SystemTime::now())
+        });
+        let denials = match tokio::time::timeout(POLICY_LIMIT, evaluated).await {
+            Ok(Ok(Ok(decision))) => decision.denials,
+            Ok(Ok(Err(error))) => vec![format!("the policy has no answer: {error}")],
+            Ok(Err(_)) => vec!["the policy's evaluation broke off".to_owned()],
+            Err(_) => vec!["the policy took longer than 15 s".to_owned()],
+        };
+        let denials: Vec<_> =
+            denials.iter().map(|denial| terraform::mask(denial, &self.secrets)).collect();
+        let decision = Decision {
+            attempt: self.attempt,
+            is_allowed: denials.is_empty(),
+            denials: denials.clone(),
+            policy_sha256: policy.sha256.clone(),
+        };
+        self.shared
+            .journal
+            .write(vec![Change::Queue { id: message_id(), message: decision.into() }])?;
+        Ok((!denials.is_empty()).then_some(denials))
+    }
+
+    fn input(&self) -> Input {
+        let spec = &self.spec;
+        let about = &spec.about;
+        let nanos = |ms: u64| i64::try_from(ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+        let commit = gantry_policy::Commit {
+            author: about.commit.author.clone(),
+            branch: about.commit.branch.clone(),
+            created_at: nanos(about.commit.created_ms),
+            hash: about.commit.hash.clone(),
+            message: about.commit.message.clone(),
+        };
+        let before = |phase| {
+            let mut phases = spec.phases.iter().filter(move |it| it.phase == phase);
+            phases.next().map(|it| it.before.clone()).unwrap_or_default()
+        };
+        let run_type = order::run_type(spec.run_type);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Input {
+            docker_image: spec.image.clone().unwrap_or_default(),
+            request: gantry_policy::Request {
+                timestamp_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+            },
+            run: gantry_policy::Run {
+                commit,
+                created_at: nanos(about.created_ms),
+                id: spec.attempt.run.to_string(),
+                runtime_config: gantry_policy::RuntimeConfig {
+                    before_init: before(Phase::Initialize),
+                    project_root: spec.project_root.clone(),
+                    runner_image: self.image().to_owned(),
+                    ..Default::default()
+                },
+                state: about.state.to_string(),
+                triggered_by: about.triggered_by.clone(),
+                kind: run_type.to_owned(),
+                updated_at: nanos(about.updated_ms),
+                user_provided_metadata: about.user_provided_metadata.clone(),
+                ..Default::default()
+            },
+            stack: gantry_policy::Stack {
+                autodeploy: spec.autodeploy,
+                branch: about.commit.branch.clone(),
+                labels: about.labels.clone(),
+                name: about.stack_name.clone(),
+                project_root: Some(spec.project_root.clone()),
+                state: about.state.to_string(),
+                ..Default::default()
+            },
+            static_run_environment: gantry_policy::StaticRunEnvironment {
+                auto_deploy: spec.autodeploy,
+                before_apply: before(Phase::Apply),
+                before_init: before(Phase::Initialize),
+                commit_branch: about.commit.branch.clone(),
+                commit_sha: about.commit.hash.clone(),
+                environment_variables: spec
+                    .environment
+                    .iter()
+                    .map(|variable| (variable.name.clone(), variable.value.clone()))
+                    .collect(),
+                project_root: spec.project_root.clone(),
+                refresh_state: true,
+                run_type: run_type.to_owned(),
+                run_ulid: spec.attempt.run.to_string(),
+                stack_labels: about.labels.clone(),
+                stack_slug: spec.stack.to_string(),
+                ..Default::default()
+            },
+            worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    async fn bring_image(&self, log: &mut Log) -> Result<(), Preparing> {
+        let name = self.image();
+        let engine = &self.shared.engine;
+        let failed =
+            |source| Preparing::Run(PrepareError::Image { image: name.to_owned(), source });
+        let found = super::container::persist(|| engine.image(name)).await.map_err(failed)?;
+        if found.is_some() {
+            return Ok(());
+        }
+        say(log, format!("pulling the image {name}")).await?;
+        let (lines, mut seen) = tokio::sync::mpsc::channel::<String>(64);
+        // A line that finds no room is one of many of the same pull.
+        let progress = move |line: String| drop(lines.try_send(line));
+        let mut pull = std::pin::pin!(engine.pull(name, &progress));
+        let pulled = loop {
+            tokio::select! {
+                pulled = &mut pull => break pulled,
+                Some(line) = seen.recv() => say(log, line).await?,
+            }
+        };
+        pulled.map_err(failed)
+    }
+
+    async fn lay_out(&self, log: &mut Log) -> Result<(), Preparing> {
+        if let Some(sealed) = &self.spec.workspace {
+            say(log, "opening the workspace of the plan".to_owned()).await?;
+            return Ok(self.open_workspace(sealed).await?);
+        }
+        if let Some(source) = &self.spec.source {
+            say(log, format!("unpacking the source {}", source.sha256)).await?;
+            self.unpack_source(source).await?;
+        } else {
+            self.directories
+                .empty_workspace()
+                .map_err(WorkspaceError::Io)
+                .map_err(PrepareError::from)?;
+        }
+        if self.spec.state.is_some() {
+            let project = self.directories.source.join(&self.spec.project_root);
+            let replaces = self.shared.config.replaces_backend;
+            terraform::put_backend(&project, replaces).map_err(PrepareError::from)?;
+        }
+        Ok(())
+    }
+
+    async fn unpack_source(&self, source: &Source) -> Result<(), PrepareError> {
+        bounded("source", source.size, MAX_SOURCE)?;
+        let mut file =
+            workspace::passing_file(&self.directories.root).map_err(WorkspaceError::Io)?;
+        let expected = Expected { what: "source", size: source.size, sha256: Some(&source.sha256) };
+        self.get(&source.url, expected, &mut file).await?;
+        let directories = self.directories.clone();
+        blocking(move || {
+            use std::io::Seek as _;
+            file.rewind()?;
+            directories.empty_workspace()?;
+            workspace::unpack(std::io::BufReader::new(file), &directories.source)?;
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn open_workspace(&self, sealed: &SealedWorkspace) -> Result<(), PrepareError> {
+        bounded("workspace", sealed.size, MAX_WORKSPACE)?;
+        let mut file =
+            workspace::passing_file(&self.directories.root).map_err(WorkspaceError::Io)?;
+        let expected = Expected { what: "workspace", size: sealed.size, sha256: None };
+        self.get(&sealed.url, expected, &mut file).await?;
+        let (directories, sealed, stack, attempt) =
+            (self.directories.clone(), sealed.clone(), self.spec.stack.clone(), self.attempt);
+        let config = Arc::clone(&self.shared.config);
+        blocking(move || {
+            use std::io::Seek as _;
+            file.rewind()?;
+            let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
+            workspace::open(&directories, file, &sealed, &stack, attempt, &keys)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Gets an object; a store that is away is waited for.
+    pub(super) async fn get(
+        &self,
+        url: &str,
+        expected: Expected<'_>,
+        into: &mut (impl Write + Restart + Send),
+    ) -> Result<(), BlobError> {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            match self.shared.objects.get(url, expected, into).await {
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(attempt = %self.attempt, %error, "getting is tried again");
+                    into.restart()?;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// What can be written from its beginning again.
+pub trait Restart {
+    /// Forgets what was written.
+    fn restart(&mut self) -> std::io::Result<()>;
+}
+
+impl Restart for Vec<u8> {
+    fn restart(&mut self) -> std::io::Result<()> {
+        self.clear();
+        Ok(())
+    }
+}
+
+impl Restart for fs::File {
+    fn restart(&mut self) -> std::io::Result<()> {
+        use std::io::Seek as _;
+        self.rewind()?;
+        self.set_len(0)
+    }
+}
+
+/// What stops preparing: the run's own fault, or this host's.
+enum Preparing {
+    Run(PrepareError),
+    Stage(StageError),
+}
+
+impl From<PrepareError> for Preparing {
+    fn from(error: PrepareError) -> Self {
+        Self::Run(error)
+    }
+}
+
+impl From<crate::log::LogError> for Preparing {
+    fn from(error: crate::log::LogError) -> Self {
+        Self::Stage(error.into())
+    }
+}
+
+async fn say(log: &mut Log, line: String) -> Result<(), crate::log::LogError> {
+    log.say(Section::Prepare, &[line], Vec::new()).await
+}
+
+fn bounded(what: &'static str, size: u64, limit: u64) -> Result<(), PrepareError> {
+    if size > limit { Err(PrepareError::TooLarge { what, size, limit }) } else { Ok(()) }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(WorkspaceError::Io(std::io::Error::other(error))))
+}

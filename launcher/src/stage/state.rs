@@ -1,0 +1,220 @@
+//! State versions: the one that a stage begins with, and those that it writes.
+
+use std::collections::HashSet;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_model::Epoch;
+use gantry_protocol::message::{StateStored, UrlPurpose};
+use gantry_protocol::spec::SealedState;
+use gantry_protocol::{
+    Digest, Header, Kind, OpenError, PublicKey, Recipient, SealError, Statement, seal,
+};
+use gantry_spool::order::MAX_STATE;
+use gantry_spool::{SideFile, open_side_file};
+use zeroize::Zeroizing;
+
+use super::{Stage, StageError};
+use crate::blob::{BlobError, Expected};
+use crate::container::Engine;
+use crate::journal::{Change, KeptState};
+use crate::log::message_id;
+use crate::store::Content;
+use crate::workspace;
+
+/// The number that an `errored.tfstate` is kept under.
+pub const ERRORED: u64 = u64::MAX;
+
+/// Why a state version cannot be used or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be had.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// It cannot be opened.
+    #[error(
+        "the stored state cannot be opened with this pool's key: {0}; if the pool was reset, set GANTRY_FORMER_POOL_KEYS"
+    )]
+    Open(#[from] OpenError),
+    /// It is not what this pool signed.
+    #[error(
+        "the stored state is not the version that this pool signed ({0}): it was altered, truncated, replaced or rolled back; nothing was run"
+    )]
+    NotOurs(&'static str),
+    /// It cannot be sealed.
+    #[error("cannot seal the state version")]
+    Seal(#[from] SealError),
+    /// A recipient is no key.
+    #[error(
+        "a key that the state is to be sealed to is none: look at the stack's pools and the recovery key"
+    )]
+    Recipient,
+    /// The worker binary's file cannot be used.
+    #[error(transparent)]
+    Spool(#[from] gantry_spool::SpoolError),
+    /// Reading failed.
+    #[error("cannot read the state version that the stage wrote")]
+    Io(#[from] std::io::Error),
+    /// OpenSSL failed.
+    #[error(transparent)]
+    Crypto(#[from] gantry_protocol::CryptoError),
+}
+
+impl<E: Engine> Stage<E> {
+    /// Gets, checks and opens the state version that the stage begins with.
+    pub(super) async fn fetch_state(
+        &self,
+        sealed: &SealedState,
+    ) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        let digest: Digest =
+            sealed.payload_sha256.parse().map_err(|_| StateError::NotOurs("its hash is none"))?;
+        let predecessor = match &sealed.predecessor {
+            Some(digest) => {
+                Some(digest.parse().map_err(|_| StateError::NotOurs("its predecessor is none"))?)
+            }
+            None => None,
+        };
+        let statement = Statement {
+            kind: Kind::State,
+            stack: self.spec.stack.clone(),
+            run: sealed.run,
+            epoch: Epoch(sealed.epoch),
+            serial: sealed.serial,
+            predecessor,
+            payload_sha256: digest,
+            payload_len: sealed.payload_size,
+        };
+        workspace::check(&statement, &sealed.signature, &self.keys())
+            .map_err(StateError::NotOurs)?;
+        let header: Header =
+            sealed.header.parse().map_err(|_| StateError::NotOurs("its header is none"))?;
+        if sealed.payload_size > MAX_STATE + (1 << 20) {
+            return Err(StateError::NotOurs("it is larger than any state"));
+        }
+        let mut payload = Vec::new();
+        let expected = Expected {
+            what: "state version",
+            size: sealed.payload_size,
+            sha256: Some(&sealed.payload_sha256),
+        };
+        self.get(&sealed.url, expected, &mut payload).await?;
+        let mut plain = gantry_protocol::open(&self.keys(), &header, payload.as_slice())?;
+        let mut state = Zeroizing::new(Vec::with_capacity(payload.len()));
+        plain.read_to_end(&mut state).map_err(OpenError::from_io)?;
+        Ok(state)
+    }
+
+    /// Seals, signs and stores a version that the stage wrote, unless that was done before.
+    pub(super) async fn keep_state(
+        &self,
+        number: u64,
+        serial: u64,
+        lineage: String,
+        file: &SideFile,
+    ) -> Result<(), StageError> {
+        let Some(entry) = self.entry() else { return Ok(()) };
+        let (Some(spec), false) =
+            (&self.spec.state, entry.states.iter().any(|kept| kept.n == number))
+        else {
+            return Ok(());
+        };
+        let predecessor = entry
+            .states
+            .last()
+            .map(|kept| kept.payload_sha256.clone())
+            .or_else(|| spec.current.as_ref().map(|current| current.payload_sha256.clone()));
+        let (sealed, statement) = match self.seal_state(serial, predecessor.as_deref(), file) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                // The version stays in the spool, and the stage's end will say that it is there alone.
+                tracing::error!(attempt = %self.attempt, %error, "a state version cannot be kept");
+                return Ok(());
+            }
+        };
+        let payload = Bytes::from(sealed.payload);
+        let key = self.store.put(UrlPurpose::State, Content::Bytes(&payload)).await?;
+        let signature = self.shared.config.key.sign_statement(&statement);
+        let signature = signature.map_err(|error| self.at()(std::io::Error::other(error)))?;
+        let payload_sha256 = statement.payload_sha256.to_string();
+        let message = StateStored {
+            attempt: self.attempt,
+            serial,
+            lineage,
+            header: sealed.header.to_string(),
+            payload_sha256: payload_sha256.clone(),
+            payload_size: statement.payload_len,
+            predecessor,
+            signature: signature.to_string(),
+            key,
+        };
+        let kept = |seq| KeptState { n: number, seq, serial, payload_sha256 };
+        self.shared.journal.write_with(|next| {
+            vec![
+                Change::Queue { id: message_id(), message: message.into() },
+                Change::state(self.attempt, kept(next)),
+            ]
+        })?;
+        tracing::info!(attempt = %self.attempt, serial, "a state version is stored");
+        Ok(())
+    }
+
+    fn seal_state(
+        &self,
+        serial: u64,
+        predecessor: Option<&str>,
+        file: &SideFile,
+    ) -> Result<(gantry_protocol::SealedBytes, Statement), StateError> {
+        let recipients = self.recipients()?;
+        let plain = open_side_file(&self.directories.spool, file.name, MAX_STATE)?;
+        let mut payload = Vec::new();
+        let mut sealer = seal(&recipients, &mut payload)?;
+        std::io::copy(&mut plain.take(MAX_STATE), &mut sealer)?;
+        let sealed = sealer.finish()?;
+        let statement = Statement {
+            kind: Kind::State,
+            stack: self.spec.stack.clone(),
+            run: self.attempt.run,
+            epoch: self.attempt.epoch,
+            serial,
+            predecessor: predecessor.and_then(|digest| digest.parse().ok()),
+            payload_sha256: sealed.payload_sha256,
+            payload_len: sealed.payload_len,
+        };
+        Ok((gantry_protocol::SealedBytes { header: sealed.header, payload }, statement))
+    }
+
+    fn recipients(&self) -> Result<Vec<Recipient>, StateError> {
+        let named = self.spec.state.iter().flat_map(|state| &state.recipients);
+        let mut keys = vec![self.shared.config.key.public().clone()];
+        for pem in named {
+            let key = PublicKey::parse(pem.as_bytes()).map_err(|_| StateError::Recipient)?;
+            if keys.iter().all(|known| known.fingerprint() != key.fingerprint()) {
+                keys.push(key);
+            }
+        }
+        keys.iter().map(|key| Ok(Recipient::new(key.clone())?)).collect()
+    }
+
+    /// Tells the worker binary of every version that the control plane has, as they are acknowledged.
+    /// Never ends by itself.
+    pub(super) async fn answer_states(&self) {
+        let journal = Arc::clone(&self.shared.journal);
+        let mut acknowledged = journal.acknowledgements();
+        let mut answered = HashSet::new();
+        loop {
+            let up_to = *acknowledged.borrow_and_update();
+            let states = self.entry().map(|entry| entry.states).unwrap_or_default();
+            for state in states.iter().filter(|state| state.seq <= up_to && state.n != ERRORED) {
+                if answered.insert(state.n)
+                    && let Err(error) = gantry_spool::mark_stored(&self.directories.spool, state.n)
+                {
+                    tracing::warn!(attempt = %self.attempt, %error, "a state write is not answered");
+                }
+            }
+            if acknowledged.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

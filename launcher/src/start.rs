@@ -1,0 +1,191 @@
+//! From a checked configuration to a running launcher: everything that can be checked is, before the
+//! pool hears of it.
+
+use std::io;
+use std::sync::Arc;
+
+use gantry_model::{JournalId, WorkerId};
+use gantry_policy::CompileError;
+use gantry_protocol::Digest;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use ulid::Ulid;
+
+use crate::blob::{BlobError, Objects};
+use crate::config::{Config, DockerHost};
+use crate::container::docker::Docker;
+use crate::container::{Engine as _, EngineError};
+use crate::explain::{Exit, Explain};
+use crate::host::{HostError, StateDir, boot_id};
+use crate::journal::{Journal, JournalError};
+use crate::launch::{self, LaunchError, Request};
+use crate::reaper;
+use crate::session::{Health, Outgoing, Session, SessionError};
+use crate::stage::{Policy, Shared};
+
+/// The largest policy, in bytes.
+const MAX_POLICY: u64 = 1 << 20;
+
+/// Why the launcher does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The policy's file cannot be read.
+    #[error("cannot read the run initialization policy {path}")]
+    PolicyFile {
+        /// Where it should be.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The policy is invalid.
+    #[error(transparent)]
+    Policy(#[from] CompileError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// There is no engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The token's CA is none.
+    #[error(transparent)]
+    Objects(#[from] BlobError),
+    /// There is no session to be had.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// It ran, and ended.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+}
+
+impl Explain for StartError {
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::PolicyFile { .. } => Some(
+                "give its path in SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY, and the launcher's user the right to read it",
+            ),
+            Self::Policy(error) => Some(error.help),
+            Self::Host(error) => error.help(),
+            Self::Engine(_) => Some(
+                "start Docker, or set DOCKER_HOST to where it listens; the user must be in the group docker",
+            ),
+            Self::Session(error) => error.help(),
+            Self::Launch(error) => error.help(),
+            Self::Journal(_) | Self::Objects(_) | Self::Signals(_) => None,
+        }
+    }
+
+    fn exit_code(&self) -> Exit {
+        match self {
+            Self::PolicyFile { .. } | Self::Policy(_) => Exit::Policy,
+            Self::Host(_) | Self::Journal(_) => Exit::State,
+            Self::Engine(_) => Exit::Engine,
+            Self::Objects(_) => Exit::Configuration,
+            Self::Session(error) => error.exit_code(),
+            Self::Launch(error) => error.exit_code(),
+            Self::Signals(_) => Exit::Unexpected,
+        }
+    }
+}
+
+/// Starts everything and runs until the launcher is asked to leave or cannot go on.
+///
+/// # Errors
+/// Every [`StartError`].
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let config = Arc::new(config);
+    // First, so that no signal finds the default that ends the process.
+    let requests = Requests::new().map_err(StartError::Signals)?;
+    let policy = policy(&config)?;
+    let state = StateDir::hold(&config.state_dir)?;
+    let worker_binary = state.worker_binary()?;
+    let journal = Arc::new(Journal::open(&config.state_dir, || {
+        (JournalId::from_ulid(Ulid::generate()), WorkerId::from_ulid(Ulid::generate()))
+    })?);
+    let engine = Docker::connect(docker_host(&config).as_deref()).await?;
+    tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
+    reaper::reap(&engine, &journal, &config).await?;
+    let objects = Objects::trusting(config.token.ca().as_bytes())?;
+    let (health, healthy) = watch::channel(Health::default());
+    let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;
+    let (session, task) = Session::start(&config, journal.worker(), outgoing, healthy)?;
+    let handle = session.handle();
+    let shared = Shared {
+        config,
+        journal,
+        engine,
+        objects,
+        policy,
+        worker_binary,
+        boot: boot_id(),
+        say: Arc::new(move |message| handle.send(message)),
+    };
+    let (asked, asking) = mpsc::channel(8);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    tasks.spawn(requests.forward(asked));
+    let ended = launch::run(shared, session, health, asking).await;
+    tasks.shutdown().await;
+    drop(state);
+    Ok(ended?)
+}
+
+fn policy(config: &Config) -> Result<Option<Arc<Policy>>, StartError> {
+    use std::io::Read as _;
+    let Some(path) = &config.policy else { return Ok(None) };
+    let read = || -> io::Result<String> {
+        let mut source = String::new();
+        std::fs::File::open(path)?.take(MAX_POLICY + 1).read_to_string(&mut source)?;
+        Ok(source)
+    };
+    let source = read().map_err(|source| StartError::PolicyFile { path: path.clone(), source })?;
+    let compiled = gantry_policy::Policy::compile(&path.to_string_lossy(), &source)?;
+    for warning in compiled.warnings() {
+        tracing::warn!(warning, "the run initialization policy");
+    }
+    let sha256 = Digest::of(source.as_bytes()).to_string();
+    Ok(Some(Arc::new(Policy { compiled, sha256 })))
+}
+
+fn docker_host(config: &Config) -> Option<String> {
+    config.docker_host.as_ref().map(|host| match host {
+        DockerHost::Socket(path) => format!("unix://{}", path.display()),
+        DockerHost::Tcp(address) => format!("tcp://{address}"),
+    })
+}
+
+/// The signals that ask something of a launcher.
+struct Requests {
+    terminate: Signal,
+    interrupt: Signal,
+    hand_over: Signal,
+}
+
+impl Requests {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hand_over: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn forward(mut self, to: mpsc::Sender<Request>) {
+        loop {
+            let request = tokio::select! {
+                _ = self.terminate.recv() => Request::Leave,
+                _ = self.interrupt.recv() => Request::Leave,
+                _ = self.hand_over.recv() => Request::HandOver,
+            };
+            if to.send(request).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The directories of an attempt, and what comes into its workspace and leaves it.
+//!
+//! Source and workspace are archives from outside: they are bounded, cannot leave their directory, and
+//! are checked before anything is unpacked. A workspace between the two stages of a run is sealed to
+//! the pool and signed with the pool's key.
+
+mod archive;
+
+use std::fs;
+use std::io::{self, BufReader, BufWriter, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use gantry_model::{Attempt, StackId};
+use gantry_protocol::spec::SealedWorkspace;
+use gantry_protocol::{
+    Digest, Header, Kind, OpenError, PoolKey, PublicKey, Recipient, SealError, Signature, Statement,
+};
+
+pub use archive::{ArchiveError, MAX_ENTRIES, MAX_UNPACKED, pack, unpack};
+
+/// Where an attempt keeps its files on the host: a directory that only the launcher's user enters.
+#[derive(Debug, Clone)]
+pub struct Directories {
+    /// All of it.
+    pub root: PathBuf,
+    /// The sealed spec, as it was offered.
+    pub spec: PathBuf,
+    /// The spool.
+    pub spool: PathBuf,
+    /// What the container sees at `/mnt/workspace`.
+    pub workspace: PathBuf,
+    /// The source within it.
+    pub source: PathBuf,
+    /// On a tmpfs: the order and the state, until the worker binary has read them.
+    pub order: PathBuf,
+}
+
+impl Directories {
+    /// Those of an attempt.
+    #[must_use]
+    pub fn of(attempt: Attempt, state: &Path, secrets: &Path) -> Self {
+        let root = state.join("runs").join(attempt.name());
+        let workspace = root.join("workspace");
+        Self {
+            spec: root.join("spec.age"),
+            spool: root.join("spool"),
+            source: workspace.join("source"),
+            workspace,
+            order: secrets.join(attempt.name()),
+            root,
+        }
+    }
+
+    /// Makes the root, and keeps the sealed spec in it; durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn keep_spec(&self, spec: &[u8]) -> io::Result<()> {
+        make(&self.root, 0o700)?;
+        let fresh = self.root.join("spec.new");
+        let mut file = private().truncate(true).open(&fresh)?;
+        file.write_all(spec)?;
+        file.sync_all()?;
+        fs::rename(&fresh, &self.spec)?;
+        fs::File::open(&self.root)?.sync_all()?;
+        self.root.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+    }
+
+    /// Makes an empty workspace, whatever an earlier try left there.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn empty_workspace(&self) -> io::Result<()> {
+        remove(&self.workspace)?;
+        make(&self.workspace, 0o755)?;
+        make(&self.source, 0o755)
+    }
+
+    /// Removes everything of the attempt.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        remove(&self.order)?;
+        remove(&self.root)
+    }
+}
+
+/// Makes a directory with exactly this mode, or gives one that is there this mode.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn make(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Removes a directory with everything in it, if it is there. Follows no links.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn private() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600);
+    options
+}
+
+/// A new file without a name in `directory`, for something that passes through.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn passing_file(directory: &Path) -> io::Result<fs::File> {
+    let path = directory.join("passing");
+    let file = private().truncate(true).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// Why a workspace cannot be handed on or taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// The file on this host cannot be used.
+    #[error("cannot use the workspace's directory on this host: check its disk")]
+    Io(#[from] io::Error),
+    /// What is in it cannot be packed or unpacked.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// It cannot be sealed.
+    #[error("cannot seal the workspace")]
+    Seal(#[from] SealError),
+    /// It cannot be opened.
+    #[error("the workspace cannot be opened with this pool's key: {0}")]
+    Open(#[from] OpenError),
+    /// It is not what this pool's launcher stored for this run.
+    #[error(
+        "the stored workspace is not the one that this pool signed for this run ({0}): it was altered, truncated or replaced; trigger a new run"
+    )]
+    NotOurs(&'static str),
+    /// OpenSSL failed.
+    #[error(transparent)]
+    Crypto(#[from] gantry_protocol::CryptoError),
+}
+
+/// A workspace that is sealed and signed, on its way out.
+#[derive(Debug)]
+pub struct Leaving {
+    /// The age header: goes in front of the payload.
+    pub header: Header,
+    /// The payload, from its start.
+    pub payload: fs::File,
+    /// What was signed.
+    pub statement: Statement,
+    /// The signature.
+    pub signature: Signature,
+}
+
+/// Packs, seals and signs an attempt's workspace. Takes as long as its files need.
+///
+/// # Errors
+/// Any [`WorkspaceError`].
+pub fn seal(
+    directories: &Directories,
+    stack: &StackId,
+    attempt: Attempt,
+    key: &PoolKey,
+) -> Result<Leaving, WorkspaceError> {
+    let mut payload = passing_file(&directories.root)?;
+    let recipient = Recipient::new(key.public().clone())?;
+    let mut sealer = gantry_protocol::seal(&[recipient], BufWriter::new(&mut payload))?;
+    pack(&directories.workspace, &mut sealer)?;
+    let sealed = sealer.finish()?;
+    payload.rewind()?;
+    let statement = Statement {
+        kind: Kind::Workspace,
+        stack: stack.clone(),
+        run: attempt.run,
+        epoch: attempt.epoch,
+        serial: 0,
+        predecessor: None,
+        payload_sha256: sealed.payload_sha256,
+        payload_len: sealed.payload_len,
+    };
+    let signature = key.sign_statement(&statement)?;
+    Ok(Leaving { header: sealed.header, payload, statement, signature })
+}
+
+/// Checks a stored workspace, opens it and unpacks it into the attempt's directories.
+///
+/// `file` is the whole age file, as it came from the store.
+///
+/// # Errors
+/// Any [`WorkspaceError`]; nothing is unpacked unless hash and signature fit.
+pub fn open(
+    directories: &Directories,
+    file: fs::File,
+    sealed: &SealedWorkspace,
+    stack: &StackId,
+    attempt: Attempt,
+    keys: &[&PoolKey],
+) -> Result<(), WorkspaceError> {
+    let not_ours = WorkspaceError::NotOurs;
+    let statement = Statement {
+        kind: Kind::Workspace,
+        stack: stack.clone(),
+        run: attempt.run,
+        epoch: gantry_model::Epoch(sealed.epoch),
+        serial: 0,
+        predecessor: None,
+        payload_sha256: sealed.payload_sha256.parse().map_err(|_| not_ours("its hash is none"))?,
+        payload_len: sealed.payload_size,
+    };
+    check(&statement, &sealed.signature, keys).map_err(not_ours)?;
+    let (header, mut payload) =
+        gantry_protocol::split(BufReader::new(file)).map_err(|_| not_ours("it has no header"))?;
+    let start = payload.stream_position()?;
+    let (digest, length) = Digest::of_reader(&mut payload)?;
+    if (digest, length) != (statement.payload_sha256, statement.payload_len) {
+        return Err(not_ours("its content is another"));
+    }
+    payload.seek(io::SeekFrom::Start(start))?;
+    directories.empty_workspace()?;
+    let plain = gantry_protocol::open(keys, &header, payload)?;
+    unpack(plain, &directories.workspace)?;
+    Ok(())
+}
+
+/// Whether one of `keys` signed the statement; says why not.
+pub(crate) fn check(
+    statement: &Statement,
+    signature: &str,
+    keys: &[&PoolKey],
+) -> Result<(), &'static str> {
+    let signature: Signature = signature.parse().map_err(|_| "its signature is none")?;
+    let fits = |key: &PublicKey| key.verify_statement(statement, &signature).is_ok();
+    if keys.iter().any(|key| fits(key.public())) {
+        Ok(())
+    } else {
+        Err("its signature does not fit")
+    }
+}

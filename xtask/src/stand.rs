@@ -152,12 +152,13 @@ impl Stand {
 
     /// Runs an operator's command, showing it, and gives what it says.
     pub fn run(&self, cx: &Context, command: &mut Command) -> Result<String> {
-        let words: Vec<_> = command.get_args().map(std::ffi::OsStr::to_string_lossy).collect();
-        cx.say.detail(&format!("$ gantry {}", words.join(" ")));
-        let name = format!(
-            "gantry {}",
-            words.iter().take(2).map(AsRef::as_ref).collect::<Vec<&str>>().join(" ")
-        );
+        let words: Vec<String> =
+            command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        cx.say.detail(&format!(
+            "$ gantry {}",
+            words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+        ));
+        let name = format!("gantry {}", words[..words.len().min(2)].join(" "));
         process::read(&name, SHORT, command)
             .map_err(|error| error.context(format!("the server{}", self.server.tail())))
     }
@@ -211,6 +212,15 @@ impl Addresses {
         };
         Ok(Self { api: field("api")?, mqtt: field("mqtt")?, objects: field("objects")? })
     }
+}
+
+/// A word as a person would type it into a shell.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// A program of ours without the variables of whoever runs the task.
@@ -293,4 +303,20 @@ fn remove_containers(dir: &Path) -> Result<()> {
         Command::new("docker").args(["rm", "--force"]).args(&left),
     )?;
     if output.success { Ok(()) } else { bail!("docker rm failed: {}", output.last_words()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_command_can_be_typed() {
+        for word in ["--source", "", "it's", "echo \"the password is $TF_VAR_db_password\"", "a b"]
+        {
+            let script = format!("printf %s {}", quoted(word));
+            let said =
+                process::read("sh", SHORT, Command::new("sh").args(["-c", &script])).unwrap();
+            assert_eq!(said, word);
+        }
+    }
 }

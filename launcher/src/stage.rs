@@ -7,6 +7,7 @@
 //! What is never done twice: a stage that begun is never started again. The mark that the worker
 //! binary makes before its first phase decides that, not the journal.
 
+mod barrier;
 mod container;
 mod ending;
 mod follow;
@@ -209,9 +210,11 @@ impl<E: Engine> Stage<E> {
                 return Ok(Driven::HandedOver);
             }
             match entry.step {
-                Step::Granted => self.prepare(&entry).await?,
-                Step::WorkspaceReady | Step::Creating => self.create(&entry).await?,
-                Step::Created | Step::Starting => self.start(&entry).await?,
+                Step::Granted
+                | Step::WorkspaceReady
+                | Step::Creating
+                | Step::Created
+                | Step::Starting => self.begin(&entry).await?,
                 Step::Started => {
                     if self.follow(&entry).await? == Driven::HandedOver {
                         return Ok(Driven::HandedOver);

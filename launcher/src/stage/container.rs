@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use gantry_protocol::message::{StageOutcome, Step};
 
+use super::barrier::{self, Next};
 use super::{Stage, StageError, Wish, container_name};
-use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
+use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec};
 use crate::journal::Entry;
 
 /// The longest pause between two tries while the engine is away.
@@ -36,15 +37,26 @@ where
 }
 
 impl<E: Engine> Stage<E> {
-    /// Makes the container. Asked again after a crash, it finds the one that is there.
-    pub(super) async fn create(&self, entry: &Entry) -> Result<(), StageError> {
-        if self.has_begun()? {
-            // Only its container can have made the mark, so the journal is behind: go and look.
-            return Ok(self.shared.journal.step(self.attempt, Step::Starting)?);
+    /// Takes the step that the barrier allows.
+    pub(super) async fn begin(&self, entry: &Entry) -> Result<(), StageError> {
+        let name = container_name(self.attempt);
+        let state = persist(|| self.shared.engine.state(&name)).await?;
+        let has_begun = self.has_begun()?;
+        let next = barrier::next(entry.step, state, has_begun);
+        tracing::debug!(attempt = %self.attempt, step = ?entry.step, ?state, has_begun, ?next, "at the barrier");
+        match next {
+            Next::Follow => Ok(self.shared.journal.step(self.attempt, Step::Started)?),
+            Next::Prepare | Next::Create | Next::Start if self.wish() == Wish::Stop => {
+                self.stopped_early(entry).await
+            }
+            Next::Prepare => self.prepare(entry).await,
+            Next::Create => self.create(entry).await,
+            Next::Start => self.start(entry).await,
         }
-        if self.wish() == Wish::Stop {
-            return self.stopped_early(entry).await;
-        }
+    }
+
+    /// Makes the container.
+    async fn create(&self, entry: &Entry) -> Result<(), StageError> {
         gantry_spool::lay_out(&self.directories.spool)?;
         self.shared.journal.step(self.attempt, Step::Creating)?;
         let spec = self.container()?;
@@ -54,33 +66,18 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    /// Starts the container, unless the stage has begun or cannot begin.
-    pub(super) async fn start(&self, entry: &Entry) -> Result<(), StageError> {
-        let engine = &self.shared.engine;
-        let name = container_name(self.attempt);
-        let state = persist(|| engine.state(&name)).await?;
-        let begun = self.has_begun()?;
-        tracing::debug!(attempt = %self.attempt, ?state, begun, "about to start");
-        match (state, begun) {
-            // It runs, or it has run: what it left in the spool says how it went.
-            (Some(State::Running), _) | (_, true) => {
-                return Ok(self.shared.journal.step(self.attempt, Step::Started)?);
-            }
-            (None, false) => return Ok(self.shared.journal.step(self.attempt, Step::Creating)?),
-            (Some(State::Created | State::Exited { .. }), false) => {}
-        }
-        if self.wish() == Wish::Stop {
-            return self.stopped_early(entry).await;
-        }
+    /// Starts the container.
+    async fn start(&self, entry: &Entry) -> Result<(), StageError> {
         if let Err(reason) = self.write_order().await {
             return self.failed_early(entry, &reason).await;
         }
         self.shared.journal.step(self.attempt, Step::Starting)?;
-        match persist(|| engine.start(&name)).await {
+        let name = container_name(self.attempt);
+        match persist(|| self.shared.engine.start(&name)).await {
             Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Started)?),
             // It may have been started all the same: only the mark tells.
             Err(error) if self.has_begun()? => {
-                tracing::warn!(attempt = %self.attempt, %error, "the start failed and the stage begun");
+                tracing::warn!(attempt = %self.attempt, %error, "the start failed and the stage has begun");
                 Ok(self.shared.journal.step(self.attempt, Step::Started)?)
             }
             Err(error) => self.failed_early(entry, &error).await,

@@ -190,7 +190,7 @@ impl<E: Engine> Stage<E> {
                 log.end_section(Some(frame.next), section, Vec::new()).await?;
             }
             Event::Note { text } => {
-                tracing::info!(attempt = %self.attempt, text, "the worker binary says")
+                tracing::info!(attempt = %self.attempt, text, "the worker binary says");
             }
             Event::Stopping { reason } => {
                 tracing::info!(attempt = %self.attempt, ?reason, "the stage is being stopped");

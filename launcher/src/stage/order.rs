@@ -217,15 +217,11 @@ fn find_user(name: &str, group: &str, passwd: &str) -> Option<User> {
     });
     let group = group.parse::<u32>().ok();
     let default = User::default();
-    match known {
-        Some((uid, gid, home)) => {
-            Some(User { uid, gid: group.unwrap_or(gid), home: home.to_owned() })
-        }
-        None => {
-            let uid = name.parse().ok()?;
-            Some(User { uid, gid: group.unwrap_or(uid), home: default.home })
-        }
+    if let Some((uid, gid, home)) = known {
+        return Some(User { uid, gid: group.unwrap_or(gid), home: home.to_owned() });
     }
+    let uid = name.parse().ok()?;
+    Some(User { uid, gid: group.unwrap_or(uid), home: default.home })
 }
 
 fn phase_order(phase: &gantry_protocol::spec::PhaseSpec) -> PhaseOrder {

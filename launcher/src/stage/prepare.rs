@@ -13,12 +13,12 @@ use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
 use gantry_protocol::{Header, SealedBytes};
 
 use super::order::Variables;
-use super::{Shared, Stage, StageError, Wish, order};
+use super::{Shared, Stage, StageError, order};
 use crate::blob::{BlobError, Expected};
 use crate::container::Engine;
 use crate::journal::{Change, Entry};
 use crate::log::{Log, message_id};
-use crate::mask::Secrets;
+use crate::mask::{RefusalReason, Secrets};
 use crate::terraform::{self, BackendError};
 use crate::workspace::{self, Directories, WorkspaceError};
 
@@ -68,7 +68,7 @@ pub fn open_spec<E>(
     }
     let bundle = open_bundle(&spec, &keys)?;
     let variables = order::variables(config, &spec, bundle.as_ref());
-    let secrets = secrets(config, bundle.as_ref());
+    let secrets = secrets(config, bundle.as_ref())?;
     Ok(Opened { spec, secrets, variables })
 }
 
@@ -100,17 +100,24 @@ fn open_bundle(
 }
 
 /// Everything that no log may show.
-fn secrets(config: &crate::config::Config, bundle: Option<&SecretBundle>) -> Secrets {
+fn secrets(
+    config: &crate::config::Config,
+    bundle: Option<&SecretBundle>,
+) -> Result<Secrets, String> {
     let mut secrets = Secrets::default();
     let masked = config.masked.iter().map(|secret| (secret.name.as_str(), secret.value.as_bytes()));
     let own = bundle.iter().flat_map(|bundle| &bundle.secrets);
     let own = own.map(|secret| (secret.name.as_str(), secret.value.as_bytes()));
     for (name, value) in masked.chain(own) {
         if let Err(refusal) = secrets.insert(name, value) {
-            tracing::warn!(%refusal, "a secret is not masked");
+            match refusal.reason {
+                RefusalReason::TooShort => tracing::warn!(%refusal, "a secret is not masked"),
+                // What cannot be masked must not run.
+                RefusalReason::TooLong | RefusalReason::TooMany => return Err(refusal.to_string()),
+            }
         }
     }
-    secrets
+    Ok(secrets)
 }
 
 fn is_inner(path: &str) -> bool {
@@ -138,11 +145,6 @@ impl<E: Engine> Stage<E> {
     /// Asks the policy, brings the image here and lays the workspace out.
     pub(super) async fn prepare(&self, entry: &Entry) -> Result<(), StageError> {
         let mut log = self.log(entry);
-        if self.wish() == Wish::Stop {
-            let reason = entry.stop.clone().unwrap_or_else(|| "asked to stop".to_owned());
-            let line = format!("stopped before the first phase: {reason}");
-            return self.end_early(entry, StageOutcome::Stopped { reason }, &[line]).await;
-        }
         if let Some(denials) = self.denials().await? {
             let mut lines = vec!["the run initialization policy denies this run:".to_owned()];
             lines.extend(denials.iter().map(|denial| format!("  - {denial}")));
@@ -167,12 +169,18 @@ impl<E: Engine> Stage<E> {
     async fn denials(&self) -> Result<Option<Vec<String>>, StageError> {
         let Some(policy) = self.shared.policy.clone() else { return Ok(None) };
         let input = self.input().to_value();
+        let shown = input.to_string();
         let evaluated = tokio::task::spawn_blocking({
             let policy = Arc::clone(&policy);
             move || policy.compiled.evaluate(&input, SystemTime::now())
         });
         let denials = match tokio::time::timeout(POLICY_LIMIT, evaluated).await {
-            Ok(Ok(Ok(decision))) => decision.denials,
+            Ok(Ok(Ok(decision))) => {
+                if decision.sample {
+                    self.sample(&shown, &decision.denials);
+                }
+                decision.denials
+            }
             Ok(Ok(Err(error))) => vec![format!("the policy has no answer: {error}")],
             Ok(Err(_)) => vec!["the policy's evaluation broke off".to_owned()],
             Err(_) => vec!["the policy took longer than 15 s".to_owned()],
@@ -189,6 +197,17 @@ impl<E: Engine> Stage<E> {
             .journal
             .write(vec![Change::Queue { id: message_id(), message: decision.into() }])?;
         Ok((!denials.is_empty()).then_some(denials))
+    }
+
+    /// Writes what the policy was asked and what it said to standard error, as the policy wants it.
+    fn sample(&self, input: &str, denials: &[String]) {
+        let outcome = if denials.is_empty() { "allow" } else { "deny" };
+        let sample = format!(
+            "{{\"msg\":\"Sample 0/INITIALIZATION/{}/{outcome}\",\"sample\":{{\"input\":{input},\"outcome\":\"{outcome}\",\"results\":{{\"deny\":{},\"sample\":true}}}}}}",
+            self.attempt.run,
+            serde_json::Value::from(denials.to_vec()),
+        );
+        eprintln!("{}", terraform::mask(&sample, &self.secrets));
     }
 
     fn input(&self) -> Input {

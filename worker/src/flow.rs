@@ -38,20 +38,29 @@ async fn read(pipe: &mut Receiver, buffer: &mut [u8]) -> (usize, bool) {
     (filled, false)
 }
 
+/// How the log of a session gets on.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Set by whoever waits no longer: output that finds no room is dropped and counted.
+    pub(crate) force: AtomicBool,
+    /// The spool has no room, and the phase is being held back.
+    pub(crate) is_held: AtomicBool,
+}
+
 /// Puts everything that is said into the spool, until nobody is left who could say more.
-///
-/// A spool without room holds the phase back, until `force` is set: then output is dropped and counted.
-pub(crate) async fn output(mut pipe: Receiver, spool: &Spool, phase: Phase, force: &AtomicBool) {
+pub(crate) async fn output(mut pipe: Receiver, spool: &Spool, phase: Phase, progress: &Progress) {
     let mut buffer = vec![0; MAX_OUTPUT];
     loop {
         let (filled, ended) = read(&mut pipe, &mut buffer).await;
         while filled > 0 && spool.output(phase, &buffer[..filled]) == Accepted::NoRoom {
-            if force.load(Ordering::Relaxed) {
+            if progress.force.load(Ordering::Relaxed) {
                 spool.drop_output(filled);
                 break;
             }
+            progress.is_held.store(true, Ordering::Relaxed);
             spool.changed().await;
         }
+        progress.is_held.store(false, Ordering::Relaxed);
         if ended {
             return;
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_model::Phase;
@@ -15,11 +15,10 @@ use gantry_spool::order::{Interrupt, User};
 use gantry_spool::{Event, SideFileWriter};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::unix::pipe::Receiver;
-use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::environment::{Environment, EnvironmentSlot};
-use crate::flow;
+use crate::flow::{self, Progress};
 use crate::reaper::{Ending, Reaper};
 use crate::script::MAX_SCRIPT;
 use crate::spool::Spool;
@@ -70,7 +69,7 @@ impl Host {
     /// Runs a session to its end.
     pub(crate) async fn run(&mut self, session: Session<'_>) -> io::Result<Finished> {
         let started = self.start(&session)?;
-        let force = AtomicBool::new(false);
+        let progress = Progress::default();
         let spool = self.spool.clone();
         let flows = flows(
             started.output,
@@ -78,12 +77,12 @@ impl Host {
             started.captured,
             &session.phase,
             &spool,
-            &force,
+            &progress,
             session.capture,
         );
         tokio::pin!(flows);
         let mut watch =
-            Watch { pid: started.pid, phase: session.phase, killed: false, force: &force };
+            Watch { pid: started.pid, phase: session.phase, killed: false, progress: &progress };
 
         let mut flowed = None;
         let ending = loop {
@@ -106,8 +105,15 @@ impl Host {
                 result = &mut flows, if flowed.is_none() => flowed = Some(result),
             }
         }
-        if flowed.is_none() && !watch.killed {
-            flowed = timeout(LINGER, &mut flows).await.ok();
+        while flowed.is_none() && !watch.killed {
+            let linger = Alarm::after(LINGER).ok();
+            tokio::select! {
+                biased;
+                result = &mut flows => flowed = Some(result),
+                stopping = self.stops.next() => self.heed(stopping, &mut watch),
+                // Nobody is late who is being held back.
+                () = rings(linger.as_ref()) => if !progress.is_held.load(Ordering::Relaxed) { break },
+            }
         }
         let alone = self.reaper.kill_all(started.pid).await;
         if flowed.is_none() {
@@ -198,13 +204,13 @@ struct Watch<'a> {
     pid: Pid,
     phase: Phase,
     killed: bool,
-    force: &'a AtomicBool,
+    progress: &'a Progress,
 }
 
 impl Watch<'_> {
     fn kill(&mut self) {
         self.killed = true;
-        self.force.store(true, Ordering::Relaxed);
+        self.progress.force.store(true, Ordering::Relaxed);
         let _ = kill_process_group(self.pid, Signal::KILL);
     }
 }
@@ -241,7 +247,7 @@ async fn flows(
     captured: Option<Receiver>,
     phase: &Phase,
     spool: &Spool,
-    force: &AtomicBool,
+    progress: &Progress,
     file: Option<&mut SideFileWriter>,
 ) -> Flowed {
     let environment = async {
@@ -257,6 +263,6 @@ async fn flows(
         }
     };
     let ((), environment, captured) =
-        tokio::join!(flow::output(output, spool, *phase, force), environment, captured);
+        tokio::join!(flow::output(output, spool, *phase, progress), environment, captured);
     (environment, captured)
 }

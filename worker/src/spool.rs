@@ -64,12 +64,14 @@ impl Spool {
         self.lock().writer.drop_output(bytes);
     }
 
-    /// Says something, now or as soon as there is room.
+    /// Says something, now or as soon as there is room. It is durable when [`Spool::settle`] says so:
+    /// after a power cut the outcome is unknown whatever an event said.
     pub(crate) fn event(&self, phase: Option<Phase>, event: Event) {
         let mut inner = self.lock();
         inner.waiting.push_back((BootTime::now(), phase, event));
-        if let Err(error) = inner.flush().and_then(|()| inner.writer.sync()) {
-            inner.say_broken(&error);
+        match inner.flush() {
+            Ok(()) | Err(SpoolError::Full) => {}
+            Err(error) => inner.say_broken(&error),
         }
     }
 

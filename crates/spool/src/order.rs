@@ -27,7 +27,8 @@ pub mod exit {
     pub const DONE: u8 = 0;
     /// The begun mark was there: nothing was run or written.
     pub const BEGUN_BEFORE: u8 = 3;
-    /// The order is missing, too large, or not one that this version understands. Nothing was run.
+    /// Nothing was run: the order is missing, too large or not one that this version understands, or
+    /// the host refuses what it takes to watch signals and time.
     pub const NO_ORDER: u8 = 4;
     /// The spool cannot be written. Before the begun mark nothing was run; after it, the outcome is unknown.
     pub const NO_SPOOL: u8 = 5;

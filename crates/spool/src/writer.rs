@@ -122,7 +122,6 @@ impl Writer {
             has_reserve,
         };
         writer.segment()?;
-        writer.sync()?;
         Ok(writer)
     }
 

@@ -100,7 +100,7 @@ fn without_a_valid_order_nothing_begins() {
 fn a_phase_has_no_power_and_sees_no_secret_of_pid_1() {
     let command = r#"
         id -u; id -g; id -G
-        grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | tr -d '\t'
+        grep -E 'Cap(Inh|Prm|Eff|Amb)|Sig(Blk|Ign)' /proc/self/status | tr -d '\t'
         for forbidden in /gantry /gantry/spool /gantry/in/order.json /proc/1/environ /proc/1/fd /proc/1/root; do
             cat $forbidden/* $forbidden >/dev/null 2>&1 && echo "readable: $forbidden"
             ls $forbidden/ >/dev/null 2>&1 && echo "listable: $forbidden"
@@ -117,7 +117,7 @@ fn a_phase_has_no_power_and_sees_no_secret_of_pid_1() {
     let log = run.log();
     let none = "0000000000000000";
     let wanted = format!(
-        "1983\n1983\n1983\nCapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapAmb:{none}\n\
+        "1983\n1983\n1983\nSigBlk:{none}\nSigIgn:{none}\nCapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapAmb:{none}\n\
          /gantry/bin/gantry-worker\n/dev/null\n0022\n-rw-r--r--\n"
     );
     // The script itself stands in the shell's argument list, its values do not.

@@ -1,0 +1,97 @@
+//! The API: GraphQL in the shapes that Spacelift's public clients ask for, and what only we have.
+//!
+//! `POST /graphql` answers with status 200 and `errors[].message`; `GET /runs/RUN/log` follows a run;
+//! `GET /healthz` and `GET /ca.pem` need no key. All else needs a session, which `apiKeyUser` opens
+//! for an API key. `docs/api.md` describes it for users.
+//!
+//! [`router`] is what the server mounts.
+
+mod error;
+mod graphql;
+mod keys;
+mod log_stream;
+mod mutation;
+mod query;
+mod query_text;
+mod schema;
+mod session;
+mod types;
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+pub use keys::{ApiKey, create_key};
+pub use schema::sdl;
+
+use crate::control_plane::ControlPlane;
+use schema::Schema;
+use session::Sessions;
+
+/// The longest request. The largest that we know carries a stack's sealed secrets.
+pub const MAX_REQUEST: usize = 4 << 20;
+/// How many can follow logs at the same time.
+const MAX_FOLLOWERS: usize = 1000;
+
+/// What the API must know besides the control plane.
+pub struct ApiConfig {
+    /// The API's address as clients spell it, such as `https://127.0.0.1:1983`: the audience of its
+    /// sessions.
+    pub base_url: String,
+    /// What sessions are signed with: 32 random bytes, kept in the data directory, so that sessions
+    /// outlive the server's restart.
+    pub session_key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for ApiConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiConfig").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
+}
+
+/// What every request needs.
+#[derive(Clone)]
+struct Api {
+    control_plane: ControlPlane,
+    schema: Schema,
+    sessions: Arc<Sessions>,
+    followers: Arc<Semaphore>,
+}
+
+/// All routes of the API.
+pub fn router(control_plane: ControlPlane, config: ApiConfig) -> Router {
+    let sessions = Arc::new(Sessions::new(
+        control_plane.store().clone(),
+        Arc::clone(control_plane.clock()),
+        &config.session_key,
+        config.base_url,
+    ));
+    let api = Api {
+        schema: schema::build(control_plane.clone(), Arc::clone(&sessions)),
+        control_plane,
+        sessions,
+        followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+    };
+    Router::new()
+        .route("/graphql", post(graphql::answer))
+        .route("/runs/{run}/log", get(log_stream::answer))
+        .route("/healthz", get(health))
+        .route("/ca.pem", get(ca))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(api)
+}
+
+async fn health() -> impl IntoResponse {
+    ([(CACHE_CONTROL, "no-store")], "ok\n")
+}
+
+async fn ca(State(api): State<Api>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/x-pem-file")], api.control_plane.issuer().ca_pem().to_owned())
+}

@@ -1,0 +1,71 @@
+//! The schema: its roots, its limits, and who may ask for what.
+
+use std::sync::Arc;
+
+use async_graphql::extensions::{
+    Extension, ExtensionContext, ExtensionFactory, NextResolve, ResolveInfo,
+};
+use async_graphql::{EmptySubscription, ServerResult, Value};
+
+use super::error::{UNAUTHORIZED, unauthorized};
+use super::mutation::Mutation;
+use super::query::Query;
+use super::session::{Sessions, Viewer};
+use crate::control_plane::ControlPlane;
+
+/// How deep a query may be.
+const MAX_DEPTH: usize = 12;
+/// How many fields a query may ask for, those in lists counted several times.
+const MAX_COMPLEXITY: usize = 20_000;
+/// How many directives one field may have.
+const MAX_DIRECTIVES: usize = 8;
+/// The fields of the roots that need no session.
+const OPEN: [&str; 1] = ["apiKeyUser"];
+
+/// The API's schema.
+pub(super) type Schema = async_graphql::Schema<Query, Mutation, EmptySubscription>;
+
+/// The schema over a control plane.
+pub(super) fn build(control_plane: ControlPlane, sessions: Arc<Sessions>) -> Schema {
+    async_graphql::Schema::build(Query, Mutation, EmptySubscription)
+        .limit_depth(MAX_DEPTH)
+        .limit_complexity(MAX_COMPLEXITY)
+        .limit_directives(MAX_DIRECTIVES)
+        .extension(SessionRequired)
+        .data(control_plane)
+        .data(sessions)
+        .finish()
+}
+
+/// The schema in GraphQL's own language.
+#[must_use]
+pub fn sdl() -> String {
+    async_graphql::Schema::build(Query, Mutation, EmptySubscription).finish().sdl()
+}
+
+/// Refuses every field of the roots but the open ones without a session. It stands here once, so that
+/// no field can be added and forgotten.
+struct SessionRequired;
+
+impl ExtensionFactory for SessionRequired {
+    fn create(&self) -> Arc<dyn Extension> {
+        Arc::new(Self)
+    }
+}
+
+#[async_graphql::async_trait::async_trait]
+impl Extension for SessionRequired {
+    async fn resolve(
+        &self,
+        ctx: &ExtensionContext<'_>,
+        info: ResolveInfo<'_>,
+        next: NextResolve<'_>,
+    ) -> ServerResult<Option<Value>> {
+        let is_root = info.path_node.parent.is_none();
+        if is_root && !OPEN.contains(&info.name) && ctx.data_opt::<Viewer>().is_none() {
+            debug_assert_eq!(unauthorized().message, UNAUTHORIZED);
+            return Err(unauthorized().into_server_error(info.field.name.pos));
+        }
+        next.run(ctx, info).await
+    }
+}

@@ -128,6 +128,11 @@ impl Stand {
         self.worker.as_ref().context("no launcher was started")
     }
 
+    /// The same, to wait for what it logs.
+    pub fn worker_mut(&mut self) -> Result<&mut Service> {
+        self.worker.as_mut().context("no launcher was started")
+    }
+
     /// The server.
     pub fn server(&self) -> &Service {
         &self.server

@@ -1,34 +1,37 @@
 //! From queued to recorded, for a stage that does nothing, against the same container by the bare Docker API.
 //!
-//! Ours runs a stack whose terraform only says that it began. Its times are the control plane's own: the run's history,
-//! and the instant at which the file of the first log segment was made. Both sides take turns, so that a slow minute of
-//! the machine meets both.
+//! Ours runs a stack whose terraform only says that it began. Queued is the time in the run's ULID, granted and removed are
+//! in the launcher's log, the first output is stored when its object's file was written, and the result is recorded when a
+//! follower is told so. Both sides take turns, so that a slow minute of the machine meets both.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
     baseline,
     docker::Docker,
-    samples::{Samples, ratio, rfc3339_ms},
+    samples::{Samples, ratio, rfc3339_ms, ulid_ms},
 };
 use crate::{
     build::{self, Profile},
     context::Context,
-    engine, image, process,
+    engine, image,
+    process::{self, each_line},
     stand::Stand,
     tools::{self, OPENSSL},
 };
 
 const IMAGE: &str = "gantry-bench:local";
 const STACK: &str = "bench";
+/// How long a line of the launcher's log may take that tells what has happened already.
+const LOGGED: Duration = Duration::from_secs(30);
 
 /// Measures both sides.
 pub fn run(cx: &Context, runs: u32) -> Result<Value> {
@@ -62,7 +65,7 @@ pub fn run(cx: &Context, runs: u32) -> Result<Value> {
     let (mut ours, mut bare) = (Ours::default(), Bare::default());
     // The first of each warms caches and does not count.
     for number in 0..=runs {
-        let (times, run) = (baseline::one(&docker, &spec)?, one_run(&stand)?);
+        let (times, run) = (baseline::one(&docker, &spec)?, one_run(&mut stand)?);
         if number > 0 {
             bare.first.add(times.first);
             bare.total.add(times.total);
@@ -74,10 +77,11 @@ pub fn run(cx: &Context, runs: u32) -> Result<Value> {
         "ours": {
             "queued_to_granted": ours.granted.to_json(),
             "queued_to_first_output_stored": ours.first.to_json(),
-            "queued_to_result_recorded": ours.total.to_json(),
+            "queued_to_result_recorded": ours.recorded.to_json(),
+            "queued_to_removed": ours.removed.to_json(),
         },
         "baseline": { "first_byte": bare.first.to_json(), "removed": bare.total.to_json() },
-        "ratio": ratio(ours.total.percentile(50), bare.total.percentile(50)),
+        "ratio": ratio(ours.recorded.percentile(50), bare.total.percentile(50)),
         "ratio_first_output": ratio(ours.first.percentile(50), bare.first.percentile(50)),
         "goal": 1.25,
     }))
@@ -93,14 +97,16 @@ struct Bare {
 struct Ours {
     granted: Samples,
     first: Samples,
-    total: Samples,
+    recorded: Samples,
+    removed: Samples,
 }
 
 impl Ours {
     fn add(&mut self, run: &Run) {
         self.granted.add(run.granted);
         self.first.add(run.first);
-        self.total.add(run.total);
+        self.recorded.add(run.recorded);
+        self.removed.add(run.removed);
     }
 }
 
@@ -108,7 +114,8 @@ impl Ours {
 struct Run {
     granted: Duration,
     first: Duration,
-    total: Duration,
+    recorded: Duration,
+    removed: Duration,
 }
 
 fn build_image(cx: &Context, base: &str) -> Result<()> {
@@ -119,28 +126,45 @@ fn build_image(cx: &Context, base: &str) -> Result<()> {
     Ok(())
 }
 
-fn one_run(stand: &Stand) -> Result<Run> {
-    let made = stand.ask(&["run", "trigger", STACK, "--type", "proposed"])?;
-    let id = made.get("id").and_then(Value::as_str).context("the trigger gave no id")?;
-    process::read(
-        "gantry run logs",
-        Duration::from_mins(2),
-        &mut stand.gantry(&["run", "logs", id, "--follow"]),
-    )?;
-    let shown = stand.ask(&["run", "show", id])?;
-    let (queued, ended) = (at(&shown, "QUEUED")?, at(&shown, "FINISHED")?);
-    let stored = first_segment(&stand.dir.join("data/objects"), id)?;
+fn one_run(stand: &mut Stand) -> Result<Run> {
+    let (mut id, mut recorded) = (None, None);
+    let mut command = stand.gantry(&["run", "trigger", STACK, "--type", "proposed", "--follow"]);
+    let status =
+        each_line("gantry run trigger", Duration::from_mins(2), &mut command, |_, line| {
+            // The state is told as soon as it is recorded: the connection stands since the run was queued.
+            if line.ends_with(" FINISHED") {
+                recorded = now().ok();
+            }
+            id = id.take().or_else(|| line.strip_prefix("-- run ").map(str::to_owned));
+        })?;
+    ensure!(status.success(), "a run failed: {status}{}", stand.worker()?.tail());
+    let id = id.context("the command line names no run")?;
+    let recorded = recorded.context("the command line tells no FINISHED")?;
+    let queued = ulid_ms(&id).with_context(|| format!("{id} is no ULID"))?;
+    let granted = stand
+        .worker_mut()?
+        .wait_for("grant of the run", LOGGED, |line| logged(line, "granted", &id))?;
+    let removed =
+        stand.worker_mut()?.wait_for("end of the run", LOGGED, |line| logged(line, "done", &id))?;
+    let stored = first_segment(&stand.dir.join("data/objects"), &id)?;
     let since = |ms: i64| Duration::from_millis(u64::try_from(ms - queued).unwrap_or_default());
-    Ok(Run { granted: since(at(&shown, "PREPARING")?), first: since(stored), total: since(ended) })
+    Ok(Run {
+        granted: since(granted),
+        first: since(stored),
+        recorded: since(recorded),
+        removed: since(removed),
+    })
 }
 
-/// When the run came into a state, in milliseconds since 1970.
-fn at(run: &Value, state: &str) -> Result<i64> {
-    let history = run.get("history").and_then(Value::as_array).context("the run has no history")?;
-    let entry =
-        history.iter().find(|entry| entry.get("state").and_then(Value::as_str) == Some(state));
-    let time = entry.and_then(|entry| rfc3339_ms(entry.get("at")?.as_str()?));
-    time.with_context(|| format!("the run was never {state}: {run}"))
+fn now() -> Result<i64> {
+    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
+/// When the launcher logged these words of a run, in milliseconds since 1970.
+fn logged(line: &str, words: &str, run: &str) -> Option<i64> {
+    let entry: Value = serde_json::from_str(line).ok()?;
+    let is_it = entry.get("msg")?.as_str()? == words && line.contains(run);
+    is_it.then(|| rfc3339_ms(entry.get("ts")?.as_str()?)).flatten()
 }
 
 /// When the first log segment of a run was stored, in milliseconds since 1970.

@@ -52,6 +52,14 @@ pub fn rfc3339_ms(text: &str) -> Option<i64> {
     Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + thousandths)
 }
 
+/// Milliseconds since 1970 that a ULID begins with.
+pub fn ulid_ms(ulid: &str) -> Option<i64> {
+    const DIGITS: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    ulid.get(..10)?
+        .chars()
+        .try_fold(0_i64, |time, digit| Some(time * 32 + i64::try_from(DIGITS.find(digit)?).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +83,12 @@ mod tests {
         assert_eq!(rfc3339_ms("2026-11-21T12:30:00.123456Z"), Some(1_795_264_200_123));
         assert_eq!(rfc3339_ms("2026-11-21"), None);
         assert_eq!(rfc3339_ms("yesterday"), None);
+    }
+
+    #[test]
+    fn a_ulid_begins_with_its_time() {
+        assert_eq!(ulid_ms("01ARZ3NDEKTSV4RRFFQ69G5FAV"), Some(1_469_922_850_259));
+        assert_eq!(ulid_ms("01ARZ3NDE"), None);
+        assert_eq!(ulid_ms("01ARZ3NDEU"), None);
     }
 }

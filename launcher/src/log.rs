@@ -20,7 +20,7 @@ use ulid::Ulid;
 use crate::blob::BlobError;
 use crate::journal::{Change, Journal, JournalError, Mark};
 use crate::mask::{Masker, Secrets};
-use crate::store::{Content, Store};
+use crate::store::{Content, Keep, Store};
 
 /// A segment is cut when it has this many bytes.
 const SEGMENT: usize = 4 << 20;
@@ -34,10 +34,10 @@ pub fn message_id() -> MessageId {
 }
 
 /// The log of one attempt.
-pub struct Log {
+pub struct Log<K = Store> {
     attempt: Attempt,
     journal: Arc<Journal>,
-    store: Store,
+    store: K,
     secrets: Secrets,
     masker: Masker,
     /// What is durable, except for the part of the place in the spool that `taken` knows.
@@ -76,13 +76,13 @@ pub enum LogError {
     Store(#[from] BlobError),
 }
 
-impl Log {
+impl<K: Keep> Log<K> {
     /// Goes on where the journal's mark stands.
     #[must_use]
     pub fn resume(
         attempt: Attempt,
         journal: Arc<Journal>,
-        store: Store,
+        store: K,
         secrets: &Secrets,
         mark: Mark,
     ) -> Self {
@@ -259,3 +259,6 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

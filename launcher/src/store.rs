@@ -38,6 +38,19 @@ pub enum Content<'a> {
     File(&'a Bytes, &'a fs::File),
 }
 
+/// Where objects are kept.
+pub trait Keep: Send + Sync {
+    /// Stores an object and gives its key, however long that takes.
+    ///
+    /// # Errors
+    /// Only what waiting cannot mend.
+    fn put(
+        &self,
+        purpose: UrlPurpose,
+        content: Content<'_>,
+    ) -> impl Future<Output = Result<String, BlobError>> + Send;
+}
+
 /// The object store, for one attempt.
 #[derive(Clone)]
 pub struct Store {
@@ -103,15 +116,20 @@ impl Store {
         Self { objects, urls }
     }
 
-    /// Stores an object and gives its key.
-    ///
-    /// # Errors
-    /// Only what waiting cannot mend.
-    pub async fn put(
-        &self,
-        purpose: UrlPurpose,
-        content: Content<'_>,
-    ) -> Result<String, BlobError> {
+    async fn try_put(&self, url: &str, content: Content<'_>) -> Result<(), BlobError> {
+        match content {
+            Content::Bytes(bytes) => self.objects.put(url, bytes.clone()).await,
+            Content::File(head, file) => {
+                let mut file = file.try_clone()?;
+                file.rewind()?;
+                self.objects.put_file(url, head.clone(), file).await
+            }
+        }
+    }
+}
+
+impl Keep for Store {
+    async fn put(&self, purpose: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
         let mut pause = Duration::from_millis(200);
         loop {
             let url = self.urls.take(purpose).await;
@@ -134,17 +152,6 @@ impl Store {
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
-            }
-        }
-    }
-
-    async fn try_put(&self, url: &str, content: Content<'_>) -> Result<(), BlobError> {
-        match content {
-            Content::Bytes(bytes) => self.objects.put(url, bytes.clone()).await,
-            Content::File(head, file) => {
-                let mut file = file.try_clone()?;
-                file.rewind()?;
-                self.objects.put_file(url, head.clone(), file).await
             }
         }
     }

@@ -23,11 +23,12 @@ pub fn help() -> String {
 fn head() -> impl Iterator<Item = String> {
     [
         concat!("gantry-launcher ", env!("CARGO_PKG_VERSION")).to_owned()
-            + ": takes runs of its pool and runs each in a fresh container",
+            + ": runs what its pool offers, each in a fresh container",
         String::new(),
         "Usage: gantry-launcher [--help | --version]".to_owned(),
         String::new(),
         "It takes no other arguments: these environment variables set it.".to_owned(),
+        "What holds when one is not set stands in brackets.".to_owned(),
     ]
     .into_iter()
 }
@@ -50,10 +51,10 @@ fn tail() -> impl Iterator<Item = String> {
 
 /// The name on a line of its own, because names are long; what it does below, set in.
 fn describe(variable: &Variable) -> Vec<String> {
-    let default = variable.default.map(|default| format!("  [{default}]")).unwrap_or_default();
-    let mut lines = vec![format!("  {}{default}", variable.name)];
+    let default = variable.default.map(|default| format!("[{default}]"));
+    let mut lines = vec![format!("  {}", variable.name)];
     let mut line = INDENT.to_owned();
-    for word in variable.help.split(' ') {
+    for word in variable.help.split(' ').chain(default.as_deref()) {
         if line.len() + 1 + word.len() > WIDTH {
             lines.push(std::mem::replace(&mut line, INDENT.to_owned()));
         }

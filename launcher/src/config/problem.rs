@@ -15,7 +15,9 @@ use crate::explain::{Exit, Explain};
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// No token.
-    #[error("it is not set: set it to the pool's token, which `gantry pool create` wrote to a file")]
+    #[error(
+        "it is not set: set it to the pool's token, which `gantry pool create` wrote to a file"
+    )]
     NoToken,
     /// No key.
     #[error("it is not set: set it to the output of `base64 -w0 pool.key`")]
@@ -67,17 +69,17 @@ pub enum Problem {
     OneOf(&'static str),
     /// Not a name that Docker takes.
     #[error(
-        "is no name that Docker takes: use letters, digits and `_.-`, and begin with a letter or digit"
+        "it is no name that Docker takes: use letters, digits and `_.-`, and begin with a letter or digit"
     )]
     DockerName,
     /// No image.
     #[error(
-        "is no image: give it as `docker pull` takes it, such as registry.example.com/runner:1.2"
+        "it is no image: give it as `docker pull` takes it, such as registry.example.com/runner:1.2"
     )]
     Image,
     /// No engine.
     #[error(
-        "is no address that we can use: give unix:///path/to/docker.sock or tcp://host:port; for ssh and TLS, forward it to a local socket"
+        "it is no address that we can use: give unix:///path/to/docker.sock or tcp://host:port; for ssh and TLS, forward it to a local socket"
     )]
     DockerHost,
     /// A transport that does not exist yet.
@@ -101,7 +103,7 @@ pub enum Problem {
     WouldGiveAway(String),
     /// Metadata that does not fit.
     #[error(
-        "does not fit: keys have at most 128 bytes, values 512, both without control characters; shorten it"
+        "it does not fit: keys have at most 128 bytes, values 512, both without control characters; shorten it"
     )]
     Metadata,
     /// Too much metadata.
@@ -201,10 +203,16 @@ impl fmt::Display for Warning {
                 write!(f, "{name}: it has no effect in this version: did you mean {nearest}?")
             }
             Self::Unknown(Unknown { name, nearest: None }) => {
-                write!(f, "{name}: it has no effect in this version: remove it, or check its spelling")
+                write!(
+                    f,
+                    "{name}: it has no effect in this version: remove it, or check its spelling"
+                )
             }
             Self::NotSet { list, name } => {
-                write!(f, "{list}: it names {name}, which is not set: set it or take it off the list")
+                write!(
+                    f,
+                    "{list}: it names {name}, which is not set: set it or take it off the list"
+                )
             }
             Self::MaskedOnly(name) => write!(
                 f,

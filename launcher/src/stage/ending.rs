@@ -16,7 +16,7 @@ use crate::container::{Engine, State};
 use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::message_id;
 use crate::mask::Secrets;
-use crate::store::Content;
+use crate::store::{Content, Keep as _};
 use crate::{terraform, workspace};
 
 impl<E: Engine> Stage<E> {

@@ -20,7 +20,7 @@ use crate::blob::{BlobError, Expected};
 use crate::container::Engine;
 use crate::journal::{Change, KeptState};
 use crate::log::message_id;
-use crate::store::Content;
+use crate::store::{Content, Keep as _};
 use crate::workspace;
 
 /// The number that an `errored.tfstate` is kept under.

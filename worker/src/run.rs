@@ -150,12 +150,16 @@ impl Stage {
 
     async fn run(mut self, order_dir: &Path) -> Outcome {
         let mut tasks = JoinSet::new();
-        let outcome = match self.prepare(order_dir, &mut tasks).await {
-            Ok(()) => self.phases().await,
-            Err(reason) => {
-                Outcome::Failed { phase: None, code: None, signal: None, reason: shorten(reason) }
-            }
-        };
+        if let Err(reason) = self.prepare(order_dir, &mut tasks).await {
+            // Not even the user's last words: what could not be prepared may be what keeps secrets in.
+            return Outcome::Failed {
+                phase: None,
+                code: None,
+                signal: None,
+                reason: shorten(reason),
+            };
+        }
+        let outcome = self.phases().await;
         self.after_run(&outcome).await;
         outcome
     }

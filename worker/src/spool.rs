@@ -16,6 +16,9 @@ use tokio::io::unix::AsyncFd;
 
 /// How often a full spool is looked at when nothing announces room.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long the last frames wait for room: long enough for a launcher that comes back, but a container
+/// without one is not to stay for ever.
+const ROOM_WITHIN: Duration = Duration::from_secs(60 * 60);
 /// How long a spool that cannot be written for another reason than want of room is tried again.
 const BROKEN_FOR: Duration = Duration::from_secs(30);
 
@@ -100,8 +103,8 @@ impl Spool {
         SideFileWriter::create(&self.dir, inner.side_files, max)
     }
 
-    /// Waits until all that was said is durable: without limit for room, which the launcher makes,
-    /// for a while on any other trouble.
+    /// Waits until all that was said is durable: long for room, which the launcher makes, not as long
+    /// on any other trouble.
     pub(crate) async fn settle(&self) -> Result<(), SpoolError> {
         let began = BootTime::now();
         loop {
@@ -109,11 +112,10 @@ impl Spool {
                 let mut inner = self.lock();
                 inner.flush().and_then(|()| inner.writer.sync())
             };
-            match result {
-                Ok(()) => return Ok(()),
-                Err(SpoolError::Full) => {}
-                Err(error) if BootTime::now().since(began) > BROKEN_FOR => return Err(error),
-                Err(_) => {}
+            let Err(error) = result else { return Ok(()) };
+            let patience = if matches!(error, SpoolError::Full) { ROOM_WITHIN } else { BROKEN_FOR };
+            if BootTime::now().since(began) > patience {
+                return Err(error);
             }
             self.changed().await;
         }

@@ -273,11 +273,12 @@ fn binary() -> &'static Path {
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("worker");
         let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--profile", "worker", "-p", "gantry-worker"])
+            .args(["build", "--quiet", "--profile", "worker", "-p", "gantry-worker"])
             .args(["--target", &target, "--target-dir"])
             .arg(&target_dir)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .status()
             .unwrap();
         assert!(status.success(), "the static worker binary does not build");

@@ -97,6 +97,23 @@ fn without_a_valid_order_nothing_begins() {
 }
 
 #[test]
+fn an_order_that_cannot_be_removed_lets_nothing_run() {
+    let mut order = order("echo ran");
+    order.after_run = vec!["echo ran".into()];
+    let mut run = Run::lay_out(&order);
+    if rustix::process::geteuid().is_root() {
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o550);
+        std::fs::set_permissions(run.order_dir(), closed).unwrap();
+        run.again();
+        let Outcome::Failed { phase: None, reason, .. } = run.outcome() else {
+            panic!("{:?}", run.events())
+        };
+        assert!(reason.starts_with("cannot remove the order, which holds secrets: "), "{reason}");
+        assert_eq!(run.log(), "");
+    }
+}
+
+#[test]
 fn a_phase_has_no_power_and_sees_no_secret_of_pid_1() {
     let command = r#"
         id -u; id -g; id -G

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use gantry_spool::{Body, Event, Limits, Outcome, Position, Reader, StopReason, WhenFull};
+use gantry_spool::{
+    Body, Event, Limits, MAX_OUTPUT, Outcome, Position, Reader, StopReason, WhenFull,
+};
 
 use crate::harness::{Run, order};
 
 const QUOTA: u64 = Limits::MIN_QUOTA;
 /// Five times the quota, each line another.
-const FLOOD: &str = "seq -w 1 700000; echo end";
+const FLOOD: &str = "trap '' INT; seq -w 1 700000; echo end";
 const FLOOD_BYTES: u64 = 700_000 * 7 + 4;
 
 fn run(when_full: WhenFull) -> Run {
     let mut order = order(FLOOD);
     order.spool = Limits { quota: QUOTA, when_full };
-    order.grace_ms = 300;
+    order.grace_ms = 1000;
     Run::start(&order)
 }
 
@@ -27,7 +29,7 @@ fn used(run: &Run) -> u64 {
 #[test]
 fn a_reading_stage_waits_for_room_and_loses_nothing() {
     let run = run(WhenFull::Block);
-    run.until("a full spool", |run| used(run) > QUOTA / 2);
+    run.until("a full spool", |run| used(run) > QUOTA - MAX_OUTPUT as u64 - 1000);
     let mut reader = Reader::open(&run.spool(), Position::START).unwrap();
     let mut log = Vec::new();
     loop {
@@ -71,7 +73,7 @@ fn a_writing_stage_goes_on_and_counts_what_it_drops() {
 #[test]
 fn a_stage_that_waits_for_room_can_be_stopped() {
     let mut run = run(WhenFull::Block);
-    run.until("a full spool", |run| used(run) > QUOTA / 2);
+    run.until("a full spool", |run| used(run) > QUOTA - MAX_OUTPUT as u64 - 1000);
     run.signal("TERM");
     let reason = StopReason::Asked;
     assert!(matches!(run.outcome(), Outcome::Stopped { reason: stopped, .. } if stopped == reason));

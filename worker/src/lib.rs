@@ -6,7 +6,7 @@
 //! next one begins. It enforces the run timeout itself, so that a container without a launcher does
 //! not run for ever, and it knows no tool: commands, hooks and the interrupt are the order's.
 //!
-//! The runtime has one thread. Only [`reaper`] waits for processes, so no exit status is lost.
+//! The runtime has one thread. Only the module `reaper` waits for processes, so no exit status is lost.
 
 mod collect;
 mod environment;

@@ -24,7 +24,7 @@ pub use begun::{Begun, BegunError, has_begun, make_begun};
 pub use error::SpoolError;
 pub use event::{Event, Outcome, StopReason};
 pub use frame::{Body, Frame, MAX_EVENT, MAX_OUTPUT, MAX_PAYLOAD, Position, SEGMENT_SIZE, VERSION};
-pub use layout::{ANSWERS, SideName, is_stored, lay_out, mark_stored};
+pub use layout::{ANSWERS, InvalidSideName, SideName, is_stored, lay_out, mark_stored};
 pub use reader::Reader;
 pub use side::{SideFile, SideFileWriter, open_side_file, sha256};
 pub use time::BootTime;

@@ -106,13 +106,20 @@ fn stored_name(number: u64) -> String {
 
 /// Makes what the launcher must make in a new spool directory before the container starts.
 ///
+/// The worker binary may look into the directory of answers through its group, whatever the umask.
+///
 /// # Errors
 /// When the directory of answers can be neither made nor found.
 pub fn lay_out(dir: &Path) -> Result<(), SpoolError> {
-    match std::fs::create_dir(dir.join(ANSWERS)) {
-        Ok(()) => Ok(()),
+    let failed = |error: io::Error| SpoolError::io("make", ANSWERS, error);
+    let answers = dir.join(ANSWERS);
+    match std::fs::create_dir(&answers) {
+        Ok(()) => {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
+            std::fs::set_permissions(&answers, mode).map_err(failed)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(SpoolError::io("make", ANSWERS, error)),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use gantry_model::{Attempt, Epoch, Phase, RunId, Stage};
 use gantry_spool::order::{FILE, Interrupt, Order, PhaseOrder, User};
 use gantry_spool::{
-    Body, Event, Frame, Limits, Outcome, Position, Reader, Watch, WhenFull, lay_out,
+    ANSWERS, Body, Event, Frame, Limits, Outcome, Position, Reader, Watch, WhenFull, lay_out,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -83,11 +83,12 @@ impl Run {
             fs::create_dir(run.dir.path().join(dir)).unwrap();
         }
         lay_out(&run.spool()).unwrap();
-        for dir in ["in", "spool", "spool/answers"] {
+        for dir in ["in", "spool"] {
             let dir = run.dir.path().join(dir);
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o770)).unwrap();
             give(&dir);
         }
+        give(&run.spool().join(ANSWERS));
         run.write_in(FILE, &order.to_json().unwrap());
         run
     }

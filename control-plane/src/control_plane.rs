@@ -1,18 +1,29 @@
-//! The control plane: what the API calls and what the broker's messages go to.
+//! The control plane: what the API calls, and what the launchers' messages go to.
+//!
+//! Everything that must survive is in the database. In memory there are only the launchers' sessions,
+//! which end with the process, and what can be read back: which certificate each pool has.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use gantry_model::Terms;
-use tokio::sync::Notify;
+use gantry_model::{PoolId, Terms, Timestamp, WorkerId};
+use tokio::sync::{Mutex, Notify, mpsc};
 
+use crate::admitted::Admitted;
+use crate::authority::Issuer;
 use crate::broker::Admissions;
 use crate::clock::Clock;
-use crate::credentials::Credentials;
+use crate::desk::{Bond, Intakes};
 use crate::error::OperationError;
 use crate::ids::Ids;
 use crate::objects::Objects;
+use crate::outbox::Parcel;
 use crate::store::Store;
 use crate::watchers::Watchers;
+
+/// How many messages to launchers wait to be signed and published. What does not fit is published
+/// later, from the outbox.
+const PARCELS: usize = 4096;
 
 /// What a control plane is made of.
 pub struct Parts {
@@ -23,7 +34,7 @@ pub struct Parts {
     /// Sources, logs, workspaces and states.
     pub objects: Arc<dyn Objects>,
     /// The certificate authority and the signing leaf.
-    pub credentials: Arc<dyn Credentials>,
+    pub issuer: Arc<Issuer>,
     /// Where new ids come from.
     pub ids: Ids,
     /// How long offers and leases hold.
@@ -33,14 +44,25 @@ pub struct Parts {
 /// Pools, stacks, runs and workers. Clones are the same control plane.
 #[derive(Clone)]
 pub struct ControlPlane {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    parts: Parts,
-    watchers: Watchers,
-    wake: Notify,
-    admitted: Arc<crate::admitted::Admitted>,
+/// A worker is known by its pool and its own id: other pools' workers may call themselves the same.
+pub(crate) type WorkerKey = (PoolId, WorkerId);
+
+pub(crate) struct Inner {
+    pub(crate) parts: Parts,
+    pub(crate) watchers: Watchers,
+    /// The scheduler has something to look at.
+    pub(crate) wake: Notify,
+    pub(crate) admitted: Arc<Admitted>,
+    /// Held from a transaction's begin until its messages are on their way, so that they leave in
+    /// the order of the commits.
+    pub(crate) gate: Arc<Mutex<()>>,
+    pub(crate) bonds: RwLock<HashMap<WorkerKey, Arc<Bond>>>,
+    pub(crate) intakes: Mutex<Intakes>,
+    pub(crate) parcels: mpsc::Sender<Parcel>,
+    pub(crate) posted: Mutex<mpsc::Receiver<Parcel>>,
 }
 
 impl ControlPlane {
@@ -49,9 +71,22 @@ impl ControlPlane {
     /// # Errors
     /// When the database fails.
     pub async fn new(parts: Parts) -> Result<Self, OperationError> {
-        let admitted = Arc::default();
-        let inner = Inner { parts, watchers: Watchers::default(), wake: Notify::new(), admitted };
-        Ok(Self { inner: Arc::new(inner) })
+        let (parcels, posted) = mpsc::channel(PARCELS);
+        let inner = Inner {
+            parts,
+            watchers: Watchers::default(),
+            wake: Notify::new(),
+            admitted: Arc::default(),
+            gate: Arc::default(),
+            bonds: RwLock::default(),
+            intakes: Mutex::default(),
+            parcels,
+            posted: Mutex::new(posted),
+        };
+        let control_plane = Self { inner: Arc::new(inner) };
+        control_plane.load_pools().await?;
+        control_plane.take_up_leases().await?;
+        Ok(control_plane)
     }
 
     /// Which certificates the broker may admit.
@@ -78,11 +113,50 @@ impl ControlPlane {
         &self.inner.parts.objects
     }
 
+    /// Where certificates and tokens come from.
+    #[must_use]
+    pub fn issuer(&self) -> &Arc<Issuer> {
+        &self.inner.parts.issuer
+    }
+
+    /// Where new ids come from.
+    #[must_use]
+    pub fn ids(&self) -> &Ids {
+        &self.inner.parts.ids
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.inner.parts.terms
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.parts.clock.now()
+    }
+
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.inner.watchers
     }
+
+    pub(crate) fn bond(&self, key: WorkerKey) -> Option<Arc<Bond>> {
+        self.inner.bonds.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// No session of the pool counts any more.
+    pub(crate) fn drop_bonds(&self, pool: PoolId) {
+        let mut bonds = self.inner.bonds.write().unwrap_or_else(PoisonError::into_inner);
+        bonds.retain(|(other, _), _| *other != pool);
+    }
+
+    pub(crate) fn set_bond(&self, key: WorkerKey, bond: Option<Arc<Bond>>) {
+        let mut bonds = self.inner.bonds.write().unwrap_or_else(PoisonError::into_inner);
+        match bond {
+            Some(bond) => bonds.insert(key, bond),
+            None => bonds.remove(&key),
+        };
+    }
 }
 
-pub(crate) fn unbuilt() -> OperationError {
-    OperationError::Conflict("this is not built yet".to_owned())
+/// Seconds since 1970, as certificates count.
+pub(crate) fn unix_seconds(at: Timestamp) -> i64 {
+    i64::try_from(at.0 / 1000).unwrap_or(i64::MAX)
 }

@@ -1,8 +1,8 @@
 //! Why an operation on pools, stacks and runs was not done.
 
 use gantry_model::InvalidTransition;
+use gantry_protocol::{CryptoError, RequestError, TokenError};
 
-use crate::credentials::CredentialsError;
 use crate::objects::ObjectsError;
 use crate::store::StoreError;
 
@@ -37,13 +37,19 @@ pub enum OperationError {
     /// The object store failed.
     #[error(transparent)]
     Objects(#[from] ObjectsError),
-    /// The certificate authority refused or failed.
+    /// The certificate request cannot be signed.
     #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+    Request(#[from] RequestError),
+    /// The pool's token cannot be made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// OpenSSL failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
 }
 
 impl OperationError {
-    pub(crate) fn not_found(kind: &'static str, id: impl ToString) -> Self {
+    pub(crate) fn not_found(kind: &'static str, id: impl std::fmt::Display) -> Self {
         Self::NotFound { kind, id: id.to_string().chars().take(64).collect() }
     }
 

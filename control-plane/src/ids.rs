@@ -5,10 +5,13 @@ use std::sync::{Mutex, PoisonError};
 use gantry_model::Timestamp;
 use ulid::Ulid;
 
+/// Fills a slice with random bytes.
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// Makes ULIDs that sort in the order in which they were made, within one millisecond too.
 pub struct Ids {
     last: Mutex<u128>,
-    fill: Box<dyn Fn(&mut [u8]) + Send + Sync>,
+    fill: Box<Fill>,
 }
 
 impl Ids {
@@ -19,6 +22,9 @@ impl Ids {
     }
 
     /// Takes random bytes from OpenSSL.
+    ///
+    /// # Panics
+    /// Making an id panics when OpenSSL has no entropy: nothing can be right then.
     #[must_use]
     pub fn random() -> Self {
         Self::new(|bytes| {

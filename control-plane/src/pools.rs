@@ -1,9 +1,21 @@
 //! Pools: workers that share one certificate, one queue and one key.
 
 use gantry_model::{PoolId, Timestamp};
+use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
+use sqlx::Row as _;
 
-use crate::control_plane::ControlPlane;
+use crate::check;
+use crate::control_plane::{ControlPlane, unix_seconds};
 use crate::error::OperationError;
+use crate::store::{Connection, Row, at, from_db, id, json, to_db, to_json};
+use crate::unit::Unit;
+
+/// Where the recovery key stands among the settings.
+const RECOVERY_KEY: &str = "recovery_key";
+/// What is counted for a pool `p`.
+const COUNTS: &str = "(SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.is_connected = 1) AS workers_count, \
+    (SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.is_connected = 1 AND w.run IS NOT NULL) AS busy_workers, \
+    (SELECT COUNT(*) FROM runs r WHERE r.pool = p.id AND r.standing = 'waiting') AS pending_runs";
 
 /// A pool that someone wants.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +67,41 @@ impl ControlPlane {
         actor: &str,
         new: NewPool,
     ) -> Result<(Pool, String), OperationError> {
-        let _ = (actor, new);
-        Err(crate::control_plane::unbuilt())
+        check::text("name", &new.name, 1, check::MAX_NAME)?;
+        check::text("description", &new.description, 0, check::MAX_NOTE)?;
+        check::labels(&new.labels)?;
+        let pool = PoolId::from_ulid(self.ids().ulid(self.now()));
+        let certificate = self.certify(pool, &new.csr)?;
+        let token = self.issuer().token(pool, &certificate.pem)?.encode();
+        let mut unit = self.begin().await?;
+        let taken = sqlx::query("SELECT 1 FROM pools WHERE name = $1")
+            .bind(&new.name)
+            .fetch_optional(unit.conn())
+            .await?;
+        if taken.is_some() {
+            return Err(OperationError::Conflict(format!(
+                "there is a pool {:?} already: choose another name",
+                new.name
+            )));
+        }
+        let now = to_db(unit.now().0);
+        let insert = "INSERT INTO pools (id, name, description, labels, certificate, serial, \
+                      created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)";
+        sqlx::query(insert)
+            .bind(pool.to_string())
+            .bind(&new.name)
+            .bind(&new.description)
+            .bind(to_json(&new.labels))
+            .bind(&certificate.pem)
+            .bind(certificate.serial.as_str())
+            .bind(now)
+            .execute(unit.conn())
+            .await?;
+        note_certificate(&mut unit, pool, &certificate).await?;
+        unit.audit(actor, "pool.create", &format!("pool {pool}"), &new.name).await?;
+        unit.commit().await?;
+        self.admit(pool, certificate.serial.as_str(), &certificate.pem)?;
+        Ok((self.pool(pool).await?, token))
     }
 
     /// The pool with this id.
@@ -64,8 +109,13 @@ impl ControlPlane {
     /// # Errors
     /// When there is none.
     pub async fn pool(&self, pool: PoolId) -> Result<Pool, OperationError> {
-        let _ = pool;
-        Err(crate::control_plane::unbuilt())
+        let mut conn = self.store().read().await?;
+        let select = format!("SELECT p.*, {COUNTS} FROM pools p WHERE p.id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(select))
+            .bind(pool.to_string())
+            .fetch_optional(&mut *conn)
+            .await?;
+        read_pool(&row.ok_or_else(|| OperationError::not_found("pool", pool))?)
     }
 
     /// All pools, by name.
@@ -73,10 +123,23 @@ impl ControlPlane {
     /// # Errors
     /// When the database fails.
     pub async fn pools(&self) -> Result<Vec<Pool>, OperationError> {
-        Err(crate::control_plane::unbuilt())
+        let mut conn = self.store().read().await?;
+        let select = format!("SELECT p.*, {COUNTS} FROM pools p ORDER BY p.name");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(&mut *conn).await?;
+        rows.iter().map(read_pool).collect()
     }
 
-    /// Gives the pool a new certificate and token. The old ones are worth nothing from the return on.
+    /// The token of a pool's present certificate. It holds no secret.
+    ///
+    /// # Errors
+    /// When there is no such pool.
+    pub async fn pool_token(&self, pool: PoolId) -> Result<String, OperationError> {
+        let pool = self.pool(pool).await?;
+        Ok(self.issuer().token(pool.id, &pool.certificate)?.encode())
+    }
+
+    /// Gives the pool a new certificate and token. The old ones are worth nothing from the return on;
+    /// whoever runs the broker closes the sessions of the old serial then.
     ///
     /// # Errors
     /// When there is no such pool or the request is not acceptable.
@@ -86,8 +149,41 @@ impl ControlPlane {
         pool: PoolId,
         csr: &str,
     ) -> Result<(Pool, String), OperationError> {
-        let _ = (actor, pool, csr);
-        Err(crate::control_plane::unbuilt())
+        self.pool(pool).await?;
+        let certificate = self.certify(pool, csr)?;
+        let token = self.issuer().token(pool, &certificate.pem)?.encode();
+        let mut unit = self.begin().await?;
+        let now = to_db(unit.now().0);
+        sqlx::query(
+            "UPDATE certificates SET revoked_at = $2 WHERE pool = $1 AND revoked_at IS NULL",
+        )
+        .bind(pool.to_string())
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+        note_certificate(&mut unit, pool, &certificate).await?;
+        sqlx::query(
+            "UPDATE pools SET certificate = $2, serial = $3, updated_at = $4 WHERE id = $1",
+        )
+        .bind(pool.to_string())
+        .bind(&certificate.pem)
+        .bind(certificate.serial.as_str())
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+        sqlx::query("UPDATE workers SET is_connected = 0 WHERE pool = $1")
+            .bind(pool.to_string())
+            .execute(unit.conn())
+            .await?;
+        sqlx::query("DELETE FROM outbox WHERE pool = $1")
+            .bind(pool.to_string())
+            .execute(unit.conn())
+            .await?;
+        unit.audit(actor, "pool.reset", &format!("pool {pool}"), "").await?;
+        unit.commit().await?;
+        self.admit(pool, certificate.serial.as_str(), &certificate.pem)?;
+        self.drop_bonds(pool);
+        Ok((self.pool(pool).await?, token))
     }
 
     /// Sets the public key, PEM, to which everything durable is sealed besides its pools.
@@ -95,8 +191,16 @@ impl ControlPlane {
     /// # Errors
     /// When the text is no RSA public key or certificate.
     pub async fn set_recovery_key(&self, actor: &str, pem: &str) -> Result<(), OperationError> {
-        let _ = (actor, pem);
-        Err(crate::control_plane::unbuilt())
+        let key = PublicKey::parse(pem.as_bytes())
+            .map_err(|error| OperationError::invalid("recovery key", error.to_string()))?;
+        let mut unit = self.begin().await?;
+        let upsert = "INSERT INTO settings (name, value) VALUES ($1, $2) \
+                      ON CONFLICT (name) DO UPDATE SET value = $2";
+        sqlx::query(upsert).bind(RECOVERY_KEY).bind(key.to_pem()?).execute(unit.conn()).await?;
+        let detail = key.fingerprint().to_string();
+        unit.audit(actor, "recovery_key.set", "recovery key", &detail).await?;
+        unit.commit().await?;
+        Ok(())
     }
 
     /// The recovery key, PEM, if one was set.
@@ -104,6 +208,79 @@ impl ControlPlane {
     /// # Errors
     /// When the database fails.
     pub async fn recovery_key(&self) -> Result<Option<String>, OperationError> {
-        Err(crate::control_plane::unbuilt())
+        let mut conn = self.store().read().await?;
+        read_recovery_key(&mut conn).await
     }
+
+    /// Admits the present certificate of every pool.
+    pub(crate) async fn load_pools(&self) -> Result<(), OperationError> {
+        let mut conn = self.store().read().await?;
+        let rows =
+            sqlx::query("SELECT id, serial, certificate FROM pools").fetch_all(&mut *conn).await?;
+        for row in rows {
+            self.admit(id("pool", row.get("id"))?, row.get("serial"), row.get("certificate"))?;
+        }
+        Ok(())
+    }
+
+    /// Whom durable things of a pool's stacks are sealed to, PEM.
+    pub(crate) async fn recipients(
+        &self,
+        conn: &mut Connection,
+        pool: PoolId,
+    ) -> Result<Vec<String>, OperationError> {
+        let face = self.inner.admitted.face(pool);
+        let face = face.ok_or_else(|| OperationError::not_found("pool", pool))?;
+        let recovery = read_recovery_key(conn).await?;
+        Ok(std::iter::once(face.certificate.clone()).chain(recovery).collect())
+    }
+
+    fn certify(&self, pool: PoolId, csr: &str) -> Result<PoolCertificate, OperationError> {
+        let request = CertificateRequest::parse(csr)?;
+        Ok(self.issuer().issue_pool(&request, pool, unix_seconds(self.now()))?)
+    }
+
+    fn admit(&self, pool: PoolId, serial: &str, certificate: &str) -> Result<(), OperationError> {
+        let admitted = self.inner.admitted.set(pool, serial, certificate);
+        admitted.map_err(|error| OperationError::invalid("certificate", error.to_string()))
+    }
+}
+
+async fn note_certificate(
+    unit: &mut Unit,
+    pool: PoolId,
+    certificate: &PoolCertificate,
+) -> Result<(), OperationError> {
+    let now = to_db(unit.now().0);
+    sqlx::query("INSERT INTO certificates (serial, pool, issued_at) VALUES ($1, $2, $3)")
+        .bind(certificate.serial.as_str())
+        .bind(pool.to_string())
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}
+
+async fn read_recovery_key(conn: &mut Connection) -> Result<Option<String>, OperationError> {
+    let row = sqlx::query("SELECT value FROM settings WHERE name = $1")
+        .bind(RECOVERY_KEY)
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.map(|row| row.get("value")))
+}
+
+fn read_pool(row: &Row) -> Result<Pool, OperationError> {
+    Ok(Pool {
+        id: id("pool", row.get("id"))?,
+        name: row.get("name"),
+        description: row.get("description"),
+        labels: json("labels", row.get("labels"))?,
+        certificate: row.get("certificate"),
+        serial: row.get("serial"),
+        created_at: at(row.get("created_at")),
+        updated_at: at(row.get("updated_at")),
+        workers_count: from_db(row.get("workers_count")),
+        busy_workers: from_db(row.get("busy_workers")),
+        pending_runs: from_db(row.get("pending_runs")),
+    })
 }

@@ -1,15 +1,28 @@
 //! Runs: triggered, watched, confirmed, discarded and stopped by people.
 
-use bytes::Bytes;
 use gantry_model::{
-    Attempt, Epoch, PoolId, RunId, RunState, RunType, Section, StackId, Stage, Timestamp, WorkerId,
+    Attempt, Epoch, InvalidTransition, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage,
+    Stopping, Timestamp, WorkerId,
 };
-use gantry_protocol::message::{Delta, Output};
+use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode};
+use sqlx::Row as _;
 use tokio::sync::watch;
 
+pub use crate::logs::{LogPart, LogScope, LogSection};
+
+use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::stacks::StackSource;
+use crate::stacks::{StackSource, read_source, read_stack_with_secrets};
+use crate::store::{
+    Connection, RUN_COLUMNS, RunRow, at, from_db, id, insert_run, load_run, maybe_at, read_run,
+    run_state, save_run, stage,
+};
+
+/// The most runs of one page.
+const MAX_PAGE: u32 = 100;
+/// The most metadata of a run, in texts and bytes.
+const MAX_METADATA: (usize, usize) = (64, 16 * 1024);
 
 /// A run that someone wants.
 #[derive(Debug, Clone)]
@@ -99,39 +112,6 @@ pub struct AttemptRecord {
     pub is_log_complete: bool,
 }
 
-/// Which part of a run's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogScope {
-    /// Everything that came while its attempt was current, in the order in which it came. Grows at its end only.
-    Run,
-    /// One section of one attempt, be it current or not.
-    Section(Attempt, Section),
-}
-
-/// Some of a run's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogPart {
-    /// The bytes from the offset that was asked for.
-    pub bytes: Bytes,
-    /// The offset behind them.
-    pub next: u64,
-    /// Whether nothing will follow them.
-    pub is_finished: bool,
-}
-
-/// A section of an attempt's log, as far as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogSection {
-    /// The attempt.
-    pub attempt: Attempt,
-    /// The section.
-    pub section: Section,
-    /// How many bytes of it are stored.
-    pub length: u64,
-    /// Whether that is all of it.
-    pub is_complete: bool,
-}
-
 /// Which runs of a stack to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunsPage {
@@ -147,8 +127,37 @@ impl ControlPlane {
     /// # Errors
     /// When there is no such stack, it has no source, or something given is not acceptable.
     pub async fn trigger(&self, actor: &str, new: NewRun) -> Result<Run, OperationError> {
-        let _ = (actor, new);
-        Err(crate::control_plane::unbuilt())
+        check_new(&new)?;
+        let mut unit = self.begin().await?;
+        let (stack, _) = read_stack_with_secrets(unit.conn(), &new.stack).await?;
+        let Some(source) = stack.source else {
+            return Err(OperationError::Conflict(format!(
+                "stack {} has no source yet: upload one first",
+                new.stack
+            )));
+        };
+        let run = RunId::from_ulid(self.ids().ulid(unit.now()));
+        let mut row = RunRow {
+            life: RunLife::queued(run, new.run_type, stack.autodeploy),
+            stack: new.stack,
+            pool: stack.pool,
+            source: source.id,
+            command: new.command,
+            triggered_by: actor.to_owned(),
+            metadata: new.metadata,
+            created_at: unit.now(),
+            updated_at: unit.now(),
+            has_changes: None,
+            delta: None,
+            outputs: Vec::new(),
+            history_count: 0,
+            log_length: 0,
+        };
+        insert_run(&mut unit, &mut row).await?;
+        let detail = format!("{} of stack {}", new.run_type, row.stack);
+        unit.audit(actor, "run.trigger", &format!("run {run}"), &detail).await?;
+        unit.commit().await?;
+        self.run(run).await
     }
 
     /// The run with this id.
@@ -156,8 +165,10 @@ impl ControlPlane {
     /// # Errors
     /// When there is none.
     pub async fn run(&self, run: RunId) -> Result<Run, OperationError> {
-        let _ = run;
-        Err(crate::control_plane::unbuilt())
+        let mut conn = self.store().read().await?;
+        let row = load_run(&mut conn, run).await?;
+        let row = row.ok_or_else(|| OperationError::not_found("run", run))?;
+        present(&mut conn, row).await
     }
 
     /// Runs of a stack, newest first.
@@ -169,8 +180,23 @@ impl ControlPlane {
         stack: &StackId,
         page: RunsPage,
     ) -> Result<Vec<Run>, OperationError> {
-        let _ = (stack, page);
-        Err(crate::control_plane::unbuilt())
+        self.stack(stack).await?;
+        let mut conn = self.store().read().await?;
+        let select = format!(
+            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND ($2 IS NULL OR r.id < $2) \
+             ORDER BY r.id DESC LIMIT $3"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(select))
+            .bind(stack.as_str())
+            .bind(page.before.map(|run| run.to_string()))
+            .bind(i64::from(page.limit.clamp(1, MAX_PAGE)))
+            .fetch_all(&mut *conn)
+            .await?;
+        let mut runs = Vec::new();
+        for row in rows {
+            runs.push(present(&mut conn, read_run(&row)?).await?);
+        }
+        Ok(runs)
     }
 
     /// Lets a run carry out its plan.
@@ -183,8 +209,8 @@ impl ControlPlane {
         run: RunId,
         note: Option<&str>,
     ) -> Result<Run, OperationError> {
-        let _ = (actor, run, note);
-        Err(crate::control_plane::unbuilt())
+        let said = said("confirmed", actor, note)?;
+        self.decide(actor, "run.confirm", run, |life| life.confirm(Some(said))).await
     }
 
     /// Turns a run's plan down, or drops a run that waits.
@@ -197,8 +223,26 @@ impl ControlPlane {
         run: RunId,
         note: Option<&str>,
     ) -> Result<Run, OperationError> {
-        let _ = (actor, run, note);
-        Err(crate::control_plane::unbuilt())
+        let said = said("discarded", actor, note)?;
+        self.decide(actor, "run.discard", run, |life| life.discard(Some(said))).await
+    }
+
+    async fn decide(
+        &self,
+        actor: &str,
+        act: &str,
+        run: RunId,
+        decide: impl FnOnce(&mut RunLife) -> Result<(), InvalidTransition>,
+    ) -> Result<Run, OperationError> {
+        let mut unit = self.begin().await?;
+        let row = load_run(unit.conn(), run).await?;
+        let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
+        let before = row.life.clone();
+        decide(&mut row.life)?;
+        save_run(&mut unit, &before, &mut row).await?;
+        unit.audit(actor, act, &format!("run {run}"), "").await?;
+        unit.commit().await?;
+        self.run(run).await
     }
 
     /// Stops a run: at once when nothing of it runs, else by asking its worker to interrupt it.
@@ -206,8 +250,23 @@ impl ControlPlane {
     /// # Errors
     /// When there is no such run or it is over.
     pub async fn stop(&self, actor: &str, run: RunId) -> Result<Run, OperationError> {
-        let _ = (actor, run);
-        Err(crate::control_plane::unbuilt())
+        let mut unit = self.begin().await?;
+        let row = load_run(unit.conn(), run).await?;
+        let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
+        let before = row.life.clone();
+        match row.life.stop(actor)? {
+            Stopping::Over => {}
+            Stopping::Cancel(lease) => {
+                let attempt = row.life.attempt();
+                let (mode, by) = (StopMode::Graceful, actor.to_owned());
+                let cancel = FromControlPlane::Cancel(Cancel { attempt, mode, by });
+                unit.post(row.pool, lease.worker, cancel).await?;
+            }
+        }
+        save_run(&mut unit, &before, &mut row).await?;
+        unit.audit(actor, "run.stop", &format!("run {run}"), "").await?;
+        unit.commit().await?;
+        self.run(run).await
     }
 
     /// The states that a run was in, oldest first.
@@ -215,8 +274,19 @@ impl ControlPlane {
     /// # Errors
     /// When there is no such run.
     pub async fn history(&self, run: RunId) -> Result<Vec<HistoryEntry>, OperationError> {
-        let _ = run;
-        Err(crate::control_plane::unbuilt())
+        self.run(run).await?;
+        let mut conn = self.store().read().await?;
+        let select = "SELECT state, at, note FROM history WHERE run = $1 ORDER BY n";
+        let rows = sqlx::query(select).bind(run.to_string()).fetch_all(&mut *conn).await?;
+        let mut history: Vec<HistoryEntry> = Vec::new();
+        for row in rows {
+            history.push(HistoryEntry {
+                state: run_state(row.get("state"))?,
+                at: at(row.get("at")),
+                note: row.get("note"),
+            });
+        }
+        Ok(history)
     }
 
     /// The tries at a run's stages, oldest first.
@@ -224,32 +294,24 @@ impl ControlPlane {
     /// # Errors
     /// When there is no such run.
     pub async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, OperationError> {
-        let _ = run;
-        Err(crate::control_plane::unbuilt())
-    }
-
-    /// The sections of a run's log, in the order of attempts and phases.
-    ///
-    /// # Errors
-    /// When there is no such run.
-    pub async fn log_sections(&self, run: RunId) -> Result<Vec<LogSection>, OperationError> {
-        let _ = run;
-        Err(crate::control_plane::unbuilt())
-    }
-
-    /// Reads a run's log from an offset, at most `max` bytes and at most 1 MiB.
-    ///
-    /// # Errors
-    /// When there is no such run or the object store fails.
-    pub async fn read_log(
-        &self,
-        run: RunId,
-        scope: LogScope,
-        from: u64,
-        max: usize,
-    ) -> Result<LogPart, OperationError> {
-        let _ = (run, scope, from, max);
-        Err(crate::control_plane::unbuilt())
+        self.run(run).await?;
+        let mut conn = self.store().read().await?;
+        let select = "SELECT * FROM attempts WHERE run = $1 ORDER BY epoch, stage";
+        let rows = sqlx::query(select).bind(run.to_string()).fetch_all(&mut *conn).await?;
+        let mut attempts = Vec::new();
+        for row in rows {
+            let (stage, epoch) = (stage(row.get("stage"))?, Epoch(from_db(row.get("epoch"))));
+            attempts.push(AttemptRecord {
+                attempt: Attempt { run, stage, epoch },
+                worker: id("worker", row.get("worker"))?,
+                offered_at: at(row.get("offered_at")),
+                granted_at: maybe_at(row.get("granted_at")),
+                ended_at: maybe_at(row.get("ended_at")),
+                end_note: row.get("end_note"),
+                is_log_complete: row.get::<i64, _>("is_log_complete") != 0,
+            });
+        }
+        Ok(attempts)
     }
 
     /// Changes its value whenever the run's state or log changes. Look first, then wait: what changed
@@ -258,4 +320,53 @@ impl ControlPlane {
     pub fn watch(&self, run: RunId) -> watch::Receiver<u64> {
         self.watchers().watch(run)
     }
+}
+
+fn check_new(new: &NewRun) -> Result<(), OperationError> {
+    let (most, longest) = MAX_METADATA;
+    if new.metadata.len() > most || new.metadata.iter().map(String::len).sum::<usize>() > longest {
+        return Err(OperationError::invalid("metadata", "at most 64 texts, 16 KiB together"));
+    }
+    match (new.run_type, &new.command) {
+        (RunType::Task, Some(command)) => check::text("command", command, 1, check::MAX_NOTE),
+        (RunType::Task, None) => {
+            Err(OperationError::invalid("command", "a task needs the command that it runs"))
+        }
+        (_, Some(_)) => Err(OperationError::invalid("command", "only a task has one")),
+        (_, None) => Ok(()),
+    }
+}
+
+fn said(what: &str, actor: &str, note: Option<&str>) -> Result<String, OperationError> {
+    let note = note.unwrap_or_default();
+    check::text("note", note, 0, check::MAX_NOTE)?;
+    let colon = if note.is_empty() { "" } else { ": " };
+    Ok(format!("{what} by {actor}{colon}{note}"))
+}
+
+async fn present(conn: &mut Connection, row: RunRow) -> Result<Run, OperationError> {
+    let source = read_source(conn, &row.source).await?;
+    let RunRow { life, .. } = row;
+    Ok(Run {
+        id: life.run,
+        stack: row.stack,
+        pool: row.pool,
+        run_type: life.run_type,
+        state: life.state,
+        stage: life.stage,
+        epoch: life.epoch,
+        command: row.command,
+        triggered_by: row.triggered_by,
+        metadata: row.metadata,
+        source,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        worker: life.standing.worker(),
+        stop_by: life.stop,
+        note: life.note,
+        is_unknown: life.is_unknown,
+        has_changes: row.has_changes,
+        delta: row.delta,
+        outputs: row.outputs,
+    })
 }

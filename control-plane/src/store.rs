@@ -6,6 +6,7 @@
 //! milliseconds. What is SQLite's own stands in [`sqlite`].
 
 mod code;
+mod runs;
 mod sqlite;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ pub(crate) use code::{
     at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
     to_json,
 };
+pub(crate) use runs::{RUN_COLUMNS, RunRow, insert_run, load_run, promote, read_run, save_run};
 
 /// A connection, inside or outside of a transaction.
 pub type Connection = sqlx::SqliteConnection;

@@ -175,6 +175,8 @@ CREATE TABLE attempts (
     granted_at BIGINT,
     ended_at BIGINT,
     end_note TEXT,
+    -- A result came.
+    is_reported BIGINT NOT NULL,
     is_log_complete BIGINT NOT NULL,
     PRIMARY KEY (run, epoch, stage)
 );

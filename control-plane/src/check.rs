@@ -1,0 +1,59 @@
+//! Limits of what people give.
+
+use crate::error::OperationError;
+
+/// The longest name, in characters.
+pub(crate) const MAX_NAME: usize = 100;
+/// The longest note or description, in characters.
+pub(crate) const MAX_NOTE: usize = 4_000;
+/// The most labels, and the longest one.
+const MAX_LABELS: (usize, usize) = (64, 200);
+
+pub(crate) fn text(
+    what: &'static str,
+    text: &str,
+    fewest: usize,
+    most: usize,
+) -> Result<(), OperationError> {
+    let count = text.chars().count();
+    if (fewest..=most).contains(&count) && !text.contains('\0') {
+        return Ok(());
+    }
+    let problem = format!("it has {count} characters: {fewest} to {most} are possible");
+    Err(OperationError::invalid(what, problem))
+}
+
+pub(crate) fn labels(labels: &[String]) -> Result<(), OperationError> {
+    let (most, longest) = MAX_LABELS;
+    if labels.len() > most {
+        return Err(OperationError::invalid("labels", "at most 64 of them are possible"));
+    }
+    labels.iter().try_for_each(|label| text("label", label, 1, longest))
+}
+
+/// A path below the source's root, or nothing for the root itself.
+pub(crate) fn relative_path(what: &'static str, path: &str) -> Result<(), OperationError> {
+    text(what, path, 0, 1_000)?;
+    let is_below = path.is_empty()
+        || !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if is_below {
+        return Ok(());
+    }
+    Err(OperationError::invalid(
+        what,
+        "give a path below the source's root, such as `network/prod`",
+    ))
+}
+
+/// The name of an environment variable.
+pub(crate) fn variable_name(name: &str) -> Result<(), OperationError> {
+    let is_name = (1..=200).contains(&name.len())
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_name {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(64).collect();
+    let problem = format!("{shown:?} is none: use A-Z, a-z, 0-9 and _, and no digit in front");
+    Err(OperationError::invalid("variable name", problem))
+}

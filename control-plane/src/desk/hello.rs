@@ -1,0 +1,414 @@
+//! `hello`: a launcher begins a session, and says what it has in hand.
+//!
+//! Nothing but the hello's own signature and a nonce that was never used before proves it. It settles
+//! everything that was between this worker and us: what it does not name was never started, what it
+//! names and has no right to is not its own, and what it still needs to hear it hears again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gantry_model::{Attempt, Expired, RunId, SessionId, Stage, Standing, WorkerId};
+use gantry_protocol::SIGNING_LEAF_LIFETIME;
+use gantry_protocol::SessionPublicKey;
+use gantry_protocol::message::{
+    Binding, Cancel, Direction, Envelope, FromControlPlane, FromLauncher, Grant, Hello,
+    RefusalReason, Refused, StopMode, VERSION, Welcome, Window,
+};
+use gantry_protocol::{Signature, SigningLeaf};
+use sqlx::Row as _;
+
+use super::{Bond, Intake, Sender};
+use crate::broker::Arrived;
+use crate::control_plane::{ControlPlane, WorkerKey, unix_seconds};
+use crate::dispatch::millis;
+use crate::error::OperationError;
+use crate::store::{at, from_db, id, load_run, save_run, to_db, to_json};
+use crate::unit::Unit;
+
+/// The longest text of a launcher about itself that is kept.
+const MAX_TEXT: usize = 200;
+/// The most metadata of a launcher, in bytes of JSON.
+const MAX_METADATA: usize = 16 * 1024;
+
+/// What is known of a worker before its hello counts.
+struct Known {
+    is_drained: bool,
+    is_there: bool,
+    machine: String,
+    heard_at: gantry_model::Timestamp,
+}
+
+impl ControlPlane {
+    /// Takes a hello. The answer is the new session's intake, unless the hello was refused.
+    pub(super) async fn hello(
+        &self,
+        unit: &mut Unit,
+        arrived: &Arrived,
+        envelope: &Envelope,
+    ) -> Result<Option<Intake>, OperationError> {
+        let (pool, worker) = (arrived.pool, arrived.worker);
+        let Some(hello) = self.open_hello(arrived, envelope) else { return Ok(None) };
+        let leaf = self.issuer().signing_leaf(unix_seconds(unit.now()))?;
+        let checked = match check(&hello) {
+            Ok(key) => key,
+            Err((reason, message)) => {
+                refuse(unit, (pool, worker), &hello, &leaf, reason, message);
+                return Ok(None);
+            }
+        };
+        if !self.is_fresh(unit, (pool, worker), &hello.nonce).await? {
+            tracing::warn!(%pool, %worker, "refused a hello that was used before");
+            return Ok(None);
+        }
+        let known = known(unit, (pool, worker)).await?;
+        if let Some(known) = &known
+            && known.is_there
+            && known.machine != hello.machine
+            && unit.now() < known.heard_at.plus_ms(self.terms().lease_ms)
+        {
+            let message = "another machine is this worker: was its disk copied? Remove the copy's \
+                           GANTRY_STATE_DIR so that it becomes a worker of its own";
+            refuse(
+                unit,
+                (pool, worker),
+                &hello,
+                &leaf,
+                RefusalReason::Duplicate,
+                message.to_owned(),
+            );
+            return Ok(None);
+        }
+        let is_drained = known.is_some_and(|known| known.is_drained);
+        self.accept(unit, (pool, worker), hello, checked, leaf, is_drained).await.map(Some)
+    }
+
+    fn open_hello(&self, arrived: &Arrived, envelope: &Envelope) -> Option<Hello> {
+        let (pool, worker) = (arrived.pool, arrived.worker);
+        let face = self.inner.admitted.face(pool)?;
+        let binding = Binding { direction: Direction::FromLauncher, pool, worker, nonce: "" };
+        let verify = |bytes: &[u8], signature: &[u8]| {
+            Signature::from_bytes(signature.to_vec())
+                .is_ok_and(|signature| face.recipient.key().verify_pss(bytes, &signature).is_ok())
+        };
+        match envelope.open::<FromLauncher>(&binding, verify) {
+            Ok(FromLauncher::Hello(hello)) => Some(hello),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%pool, %worker, "refused a hello: {error}");
+                None
+            }
+        }
+    }
+
+    /// Notes the nonce. False if the worker used it before: the hello is an old one. None is ever
+    /// forgotten, because an old hello says that what came later was never started.
+    async fn is_fresh(
+        &self,
+        unit: &mut Unit,
+        (pool, worker): WorkerKey,
+        nonce: &str,
+    ) -> Result<bool, OperationError> {
+        let insert = "INSERT INTO nonces (pool, worker, nonce) VALUES ($1, $2, $3) \
+                      ON CONFLICT DO NOTHING";
+        let inserted = sqlx::query(insert)
+            .bind(pool.to_string())
+            .bind(worker.to_string())
+            .bind(nonce)
+            .execute(unit.conn())
+            .await?;
+        Ok(inserted.rows_affected() == 1)
+    }
+
+    async fn accept(
+        &self,
+        unit: &mut Unit,
+        key: WorkerKey,
+        hello: Hello,
+        session_key: SessionPublicKey,
+        leaf: Arc<SigningLeaf>,
+        is_drained: bool,
+    ) -> Result<Intake, OperationError> {
+        let (pool, worker) = key;
+        let session = SessionId::from_ulid(self.ids().ulid(unit.now()));
+        let received = note_journal(unit, key, &hello).await?;
+        note_worker(unit, key, &hello, session).await?;
+        let named: HashSet<Attempt> = hello.runs.iter().map(|run| run.attempt).collect();
+        let settled = self.settle(unit, key, &hello, &named).await?;
+        let bond = Arc::new(Bond {
+            nonce: hello.nonce.clone(),
+            key: session_key,
+            leaf: Arc::clone(&leaf),
+            journal: hello.journal,
+            named,
+            unnamed: settled.unnamed,
+        });
+        unit.bind(key, Arc::clone(&bond));
+        let welcome = Welcome {
+            session,
+            leaf: leaf.pem.clone(),
+            // What is left of it is at least half, see the issuer.
+            leaf_valid_ms: millis(SIGNING_LEAF_LIFETIME) / 2,
+            lease_ms: self.terms().lease_ms,
+            heartbeat_ms: self.terms().heartbeat_ms,
+            server_ms: unit.now().0,
+            received,
+            is_drained,
+            protocol: VERSION,
+            not_yours: settled.not_yours,
+        };
+        unit.say(key, bond, FromControlPlane::Welcome(welcome));
+        for message in settled.again {
+            unit.post(pool, worker, message).await?;
+        }
+        unit.wake();
+        tracing::info!(%pool, %worker, %session, "a worker has a new session");
+        let window = Window::after(received);
+        Ok(Intake { nonce: hello.nonce, window, durable: received, is_proven: false })
+    }
+
+    /// Compares what the launcher names with what we gave it.
+    async fn settle(
+        &self,
+        unit: &mut Unit,
+        (pool, worker): WorkerKey,
+        hello: &Hello,
+        named: &HashSet<Attempt>,
+    ) -> Result<Settled, OperationError> {
+        let held = "SELECT id FROM runs WHERE pool = $1 AND worker = $2";
+        let held = sqlx::query(held)
+            .bind(pool.to_string())
+            .bind(worker.to_string())
+            .fetch_all(unit.conn())
+            .await?;
+        let mut settled = Settled::default();
+        let mut current = HashSet::new();
+        let mut in_hand: Option<RunId> = None;
+        for row in held {
+            let run: RunId = id("run", row.get("id"))?;
+            let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
+            let before = row.life.clone();
+            let attempt = before.attempt();
+            let now = unit.now();
+            match before.standing {
+                Standing::Idle | Standing::Waiting => continue,
+                Standing::Offered { .. } => {
+                    row.life.withdraw(worker, attempt);
+                }
+                Standing::Granted(lease) => {
+                    let first_half = Attempt { stage: Stage::Read, ..attempt };
+                    let has_first_half = lease.is_continued && named.contains(&first_half);
+                    if named.contains(&attempt) || has_first_half {
+                        current.extend([attempt, first_half]);
+                        in_hand = Some(run);
+                        row.life.renew(worker, attempt, now, self.terms());
+                        settled.again.extend(again(&row.life, !named.contains(&attempt)));
+                    } else if lease.journal == hello.journal && attempt.stage == Stage::Write {
+                        in_hand = Some(run);
+                        settled.unnamed.push(run);
+                    } else if lease.journal == hello.journal {
+                        row.life.never_started(worker, hello.journal);
+                    } else {
+                        // A write stage stays, and its worker is free for others.
+                        let lost = row.life.journal_lost(worker, self.terms());
+                        debug_assert!(lost != Expired::NotDue || attempt.stage == Stage::Write);
+                    }
+                }
+            }
+            if row.life != before {
+                save_run(unit, &before, &mut row).await?;
+            }
+        }
+        place(unit, (pool, worker), in_hand).await?;
+        settled.not_yours = named.difference(&current).copied().collect();
+        settled.not_yours.sort_unstable();
+        Ok(settled)
+    }
+
+    /// A write stage that was granted to this journal and that it does not know.
+    pub(super) async fn never_started(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        run: RunId,
+    ) -> Result<(), OperationError> {
+        let Some(mut row) = load_run(unit.conn(), run).await? else { return Ok(()) };
+        let before = row.life.clone();
+        let is_named = sender.bond.named.contains(&before.attempt());
+        if !is_named
+            && row.pool == sender.pool
+            && row.life.never_started(sender.worker, sender.bond.journal)
+        {
+            tracing::info!(%run, worker = %sender.worker, "a granted stage was never started");
+            save_run(unit, &before, &mut row).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a hello's comparison led to.
+#[derive(Default)]
+struct Settled {
+    not_yours: Vec<Attempt>,
+    unnamed: Vec<RunId>,
+    again: Vec<FromControlPlane>,
+}
+
+/// What the owner of a run still has to hear.
+fn again(life: &gantry_model::RunLife, needs_grant: bool) -> Vec<FromControlPlane> {
+    let attempt = life.attempt();
+    let grant = needs_grant.then(|| FromControlPlane::Grant(Grant { attempt, urls: Vec::new() }));
+    let cancel = life
+        .stop
+        .clone()
+        .map(|by| FromControlPlane::Cancel(Cancel { attempt, mode: StopMode::Graceful, by }));
+    grant.into_iter().chain(cancel).collect()
+}
+
+/// What is wrong with a hello, if anything; else its session key.
+fn check(hello: &Hello) -> Result<SessionPublicKey, (RefusalReason, String)> {
+    let invalid = |message: &str| (RefusalReason::Invalid, message.to_owned());
+    if !hello.versions.protocol.contains(&VERSION) {
+        let message = format!(
+            "this launcher speaks protocol {:?} and the control plane {VERSION}: install a \
+             launcher of the control plane's version",
+            hello.versions.protocol
+        );
+        return Err((RefusalReason::Version, message));
+    }
+    let nonce = STANDARD.decode(&hello.nonce).ok().filter(|nonce| nonce.len() == 32);
+    if nonce.is_none() || hello.nonce.len() != 44 {
+        return Err(invalid("the hello's nonce is not 32 bytes in base64"));
+    }
+    if hello.capacity == 0 {
+        return Err(invalid("the launcher has no room for any run: give it at least one worker"));
+    }
+    if to_json(&hello.metadata).len() > MAX_METADATA {
+        return Err(invalid("the SPACELIFT_METADATA_ variables are larger than 16 KiB together"));
+    }
+    let texts = [&hello.instance, &hello.machine, &hello.engine, &hello.versions.launcher];
+    if texts.into_iter().any(|text| text.len() > MAX_TEXT) {
+        return Err(invalid("a text of the launcher about itself is longer than 200 bytes"));
+    }
+    let key = hello.session_key.parse();
+    key.map_err(|_| invalid("the hello's session key is not 32 bytes in base64"))
+}
+
+fn refuse(
+    unit: &mut Unit,
+    key: WorkerKey,
+    hello: &Hello,
+    leaf: &Arc<SigningLeaf>,
+    reason: RefusalReason,
+    message: String,
+) {
+    let (pool, worker) = key;
+    tracing::warn!(%pool, %worker, "refused a hello: {message}");
+    let nonce: String = hello.nonce.chars().take(64).collect();
+    let answer = Refused { reason, message, leaf: leaf.pem.clone() };
+    // Only what our own messages are bound to counts in this one.
+    let bond = Bond {
+        nonce,
+        key: leaf.key.public(),
+        leaf: Arc::clone(leaf),
+        journal: hello.journal,
+        named: HashSet::new(),
+        unnamed: Vec::new(),
+    };
+    unit.say(key, Arc::new(bond), FromControlPlane::Refused(answer));
+}
+
+async fn known(
+    unit: &mut Unit,
+    (pool, worker): WorkerKey,
+) -> Result<Option<Known>, OperationError> {
+    let select =
+        "SELECT is_drained, session, machine, heard_at FROM workers WHERE pool = $1 AND id = $2";
+    let row = sqlx::query(select)
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .fetch_optional(unit.conn())
+        .await?;
+    Ok(row.map(|row| Known {
+        is_drained: row.get::<i64, _>("is_drained") != 0,
+        // A worker that said bye is nowhere.
+        is_there: !row.get::<&str, _>("session").is_empty(),
+        machine: row.get("machine"),
+        heard_at: at(row.get("heard_at")),
+    }))
+}
+
+/// How far the journal was taken in; 0 for a new one.
+async fn note_journal(
+    unit: &mut Unit,
+    (pool, worker): WorkerKey,
+    hello: &Hello,
+) -> Result<u64, OperationError> {
+    let upsert = "INSERT INTO journals (pool, worker, journal, received) VALUES ($1, $2, $3, 0) \
+                  ON CONFLICT (pool, worker, journal) DO UPDATE SET received = received \
+                  RETURNING received";
+    let row = sqlx::query(upsert)
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .bind(hello.journal.to_string())
+        .fetch_one(unit.conn())
+        .await?;
+    Ok(from_db(row.get("received")))
+}
+
+/// The worker as its hello describes it, in a new session whose outbox is empty.
+async fn note_worker(
+    unit: &mut Unit,
+    (pool, worker): WorkerKey,
+    hello: &Hello,
+    session: SessionId,
+) -> Result<(), OperationError> {
+    let now = to_db(unit.now().0);
+    sqlx::query("DELETE FROM outbox WHERE pool = $1 AND worker = $2")
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .execute(unit.conn())
+        .await?;
+    let upsert = "INSERT INTO workers (pool, id, created_at, available_at, heard_at, is_connected, \
+        is_drained, is_healthy, is_passed_over, session, instance, machine, journal, sent, \
+        metadata, versions, engine) \
+        VALUES ($1, $2, $3, $3, $3, 1, 0, 1, 0, $4, $5, $6, $7, 0, $8, $9, $10) \
+        ON CONFLICT (pool, id) DO UPDATE SET heard_at = $3, is_connected = 1, is_healthy = 1, \
+        is_passed_over = 0, note = NULL, session = $4, instance = $5, machine = $6, journal = $7, \
+        sent = 0, metadata = $8, versions = $9, engine = $10";
+    sqlx::query(upsert)
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .bind(now)
+        .bind(session.to_string())
+        .bind(&hello.instance)
+        .bind(&hello.machine)
+        .bind(hello.journal.to_string())
+        .bind(to_json(&hello.metadata))
+        .bind(to_json(&hello.versions))
+        .bind(&hello.engine)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}
+
+/// The run that keeps the worker busy.
+async fn place(
+    unit: &mut Unit,
+    (pool, worker): (gantry_model::PoolId, WorkerId),
+    run: Option<RunId>,
+) -> Result<(), OperationError> {
+    let now = to_db(unit.now().0);
+    let update = "UPDATE workers SET run = $3, available_at = \
+                  CASE WHEN $3 IS NULL THEN COALESCE(available_at, $4) ELSE NULL END \
+                  WHERE pool = $1 AND id = $2";
+    sqlx::query(update)
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .bind(run.map(|run| run.to_string()))
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! What a stage stored: segments of its log, state versions, its workspace, a policy's decision.
+//!
+//! All of it counts whenever it comes, from whoever was granted the attempt: what is late is kept as
+//! such. The object's key must be one of those that the attempt was given.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gantry_model::{Attempt, RunType};
+use gantry_protocol::message::{Decision, Segment, StateStored, UrlPurpose, WorkspaceStored};
+use gantry_protocol::{Digest, Header, Signature};
+use sqlx::Row as _;
+
+use super::Sender;
+use super::loose::owned;
+use crate::control_plane::ControlPlane;
+use crate::dispatch::key_prefix;
+use crate::error::OperationError;
+use crate::log::{Appended, append, grow_run};
+use crate::objects::check_key;
+use crate::store::{RunRow, to_db, to_json};
+use crate::unit::Unit;
+
+/// The longest segment, in bytes.
+const MAX_SEGMENT: u64 = 64 * 1024 * 1024;
+/// The longest lineage, in bytes. Terraform's has 36.
+const MAX_LINEAGE: usize = 128;
+
+impl ControlPlane {
+    /// The run of something that the sender stored, unless it had no right to store it.
+    async fn stored_for(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        attempt: Attempt,
+        what: &'static str,
+        object: Option<(UrlPurpose, &str)>,
+    ) -> Result<Option<RunRow>, OperationError> {
+        if !owned(unit, sender, attempt).await? {
+            sender.refuse(attempt, what, "the attempt was never granted to this worker");
+            return Ok(None);
+        }
+        let Some(row) = self.run_for(unit, sender, attempt).await? else { return Ok(None) };
+        let is_own = object.is_none_or(|(purpose, key)| {
+            key.starts_with(&key_prefix(purpose, attempt, &row.stack)) && check_key(key).is_ok()
+        });
+        if !is_own {
+            sender.refuse(attempt, what, "its key is not one that the attempt was given");
+            return Ok(None);
+        }
+        Ok(Some(row))
+    }
+
+    pub(super) async fn segment(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        segment: Segment,
+    ) -> Result<(), OperationError> {
+        let attempt = segment.attempt;
+        let object = Some((UrlPurpose::Log, segment.key.as_str()));
+        let row = self.stored_for(unit, sender, attempt, "segment", object).await?;
+        let Some(row) = row else { return Ok(()) };
+        let is_sound = (1..=MAX_SEGMENT).contains(&segment.length)
+            && segment.offset.checked_add(segment.length).is_some_and(|end| end < 1 << 50)
+            && segment.sha256.parse::<Digest>().is_ok();
+        if !is_sound {
+            sender.refuse(attempt, "segment", "its length, offset or hash is none");
+            return Ok(());
+        }
+        // What an attempt stores after a newer one began would tear the run's log apart.
+        let run_start = (attempt.epoch == row.life.epoch).then_some(row.log_length);
+        match append(unit, &segment, run_start).await? {
+            Appended::Kept => {
+                if run_start.is_some() {
+                    grow_run(unit, attempt.run, segment.length).await?;
+                }
+                unit.changed(attempt.run);
+            }
+            Appended::Known => {}
+            Appended::Gap(expected) => {
+                let why = format!(
+                    "it starts at {} of its section, of which {expected} bytes are stored",
+                    segment.offset
+                );
+                sender.refuse(attempt, "segment", &why);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn state_stored(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        state: StateStored,
+    ) -> Result<(), OperationError> {
+        let attempt = state.attempt;
+        let object = Some((UrlPurpose::State, state.key.as_str()));
+        let row = self.stored_for(unit, sender, attempt, "state version", object).await?;
+        let Some(row) = row else { return Ok(()) };
+        let is_sealed =
+            STANDARD.decode(&state.header).is_ok_and(|header| Header::parse(&header).is_ok());
+        let is_sound = is_sealed
+            && state.lineage.len() <= MAX_LINEAGE
+            && state.payload_sha256.parse::<Digest>().is_ok()
+            && state.predecessor.as_ref().is_none_or(|hash| hash.parse::<Digest>().is_ok())
+            && state.signature.parse::<Signature>().is_ok();
+        if !is_sound {
+            sender.refuse(
+                attempt,
+                "state version",
+                "its header, hash, lineage or signature is none",
+            );
+            return Ok(());
+        }
+        if is_known_state(unit, &row, &state).await? {
+            return Ok(());
+        }
+        let orphaned = self.orphaned(unit, sender, &row, &state).await?;
+        if let Some(reason) = &orphaned {
+            tracing::warn!(%attempt, serial = state.serial, "kept an orphaned state version: {reason}");
+        }
+        let id = self.ids().ulid(unit.now()).to_string();
+        insert_state(unit, &row, &state, &id, orphaned.as_deref()).await?;
+        if orphaned.is_none() {
+            sqlx::query("UPDATE stacks SET state_current = $2 WHERE id = $1")
+                .bind(row.stack.as_str())
+                .bind(&id)
+                .execute(unit.conn())
+                .await?;
+        }
+        unit.changed(attempt.run);
+        Ok(())
+    }
+
+    /// Why a state version cannot become the stack's current one, if it cannot.
+    async fn orphaned(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        row: &RunRow,
+        state: &StateStored,
+    ) -> Result<Option<String>, OperationError> {
+        if row.life.run_type == RunType::Proposed {
+            return Ok(Some("a proposed run may not write state".to_owned()));
+        }
+        if row.life.lease_of(sender.worker, state.attempt).is_none() {
+            return Ok(Some("it came when its attempt was over".to_owned()));
+        }
+        let current = "SELECT v.payload_sha256 FROM stacks s JOIN states v ON v.id = s.state_current \
+                       WHERE s.id = $1";
+        let current = sqlx::query(current)
+            .bind(row.stack.as_str())
+            .fetch_optional(unit.conn())
+            .await?
+            .map(|row| row.get::<String, _>("payload_sha256"));
+        Ok(match (&current, &state.predecessor) {
+            (current, predecessor) if current == predecessor => None,
+            (Some(_), None) => Some("it follows nothing, and the stack has a state".to_owned()),
+            (None, Some(_)) => Some("it follows a version that the stack does not have".to_owned()),
+            (Some(_), Some(_)) => Some("it does not follow the stack's newest version".to_owned()),
+            (None, None) => None,
+        })
+    }
+
+    pub(super) async fn workspace_stored(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        stored: WorkspaceStored,
+    ) -> Result<(), OperationError> {
+        let attempt = stored.attempt;
+        let object = Some((UrlPurpose::Workspace, stored.key.as_str()));
+        let row = self.stored_for(unit, sender, attempt, "workspace", object).await?;
+        if row.is_none() {
+            return Ok(());
+        }
+        let is_sound = stored.payload_sha256.parse::<Digest>().is_ok()
+            && stored.signature.parse::<Signature>().is_ok()
+            && stored.payload_size < stored.size;
+        if !is_sound {
+            sender.refuse(attempt, "workspace", "its size, hash or signature is none");
+            return Ok(());
+        }
+        let insert = "INSERT INTO workspaces (run, epoch, key, size, payload_sha256, payload_size, \
+                      signature, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                      ON CONFLICT DO NOTHING";
+        let now = to_db(unit.now().0);
+        sqlx::query(insert)
+            .bind(attempt.run.to_string())
+            .bind(to_db(attempt.epoch.0))
+            .bind(&stored.key)
+            .bind(to_db(stored.size))
+            .bind(&stored.payload_sha256)
+            .bind(to_db(stored.payload_size))
+            .bind(&stored.signature)
+            .bind(now)
+            .execute(unit.conn())
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn decision(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        decision: Decision,
+    ) -> Result<(), OperationError> {
+        let attempt = decision.attempt;
+        let row = self.stored_for(unit, sender, attempt, "decision", None).await?;
+        if row.is_none() {
+            return Ok(());
+        }
+        let insert = "INSERT INTO decisions (run, epoch, stage, is_allowed, denials, policy_sha256, at) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+        let now = to_db(unit.now().0);
+        let inserted = sqlx::query(insert)
+            .bind(attempt.run.to_string())
+            .bind(to_db(attempt.epoch.0))
+            .bind(attempt.stage.as_str())
+            .bind(i64::from(decision.is_allowed))
+            .bind(to_json(&decision.denials))
+            .bind(&decision.policy_sha256)
+            .bind(now)
+            .execute(unit.conn())
+            .await?;
+        if inserted.rows_affected() == 1 {
+            let actor = format!("worker {}", sender.worker);
+            let act = if decision.is_allowed { "policy.allow" } else { "policy.deny" };
+            let subject = format!("run {}", attempt.run);
+            unit.audit(&actor, act, &subject, &to_json(&decision.denials)).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn is_known_state(
+    unit: &mut Unit,
+    row: &RunRow,
+    state: &StateStored,
+) -> Result<bool, OperationError> {
+    let known = sqlx::query("SELECT 1 FROM states WHERE stack = $1 AND payload_sha256 = $2")
+        .bind(row.stack.as_str())
+        .bind(&state.payload_sha256)
+        .fetch_optional(unit.conn())
+        .await?;
+    Ok(known.is_some())
+}
+
+async fn insert_state(
+    unit: &mut Unit,
+    row: &RunRow,
+    state: &StateStored,
+    id: &str,
+    orphaned: Option<&str>,
+) -> Result<(), OperationError> {
+    let insert = "INSERT INTO states (id, stack, run, epoch, stage, serial, lineage, header, \
+        payload_sha256, payload_size, predecessor, signature, key, created_at, orphaned) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+    let now = to_db(unit.now().0);
+    sqlx::query(insert)
+        .bind(id)
+        .bind(row.stack.as_str())
+        .bind(state.attempt.run.to_string())
+        .bind(to_db(state.attempt.epoch.0))
+        .bind(state.attempt.stage.as_str())
+        .bind(to_db(state.serial))
+        .bind(&state.lineage)
+        .bind(&state.header)
+        .bind(&state.payload_sha256)
+        .bind(to_db(state.payload_size))
+        .bind(state.predecessor.as_deref())
+        .bind(&state.signature)
+        .bind(&state.key)
+        .bind(now)
+        .bind(orphaned)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}

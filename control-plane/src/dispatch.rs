@@ -1,0 +1,257 @@
+//! What a launcher gets to run a stage: the sealed spec, and urls to put things at.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gantry_model::{Attempt, Phase, RunState, RunType, StackId, Stage};
+use gantry_protocol::message::{Carried, PutUrl, UrlPurpose};
+use gantry_protocol::spec::{
+    About, Commit, PhaseSpec, SealedBundle, SealedState, SealedWorkspace, Source, Spec, StateSpec,
+};
+use gantry_protocol::{Digest, seal_bytes};
+use sqlx::Row as _;
+
+use crate::control_plane::ControlPlane;
+use crate::error::OperationError;
+use crate::stacks::{Stack, read_source, read_stack_with_secrets};
+use crate::store::{Connection, RunRow, from_db, load_run};
+
+/// For how long urls to get things hold. The launcher fetches them at the start of a stage.
+const GET_TTL: Duration = Duration::from_hours(6);
+/// For how long urls to put things hold. More are asked for.
+const PUT_TTL: Duration = Duration::from_hours(2);
+/// What a sealed spec may have to go inside of an offer, whose limit is 64 KiB in base64.
+const MAX_INLINE: usize = 40 * 1024;
+/// How many urls for segments of the log come with a grant.
+const FIRST_LOG_URLS: u32 = 4;
+/// How many urls for state versions come with a grant.
+const FIRST_STATE_URLS: u32 = 2;
+
+/// The prefix of all keys at which an attempt may have stored something.
+pub(crate) fn key_prefix(purpose: UrlPurpose, attempt: Attempt, stack: &StackId) -> String {
+    let Attempt { run, epoch, .. } = attempt;
+    match purpose {
+        UrlPurpose::Log => format!("log/{run}/{epoch}/"),
+        UrlPurpose::Workspace => format!("workspace/{run}/{epoch}/"),
+        UrlPurpose::State => format!("state/{stack}/{epoch}-"),
+    }
+}
+
+impl ControlPlane {
+    /// The spec of the attempt that an offer of this run would make, sealed to its pool.
+    pub(crate) async fn sealed_spec(
+        &self,
+        row: &RunRow,
+        attempt: Attempt,
+        state: RunState,
+    ) -> Result<Carried, OperationError> {
+        let spec = self.spec(row, attempt, state).await?;
+        let face = self.inner.admitted.face(row.pool);
+        let face = face.ok_or_else(|| OperationError::not_found("pool", row.pool))?;
+        let plain = zeroize::Zeroizing::new(
+            serde_json::to_vec(&spec)
+                .map_err(|error| OperationError::Conflict(error.to_string()))?,
+        );
+        let recipient = std::slice::from_ref(&face.recipient);
+        let sealed = seal_bytes(recipient, &plain)
+            .map_err(|error| OperationError::Conflict(error.to_string()))?
+            .to_file();
+        if sealed.len() <= MAX_INLINE {
+            return Ok(Carried::Inline(STANDARD.encode(sealed)));
+        }
+        let ulid = self.ids().ulid(self.now());
+        let key = format!("spec/{}/{}/{ulid}", attempt.run, attempt.epoch);
+        let (sha256, size) = (Digest::of(&sealed).to_string(), sealed.len() as u64);
+        self.objects().put(&key, sealed.into()).await?;
+        let url = self.objects().presign_get(&key, GET_TTL).await?;
+        Ok(Carried::Object { url, sha256, size })
+    }
+
+    async fn spec(
+        &self,
+        row: &RunRow,
+        attempt: Attempt,
+        state: RunState,
+    ) -> Result<Spec, OperationError> {
+        let mut conn = self.store().read().await?;
+        let (stack, secrets) = read_stack_with_secrets(&mut conn, &row.stack).await?;
+        let source = read_source(&mut conn, &row.source).await?;
+        let state_spec = self.state_spec(&mut conn, &stack, row.life.run_type).await?;
+        let workspace = match attempt.stage {
+            Stage::Read => None,
+            Stage::Write => self.workspace(&mut conn, attempt).await?,
+        };
+        let needs_source = workspace.is_none();
+        let about = about(row, &stack, state, &source);
+        let source = Source {
+            url: self.objects().presign_get(&source.key, GET_TTL).await?,
+            sha256: source.sha256,
+            size: source.size,
+        };
+        Ok(Spec {
+            attempt,
+            stack: row.stack.clone(),
+            run_type: row.life.run_type,
+            image: stack.image.clone(),
+            phases: phases(row, &stack, attempt.stage),
+            after_run: stack.hooks.after_run.clone(),
+            environment: stack.environment.clone(),
+            secrets,
+            source: needs_source.then_some(source),
+            project_root: stack.project_root.clone(),
+            workspace,
+            state: state_spec,
+            autodeploy: row.life.autodeploy,
+            about,
+        })
+    }
+
+    async fn state_spec(
+        &self,
+        conn: &mut Connection,
+        stack: &Stack,
+        run_type: RunType,
+    ) -> Result<Option<StateSpec>, OperationError> {
+        if !stack.manage_state {
+            return Ok(None);
+        }
+        let current = match self.read_state(conn, &stack.id, None).await? {
+            None => None,
+            Some(state) => Some(SealedState {
+                url: self.objects().presign_get(&state.key, GET_TTL).await?,
+                header: state.header,
+                run: state.attempt.run,
+                epoch: state.attempt.epoch.0,
+                serial: state.serial,
+                payload_sha256: state.payload_sha256,
+                payload_size: state.payload_size,
+                predecessor: state.predecessor,
+                signature: state.signature,
+            }),
+        };
+        let recipients = self.recipients(conn, stack.pool).await?;
+        Ok(Some(StateSpec { current, recipients, can_write: run_type != RunType::Proposed }))
+    }
+
+    async fn workspace(
+        &self,
+        conn: &mut Connection,
+        attempt: Attempt,
+    ) -> Result<Option<SealedWorkspace>, OperationError> {
+        let newest = "SELECT epoch, key, size, payload_sha256, payload_size, signature \
+                      FROM workspaces WHERE run = $1 ORDER BY epoch DESC LIMIT 1";
+        let row = sqlx::query(newest).bind(attempt.run.to_string()).fetch_optional(conn).await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(SealedWorkspace {
+            url: self.objects().presign_get(row.get("key"), GET_TTL).await?,
+            size: from_db(row.get("size")),
+            epoch: from_db(row.get("epoch")),
+            payload_sha256: row.get("payload_sha256"),
+            payload_size: from_db(row.get("payload_size")),
+            signature: row.get("signature"),
+        }))
+    }
+
+    /// The urls that come with a grant.
+    pub(crate) async fn first_urls(&self, attempt: Attempt) -> Result<Vec<PutUrl>, OperationError> {
+        let mut urls = self.put_urls(attempt, UrlPurpose::Log, FIRST_LOG_URLS).await?;
+        urls.extend(self.put_urls(attempt, UrlPurpose::Workspace, 1).await?);
+        urls.extend(self.put_urls(attempt, UrlPurpose::State, FIRST_STATE_URLS).await?);
+        Ok(urls)
+    }
+
+    /// Urls at which an attempt can put things of one kind; none if it has no such things.
+    pub(crate) async fn put_urls(
+        &self,
+        attempt: Attempt,
+        purpose: UrlPurpose,
+        count: u32,
+    ) -> Result<Vec<PutUrl>, OperationError> {
+        let (row, stack) = {
+            let mut conn = self.store().read().await?;
+            let row = load_run(&mut conn, attempt.run).await?;
+            let row = row.ok_or_else(|| OperationError::not_found("run", attempt.run))?;
+            let (stack, _) = read_stack_with_secrets(&mut conn, &row.stack).await?;
+            (row, stack)
+        };
+        let has_any = match purpose {
+            UrlPurpose::Log => true,
+            UrlPurpose::Workspace => match row.life.run_type {
+                RunType::Tracked | RunType::Destroy => attempt.stage == Stage::Read,
+                RunType::Proposed | RunType::Task | RunType::Testing => false,
+            },
+            UrlPurpose::State => stack.manage_state && row.life.run_type != RunType::Proposed,
+        };
+        let mut urls = Vec::new();
+        let prefix = key_prefix(purpose, attempt, &row.stack);
+        for _ in 0..if has_any { count } else { 0 } {
+            let key = format!("{prefix}{}", self.ids().ulid(self.now()));
+            let url = self.objects().presign_put(&key, PUT_TTL).await?;
+            urls.push(PutUrl { purpose, key, url, valid_ms: millis(PUT_TTL) });
+        }
+        Ok(urls)
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Secrets as they stand in the database: sealed, in JSON.
+pub(crate) fn bundle(text: Option<&str>) -> Option<SealedBundle> {
+    text.and_then(|text| serde_json::from_str(text).ok())
+}
+
+/// The phases of a stage. A launcher that goes on under autodeploy needs those of both.
+fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> Vec<PhaseSpec> {
+    let hooks = &stack.hooks;
+    let phase = |phase, before: &[String], after: &[String], command: Option<&String>| PhaseSpec {
+        phase,
+        before: before.to_vec(),
+        command: command.cloned(),
+        after: after.to_vec(),
+    };
+    let initialize = phase(Phase::Initialize, &hooks.before_init, &hooks.after_init, None);
+    let plan = phase(Phase::Plan, &hooks.before_plan, &hooks.after_plan, None);
+    let apply = phase(Phase::Apply, &hooks.before_apply, &hooks.after_apply, None);
+    let destroy = phase(Phase::Destroy, &hooks.before_destroy, &hooks.after_destroy, None);
+    let command = row.command.as_ref();
+    let perform = phase(Phase::Perform, &hooks.before_perform, &hooks.after_perform, command);
+    let halves = |second: PhaseSpec| match (stage, row.life.autodeploy) {
+        (Stage::Read, false) => vec![initialize.clone(), plan.clone()],
+        (Stage::Read, true) => vec![initialize.clone(), plan.clone(), second],
+        (Stage::Write, _) => vec![second],
+    };
+    match row.life.run_type {
+        RunType::Proposed => vec![initialize, plan],
+        RunType::Tracked => halves(apply),
+        RunType::Destroy => halves(destroy),
+        RunType::Task => vec![initialize, perform],
+        RunType::Testing => vec![initialize, plan, apply, destroy],
+    }
+}
+
+fn about(
+    row: &RunRow,
+    stack: &Stack,
+    state: RunState,
+    source: &crate::stacks::StackSource,
+) -> About {
+    About {
+        state,
+        created_ms: row.created_at.0,
+        updated_ms: row.updated_at.0,
+        triggered_by: Some(row.triggered_by.clone()),
+        user_provided_metadata: row.metadata.clone(),
+        commit: Commit {
+            hash: source.sha256.clone(),
+            author: source.author.clone(),
+            branch: String::new(),
+            message: source.message.clone(),
+            created_ms: source.created_at.0,
+        },
+        labels: stack.labels.clone(),
+        stack_name: stack.name.clone(),
+    }
+}

@@ -1,0 +1,374 @@
+//! Runs in the database: a [`RunLife`] and what belongs to it, loaded and saved as one.
+//!
+//! [`save_run`] is the only place that writes a run's state. Whatever follows from a change follows
+//! here: history, the worker's place, the attempt's record, the next run of the stack, a lock.
+
+use gantry_model::{
+    Epoch, JournalId, Lease, PoolId, RunId, RunLife, RunState, StackId, Standing, WorkerId,
+};
+use gantry_protocol::message::{Delta, Output};
+use sqlx::Row as _;
+
+use super::{
+    Connection, Row, StoreError, at, from_db, id, json, maybe_at, run_state, run_type, stage,
+    to_db, to_json,
+};
+use crate::unit::Unit;
+
+/// All columns that [`read_run`] reads, of `runs r`.
+pub(crate) const RUN_COLUMNS: &str = "r.id, r.stack, r.pool, r.type, r.is_autodeploy, r.source, \
+    r.command, r.triggered_by, r.metadata, r.created_at, r.updated_at, r.state, r.stage, r.epoch, \
+    r.read_attempts, r.standing, r.worker, r.journal, r.until_at, r.deadline_at, r.is_continued, \
+    r.stop_by, r.note, r.is_unknown, r.has_changes, r.delta, r.outputs, r.history_count, r.log_length";
+
+/// A run as it stands in the database.
+#[derive(Debug, Clone)]
+pub(crate) struct RunRow {
+    pub(crate) life: RunLife,
+    pub(crate) stack: StackId,
+    pub(crate) pool: PoolId,
+    pub(crate) source: String,
+    pub(crate) command: Option<String>,
+    pub(crate) triggered_by: String,
+    pub(crate) metadata: Vec<String>,
+    pub(crate) created_at: gantry_model::Timestamp,
+    pub(crate) updated_at: gantry_model::Timestamp,
+    pub(crate) has_changes: Option<bool>,
+    pub(crate) delta: Option<Delta>,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) history_count: u64,
+    pub(crate) log_length: u64,
+}
+
+fn text(row: &Row, column: &str) -> Result<String, StoreError> {
+    Ok(row.try_get::<String, _>(column)?)
+}
+
+fn maybe_text(row: &Row, column: &str) -> Result<Option<String>, StoreError> {
+    Ok(row.try_get::<Option<String>, _>(column)?)
+}
+
+fn number(row: &Row, column: &str) -> Result<u64, StoreError> {
+    Ok(from_db(row.try_get::<i64, _>(column)?))
+}
+
+fn flag(row: &Row, column: &str) -> Result<bool, StoreError> {
+    Ok(row.try_get::<i64, _>(column)? != 0)
+}
+
+fn standing(row: &Row) -> Result<Standing, StoreError> {
+    let word = text(row, "standing")?;
+    let broken = || StoreError::Value { kind: "standing", text: word.clone() };
+    let worker = || -> Result<WorkerId, StoreError> {
+        id("worker", &maybe_text(row, "worker")?.ok_or_else(broken)?)
+    };
+    let instant =
+        |column| -> Result<_, StoreError> { maybe_at(row.try_get(column)?).ok_or_else(broken) };
+    Ok(match word.as_str() {
+        "idle" => Standing::Idle,
+        "waiting" => Standing::Waiting,
+        "offered" => Standing::Offered { worker: worker()?, until: instant("until_at")? },
+        "granted" => {
+            let journal = maybe_text(row, "journal")?.ok_or_else(broken)?;
+            Standing::Granted(Lease {
+                worker: worker()?,
+                journal: id::<JournalId>("journal", &journal)?,
+                until: instant("until_at")?,
+                deadline: instant("deadline_at")?,
+                is_continued: flag(row, "is_continued")?,
+            })
+        }
+        _ => return Err(broken()),
+    })
+}
+
+/// Reads a row that has [`RUN_COLUMNS`].
+pub(crate) fn read_run(row: &Row) -> Result<RunRow, StoreError> {
+    let life = RunLife {
+        run: id("run", &text(row, "id")?)?,
+        run_type: run_type(&text(row, "type")?)?,
+        autodeploy: flag(row, "is_autodeploy")?,
+        state: run_state(&text(row, "state")?)?,
+        stage: stage(&text(row, "stage")?)?,
+        epoch: Epoch(number(row, "epoch")?),
+        read_attempts: u32::try_from(number(row, "read_attempts")?).unwrap_or(u32::MAX),
+        standing: standing(row)?,
+        stop: maybe_text(row, "stop_by")?,
+        note: maybe_text(row, "note")?,
+        is_unknown: flag(row, "is_unknown")?,
+    };
+    let delta = maybe_text(row, "delta")?;
+    Ok(RunRow {
+        life,
+        stack: id("stack", &text(row, "stack")?)?,
+        pool: id("pool", &text(row, "pool")?)?,
+        source: text(row, "source")?,
+        command: maybe_text(row, "command")?,
+        triggered_by: text(row, "triggered_by")?,
+        metadata: json("metadata", &text(row, "metadata")?)?,
+        created_at: at(row.try_get("created_at")?),
+        updated_at: at(row.try_get("updated_at")?),
+        has_changes: row.try_get::<Option<i64>, _>("has_changes")?.map(|it| it != 0),
+        delta: delta.map(|text| json("delta", &text)).transpose()?,
+        outputs: json("outputs", &text(row, "outputs")?)?,
+        history_count: number(row, "history_count")?,
+        log_length: number(row, "log_length")?,
+    })
+}
+
+/// The run with this id.
+pub(crate) async fn load_run(
+    conn: &mut Connection,
+    run: RunId,
+) -> Result<Option<RunRow>, StoreError> {
+    let select = format!("SELECT {RUN_COLUMNS} FROM runs r WHERE r.id = $1");
+    let row =
+        sqlx::query(sqlx::AssertSqlSafe(select)).bind(run.to_string()).fetch_optional(conn).await?;
+    row.as_ref().map(read_run).transpose()
+}
+
+/// Makes a run what `row` says, and does what follows from the difference to `before`.
+pub(crate) async fn save_run(
+    unit: &mut Unit,
+    before: &RunLife,
+    row: &mut RunRow,
+) -> Result<(), StoreError> {
+    let has_news = before.state != row.life.state || before.note != row.life.note;
+    if has_news {
+        add_history(unit, row).await?;
+    }
+    update_run(unit, row).await?;
+    follow_owner(unit, before, row).await?;
+    let is_over = row.life.state.is_terminal() && !before.state.is_terminal();
+    if is_over && row.life.run_type.is_blocking() {
+        if row.life.is_unknown {
+            lock_for_a_person(unit, row).await?;
+        }
+        free_stack(unit, row).await?;
+    }
+    unit.changed(row.life.run);
+    unit.wake();
+    Ok(())
+}
+
+/// The state that `row` has now becomes part of its history.
+pub(crate) async fn add_history(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
+    let now = to_db(unit.now().0);
+    let insert = "INSERT INTO history (run, n, state, at, note) VALUES ($1, $2, $3, $4, $5)";
+    sqlx::query(insert)
+        .bind(row.life.run.to_string())
+        .bind(to_db(row.history_count))
+        .bind(row.life.state.as_str())
+        .bind(now)
+        .bind(row.life.note.as_deref())
+        .execute(unit.conn())
+        .await?;
+    row.history_count += 1;
+    Ok(())
+}
+
+async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
+    row.updated_at = unit.now();
+    let life = &row.life;
+    let (word, until, lease) = match life.standing {
+        Standing::Idle => ("idle", None, None),
+        Standing::Waiting => ("waiting", None, None),
+        Standing::Offered { until, .. } => ("offered", Some(until), None),
+        Standing::Granted(lease) => ("granted", Some(lease.until), Some(lease)),
+    };
+    let update = "UPDATE runs SET state = $2, stage = $3, epoch = $4, read_attempts = $5, \
+        standing = $6, worker = $7, journal = $8, until_at = $9, deadline_at = $10, \
+        is_continued = $11, due_at = $12, stop_by = $13, note = $14, is_unknown = $15, \
+        has_changes = $16, delta = $17, outputs = $18, history_count = $19, log_length = $20, \
+        updated_at = $21 WHERE id = $1";
+    sqlx::query(update)
+        .bind(life.run.to_string())
+        .bind(life.state.as_str())
+        .bind(life.stage.as_str())
+        .bind(to_db(life.epoch.0))
+        .bind(i64::from(life.read_attempts))
+        .bind(word)
+        .bind(life.standing.worker().map(|worker| worker.to_string()))
+        .bind(lease.map(|lease| lease.journal.to_string()))
+        .bind(until.map(|until| to_db(until.0)))
+        .bind(lease.map(|lease| to_db(lease.deadline.0)))
+        .bind(i64::from(lease.is_some_and(|lease| lease.is_continued)))
+        .bind(life.due().map(|due| to_db(due.0)))
+        .bind(life.stop.as_deref())
+        .bind(life.note.as_deref())
+        .bind(i64::from(life.is_unknown))
+        .bind(row.has_changes.map(i64::from))
+        .bind(row.delta.as_ref().map(to_json))
+        .bind(to_json(&row.outputs))
+        .bind(to_db(row.history_count))
+        .bind(to_db(row.log_length))
+        .bind(to_db(row.updated_at.0))
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}
+
+/// Who has the run, and since when: in the workers' rows and in the attempts'.
+async fn follow_owner(unit: &mut Unit, before: &RunLife, row: &RunRow) -> Result<(), StoreError> {
+    let life = &row.life;
+    let (old, new) = (before.standing.worker(), life.standing.worker());
+    let is_same_attempt = before.attempt() == life.attempt();
+    if let Some(worker) = old
+        && (old != new || !is_same_attempt)
+    {
+        end_attempt(unit, before, life).await?;
+        if old != new {
+            place_worker(unit, row, worker, None).await?;
+        }
+    }
+    let Some(worker) = new else { return Ok(()) };
+    if old != new {
+        place_worker(unit, row, worker, Some(life.run)).await?;
+    }
+    if old != new || !is_same_attempt {
+        begin_attempt(unit, life, worker).await?;
+    }
+    let was_granted = matches!(before.standing, Standing::Granted(_)) && is_same_attempt;
+    if matches!(life.standing, Standing::Granted(_)) && !was_granted {
+        let update = "UPDATE attempts SET granted_at = $4 \
+                      WHERE run = $1 AND epoch = $2 AND stage = $3";
+        let now = to_db(unit.now().0);
+        attempt_query(update, life).bind(now).execute(unit.conn()).await?;
+    }
+    Ok(())
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// Binds run, epoch and stage as $1, $2 and $3.
+fn attempt_query(sql: &'static str, life: &RunLife) -> Query<'static> {
+    sqlx::query(sql).bind(life.run.to_string()).bind(to_db(life.epoch.0)).bind(life.stage.as_str())
+}
+
+async fn begin_attempt(
+    unit: &mut Unit,
+    life: &RunLife,
+    worker: WorkerId,
+) -> Result<(), StoreError> {
+    let insert = "INSERT INTO attempts (run, epoch, stage, worker, offered_at, is_reported, \
+                  is_log_complete) VALUES ($1, $2, $3, $4, $5, 0, 0)";
+    let now = to_db(unit.now().0);
+    attempt_query(insert, life).bind(worker.to_string()).bind(now).execute(unit.conn()).await?;
+    Ok(())
+}
+
+async fn end_attempt(unit: &mut Unit, before: &RunLife, after: &RunLife) -> Result<(), StoreError> {
+    let update = "UPDATE attempts SET ended_at = $4, end_note = $5 \
+                  WHERE run = $1 AND epoch = $2 AND stage = $3 AND ended_at IS NULL";
+    let now = to_db(unit.now().0);
+    let note = after.note.clone();
+    attempt_query(update, before).bind(now).bind(note).execute(unit.conn()).await?;
+    Ok(())
+}
+
+async fn place_worker(
+    unit: &mut Unit,
+    row: &RunRow,
+    worker: WorkerId,
+    run: Option<RunId>,
+) -> Result<(), StoreError> {
+    let now = to_db(unit.now().0);
+    // A worker that went on to another run keeps it.
+    let update = "UPDATE workers SET run = $3, available_at = $4 \
+                  WHERE pool = $1 AND id = $2 AND (run IS NULL OR run = $5)";
+    sqlx::query(update)
+        .bind(row.pool.to_string())
+        .bind(worker.to_string())
+        .bind(run.map(|run| run.to_string()))
+        .bind(run.is_none().then_some(now))
+        .bind(row.life.run.to_string())
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}
+
+async fn lock_for_a_person(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
+    let update = "UPDATE stacks SET lock_by = $2, lock_note = $3, lock_at = $4 \
+                  WHERE id = $1 AND lock_by IS NULL";
+    sqlx::query(update)
+        .bind(row.stack.as_str())
+        .bind("gantry")
+        .bind(format!("the outcome of run {} is unknown", row.life.run))
+        .bind(to_db(unit.now().0))
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}
+
+async fn free_stack(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
+    sqlx::query("UPDATE stacks SET blocker = NULL WHERE id = $1 AND blocker = $2")
+        .bind(row.stack.as_str())
+        .bind(row.life.run.to_string())
+        .execute(unit.conn())
+        .await?;
+    promote(unit, &row.stack).await
+}
+
+/// Lets the oldest queued run of the stack go on, if nothing is in its way.
+pub(crate) async fn promote(unit: &mut Unit, stack: &StackId) -> Result<(), StoreError> {
+    let select = format!(
+        "SELECT {RUN_COLUMNS} FROM runs r JOIN stacks s ON s.id = r.stack \
+         WHERE r.stack = $1 AND r.state = 'QUEUED' AND s.blocker IS NULL AND s.lock_by IS NULL \
+         ORDER BY r.id LIMIT 1"
+    );
+    let found = sqlx::query(sqlx::AssertSqlSafe(select))
+        .bind(stack.as_str())
+        .fetch_optional(unit.conn())
+        .await?;
+    let Some(found) = found else { return Ok(()) };
+    let mut row = read_run(&found)?;
+    if row.life.ready().is_err() {
+        return Ok(());
+    }
+    add_history(unit, &mut row).await?;
+    update_run(unit, &mut row).await?;
+    sqlx::query("UPDATE stacks SET blocker = $2 WHERE id = $1")
+        .bind(stack.as_str())
+        .bind(row.life.run.to_string())
+        .execute(unit.conn())
+        .await?;
+    unit.changed(row.life.run);
+    unit.wake();
+    Ok(())
+}
+
+/// A run that was just made: QUEUED, or READY if it blocks nothing.
+pub(crate) async fn insert_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
+    let insert = "INSERT INTO runs (id, stack, pool, type, rank, is_autodeploy, source, command, \
+        triggered_by, metadata, created_at, updated_at, state, stage, epoch, read_attempts, \
+        standing, is_continued, is_unknown, outputs, history_count, log_length) VALUES \
+        ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12, $13, 0, 0, 'idle', 0, 0, '[]', 0, 0)";
+    let life = &row.life;
+    sqlx::query(insert)
+        .bind(life.run.to_string())
+        .bind(row.stack.as_str())
+        .bind(row.pool.to_string())
+        .bind(life.run_type.as_str())
+        .bind(i64::from(!life.run_type.is_blocking()))
+        .bind(i64::from(life.autodeploy))
+        .bind(&row.source)
+        .bind(row.command.as_deref())
+        .bind(&row.triggered_by)
+        .bind(to_json(&row.metadata))
+        .bind(to_db(row.created_at.0))
+        .bind(RunState::Queued.as_str())
+        .bind(life.stage.as_str())
+        .execute(unit.conn())
+        .await?;
+    add_history(unit, row).await?;
+    update_run(unit, row).await?;
+    if row.life.run_type.is_blocking() {
+        return promote(unit, &row.stack).await;
+    }
+    if row.life.ready().is_ok() {
+        add_history(unit, row).await?;
+        update_run(unit, row).await?;
+    }
+    unit.wake();
+    Ok(())
+}

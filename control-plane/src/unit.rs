@@ -1,0 +1,170 @@
+//! One transaction and everything that follows from it: messages that leave, people who watch, a
+//! scheduler that looks again. Nothing of that happens unless the transaction is durable.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gantry_model::{MessageId, PoolId, RunId, Timestamp, WorkerId};
+use gantry_protocol::message::{FromControlPlane, Message as _};
+use sqlx::{Row as _, Sqlite, Transaction};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::control_plane::{ControlPlane, WorkerKey};
+use crate::desk::Bond;
+use crate::outbox::{Parcel, RESEND_MS};
+use crate::store::{Connection, StoreError, from_db, to_db};
+
+/// A transaction under way.
+pub(crate) struct Unit {
+    control_plane: ControlPlane,
+    tx: Transaction<'static, Sqlite>,
+    now: Timestamp,
+    changed: BTreeSet<RunId>,
+    parcels: Vec<Parcel>,
+    bonds: Vec<WorkerKey>,
+    wakes: bool,
+    /// Let go last, when everything that follows is done.
+    _gate: OwnedMutexGuard<()>,
+}
+
+impl ControlPlane {
+    /// Begins a transaction; others wait until it is over.
+    pub(crate) async fn begin(&self) -> Result<Unit, StoreError> {
+        let gate = Arc::clone(&self.inner.gate).lock_owned().await;
+        Ok(Unit {
+            control_plane: self.clone(),
+            tx: self.store().begin().await?,
+            now: self.now(),
+            changed: BTreeSet::new(),
+            parcels: Vec::new(),
+            bonds: Vec::new(),
+            wakes: false,
+            _gate: gate,
+        })
+    }
+}
+
+impl Unit {
+    /// The connection inside the transaction.
+    pub(crate) fn conn(&mut self) -> &mut Connection {
+        &mut self.tx
+    }
+
+    /// When the transaction began.
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(crate) const fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// Those who watch the run will be told.
+    pub(crate) fn changed(&mut self, run: RunId) {
+        self.changed.insert(run);
+    }
+
+    /// The scheduler will look again.
+    pub(crate) fn wake(&mut self) {
+        self.wakes = true;
+    }
+
+    /// The worker's new session: counts from the next [`Unit::post`] on.
+    pub(crate) fn bind(&mut self, key: WorkerKey, bond: Arc<Bond>) {
+        self.bonds.push(key);
+        self.control_plane.set_bond(key, Some(bond));
+    }
+
+    /// Sends a message of a kind that must not be lost. A worker without a session gets none: its
+    /// hello brings all that it needs.
+    pub(crate) async fn post(
+        &mut self,
+        pool: PoolId,
+        worker: WorkerId,
+        message: FromControlPlane,
+    ) -> Result<(), StoreError> {
+        let Some(bond) = self.control_plane.bond((pool, worker)) else { return Ok(()) };
+        let sent = "UPDATE workers SET sent = sent + 1 WHERE pool = $1 AND id = $2 RETURNING sent";
+        let row = sqlx::query(sent)
+            .bind(pool.to_string())
+            .bind(worker.to_string())
+            .fetch_optional(self.conn())
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        let seq = from_db(row.get::<i64, _>("sent"));
+        let id = self.message_id();
+        let body = message.body().expect("our own messages can be spelled");
+        let insert = "INSERT INTO outbox (pool, worker, seq, id, kind, body, next_at) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let next_at = self.now.plus_ms(RESEND_MS);
+        sqlx::query(insert)
+            .bind(pool.to_string())
+            .bind(worker.to_string())
+            .bind(to_db(seq))
+            .bind(id.to_string())
+            .bind(message.kind())
+            .bind(body.get())
+            .bind(to_db(next_at.0))
+            .execute(self.conn())
+            .await?;
+        self.parcels.push(Parcel { pool, worker, bond, id, seq: Some(seq), message });
+        self.wake();
+        Ok(())
+    }
+
+    /// Sends a message of a kind that may be lost.
+    pub(crate) fn say(&mut self, key: WorkerKey, bond: Arc<Bond>, message: FromControlPlane) {
+        let id = self.message_id();
+        let (pool, worker) = key;
+        self.parcels.push(Parcel { pool, worker, bond, id, seq: None, message });
+    }
+
+    fn message_id(&self) -> MessageId {
+        MessageId::from_ulid(self.control_plane.ids().ulid(self.now))
+    }
+
+    /// Makes it durable, then does what follows from it.
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        let Self { control_plane, tx, changed, parcels, bonds, wakes, .. } = self;
+        if let Err(error) = tx.commit().await {
+            // Whoever just said hello gets no welcome and says it again.
+            for key in bonds {
+                control_plane.set_bond(key, None);
+            }
+            return Err(error.into());
+        }
+        for parcel in parcels {
+            control_plane.hand_over(parcel);
+        }
+        for run in changed {
+            control_plane.watchers().changed(run);
+        }
+        if wakes {
+            control_plane.inner.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Writes down who changed what through the API.
+    pub(crate) async fn audit(
+        &mut self,
+        actor: &str,
+        act: &str,
+        subject: &str,
+        detail: &str,
+    ) -> Result<(), StoreError> {
+        let id = self.message_id();
+        let insert = "INSERT INTO audit (id, at, actor, act, subject, detail) \
+                      VALUES ($1, $2, $3, $4, $5, $6)";
+        sqlx::query(insert)
+            .bind(id.to_string())
+            .bind(to_db(self.now.0))
+            .bind(actor)
+            .bind(act)
+            .bind(subject)
+            .bind(detail)
+            .execute(self.conn())
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! What the Docker engine knows of a pool's containers.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::program::finished;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Everything that the engine tells about it.
+    pub inspected: Value,
+}
+
+impl Container {
+    /// The value of one of its labels.
+    #[must_use]
+    pub fn label(&self, name: &str) -> &str {
+        self.inspected["Config"]["Labels"][name].as_str().unwrap_or_default()
+    }
+
+    /// Whether its processes run.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.inspected["State"]["Running"] == true
+    }
+}
+
+/// The containers of a pool, whatever state they are in.
+#[must_use]
+pub fn containers(pool: &str) -> Vec<Container> {
+    let listed = docker(&[
+        "ps",
+        "--all",
+        "--quiet",
+        "--no-trunc",
+        "--filter",
+        &format!("label=gantry.pool={pool}"),
+    ]);
+    let ids: Vec<_> = listed.lines().map(str::to_owned).collect();
+    ids.into_iter().filter_map(inspect).collect()
+}
+
+/// None if it is gone meanwhile.
+fn inspect(id: String) -> Option<Container> {
+    let mut command = Command::new("docker");
+    let ended = finished("docker", LIMIT, command.args(["inspect", &id]));
+    let mut all: Vec<Value> = serde_json::from_slice(&ended.stdout).ok()?;
+    let inspected = all.pop()?;
+    Some(Container { id, inspected })
+}
+
+/// Removes a pool's containers, running or not.
+pub(crate) fn remove(pool: &str) {
+    for container in containers(pool) {
+        let mut command = Command::new("docker");
+        // It may be gone at this moment.
+        let _ =
+            finished("docker", LIMIT, command.args(["rm", "--force", "--volumes", &container.id]));
+    }
+}
+
+fn docker(arguments: &[&str]) -> String {
+    let ended = finished("docker", LIMIT, Command::new("docker").args(arguments));
+    assert_eq!(ended.code, Some(0), "docker {}: {}", arguments.join(" "), ended.complaint());
+    ended.text()
+}

@@ -1,0 +1,176 @@
+//! `gantry-launcher`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::config::{Config, clean};
+use crate::journal::Tail;
+use crate::pool::Pool;
+use crate::program::{Ended, Program};
+
+/// How long a launcher may take to be registered.
+const REGISTERED: Duration = Duration::from_secs(60);
+
+/// What a launcher is started with.
+#[derive(Debug, Clone)]
+pub struct LauncherSetup {
+    config: Config,
+    name: String,
+    state: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl LauncherSetup {
+    /// The least that a launcher of `pool` needs; `shared` is mounted at `/count` in its containers.
+    #[must_use]
+    pub(crate) fn new(config: &Config, pool: &Pool, dir: &Path, name: &str, shared: &Path) -> Self {
+        let environment = [
+            ("SPACELIFT_TOKEN", pool.token.clone()),
+            ("SPACELIFT_POOL_PRIVATE_KEY", pool.key_text()),
+            ("SPACELIFT_DEFAULT_RUNNER_IMAGE", config.image.clone()),
+            ("SPACELIFT_WORKER_NETWORK", config.network.clone()),
+            ("SPACELIFT_WORKER_EXTRA_MOUNTS", format!("{}:/count", shared.display())),
+            ("GANTRY_LOG_LEVEL", "debug".to_owned()),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Self { config: config.clone(), name: name.to_owned(), state: dir.join(name), environment }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until the control plane has welcomed it.
+    #[must_use]
+    pub fn start(self) -> Launcher {
+        let mut launcher = self.start_unregistered();
+        launcher.registered();
+        launcher
+    }
+
+    /// Starts it.
+    #[must_use]
+    pub fn start_unregistered(self) -> Launcher {
+        fs::create_dir_all(&self.state).expect("a state directory can be made");
+        let secrets = tempfile::Builder::new().prefix("gantry-e2e-").tempdir_in("/dev/shm");
+        let secrets = secrets.expect("/dev/shm takes a directory");
+        let mut launcher = Launcher { setup: self, secrets, program: None, said: Vec::new() };
+        launcher.start_again();
+        launcher
+    }
+}
+
+/// A launcher. Its state directory stays the same over restarts.
+#[derive(Debug)]
+pub struct Launcher {
+    setup: LauncherSetup,
+    secrets: TempDir,
+    program: Option<Program>,
+    /// What earlier processes said.
+    said: Vec<u8>,
+}
+
+impl Launcher {
+    /// Starts it again with the same state directory, without waiting for anything.
+    pub fn start_again(&mut self) {
+        let mut command = clean(&self.setup.config.launcher());
+        command
+            .envs(self.setup.environment.iter().cloned())
+            .env("GANTRY_STATE_DIR", &self.setup.state)
+            .env("GANTRY_SECRETS_DIR", self.secrets.path());
+        self.program = Some(Program::start(&self.setup.name, &mut command));
+    }
+
+    /// Waits until the control plane has welcomed the present process.
+    pub fn registered(&mut self) {
+        self.says("registered", REGISTERED);
+    }
+
+    /// Waits until the present process has logged this message.
+    pub fn says(&mut self, message: &str, limit: Duration) -> Value {
+        let is_it = |line: &str| {
+            serde_json::from_str::<Value>(line).is_ok_and(|entry| entry["msg"] == message)
+        };
+        let program = self.program.as_mut().expect("the launcher runs");
+        let line = program.wait_for(&format!("{message:?}"), limit, is_it);
+        serde_json::from_str(&line).expect("it was just parsed")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.kill();
+            self.said.extend(program.said());
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        self.program.as_mut().expect("the launcher runs").signal(signal);
+    }
+
+    /// Waits until it has left by itself.
+    pub fn left(&mut self, limit: Duration) -> Ended {
+        let mut program = self.program.take().expect("the launcher runs");
+        let ended = program.ended(limit);
+        self.said.extend(program.said());
+        ended
+    }
+
+    /// SIGTERM; waits until it has left.
+    pub fn stop(&mut self) -> Ended {
+        self.signal(Signal::TERM);
+        self.left(Duration::from_secs(60))
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.program.as_ref().expect("the launcher runs").pid()
+    }
+
+    /// Everything that it ever said.
+    #[must_use]
+    pub fn said(&self) -> Vec<u8> {
+        let now = self.program.as_ref().map(Program::said).unwrap_or_default();
+        [self.said.as_slice(), &now].concat()
+    }
+
+    /// Its state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.setup.state
+    }
+
+    /// Its directory for secrets.
+    #[must_use]
+    pub fn secrets_dir(&self) -> &Path {
+        self.secrets.path()
+    }
+
+    /// The directories of runs in hand.
+    #[must_use]
+    pub fn runs(&self) -> Vec<PathBuf> {
+        entries(&self.setup.state.join("runs"))
+    }
+
+    /// Its journal from now on.
+    #[must_use]
+    pub fn journal(&self) -> Tail {
+        Tail::of(&self.setup.state)
+    }
+}
+
+pub(crate) fn entries(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}

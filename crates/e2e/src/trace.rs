@@ -1,0 +1,63 @@
+//! Looks for a secret wherever a host can keep one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use crate::log::find;
+use crate::objects::all_files;
+
+/// A secret in the forms in which it could be lying about.
+#[derive(Debug, Clone)]
+pub struct Secrecy {
+    forms: Vec<Vec<u8>>,
+}
+
+impl Secrecy {
+    /// Of a value: as it is, and base64 at each of the three alignments.
+    #[must_use]
+    pub fn of(value: &str) -> Self {
+        let mut forms = vec![value.as_bytes().to_vec()];
+        for shift in 0..3 {
+            let shifted = [&b"\0\0"[..shift], value.as_bytes()].concat();
+            let encoded = STANDARD_NO_PAD.encode(&shifted);
+            // The characters at both ends depend on what stands beside the value.
+            let begin = if shift == 0 { 0 } else { shift + 1 };
+            let end = shifted.len() / 3 * 4;
+            forms.push(encoded.as_bytes()[begin..end].to_vec());
+        }
+        Self { forms }
+    }
+
+    /// Whether any form of it is in there.
+    #[must_use]
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        self.forms.iter().any(|form| find(bytes, form).is_some())
+    }
+}
+
+/// The files below `dirs` that hold the secret, but for those below `except`.
+#[must_use]
+pub fn traces(secrecy: &Secrecy, dirs: &[&Path], except: &[PathBuf]) -> Vec<PathBuf> {
+    let files = dirs.iter().flat_map(|dir| all_files(dir));
+    let files = files.filter(|file| !except.iter().any(|dir| file.starts_with(dir)));
+    // A file that is gone meanwhile holds nothing.
+    files.filter(|file| fs::read(file).is_ok_and(|bytes| secrecy.is_in(&bytes))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_found_in_base64_wherever_it_stands() {
+        let secrecy = Secrecy::of("correct-horse-battery");
+        for before in ["", "a", "ab", "abc"] {
+            let text = format!("{before}correct-horse-battery and more");
+            assert!(secrecy.is_in(STANDARD_NO_PAD.encode(text).as_bytes()), "{before:?}");
+        }
+        assert!(!secrecy.is_in(b"correct-horse"));
+    }
+}

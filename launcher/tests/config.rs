@@ -1,5 +1,7 @@
 //! What the launcher makes of its environment, and what it says about mistakes in it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

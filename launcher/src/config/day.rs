@@ -24,11 +24,14 @@ pub struct Day {
     /// From 0.
     month: usize,
     /// From 1.
-    day: i64,
+    of_month: i64,
 }
 
 impl Day {
     /// The day on which this second since 1970 lies.
+    ///
+    /// # Panics
+    /// Never: every second lies in a month.
     #[must_use]
     pub fn of(unix: i64) -> Self {
         // Years begin in March here, so that a leap day is the last one; 400 years have 146,097 days.
@@ -38,15 +41,15 @@ impl Day {
             (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = usize::try_from((month_from_march + 2) % 12).expect("a month is below 12");
-        Self { year: era * 400 + year_of_era + i64::from(month < 2), month, day }
+        Self { year: era * 400 + year_of_era + i64::from(month < 2), month, of_month }
     }
 }
 
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.day, MONTHS[self.month], self.year)
+        write!(f, "{} {} {}", self.of_month, MONTHS[self.month], self.year)
     }
 }
 

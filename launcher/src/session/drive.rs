@@ -321,7 +321,7 @@ async fn until(instant: Option<Instant>) {
 /// A value whose owner is gone changes no more.
 async fn next_change<T>(value: &mut watch::Receiver<T>) {
     if value.changed().await.is_err() {
-        pending().await
+        pending::<()>().await;
     }
 }
 

@@ -16,7 +16,7 @@ use gantry_protocol::message::MAX_ENVELOPE;
 use gantry_protocol::{PoolKey, PoolToken};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectProperties, LastWill, Packet, PubAckReason, SubscribeReasonCode,
+    ConnectProperties, LastWill, Packet, PubAck, PubAckReason, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
@@ -215,10 +215,8 @@ impl Link for MqttLink {
             return Err(self.why().await);
         }
         self.client.try_disconnect().map_err(|error| LinkError::Failed(error.into()))?;
-        match self.why().await {
-            LinkError::Closed => Ok(()),
-            why => Err(why),
-        }
+        let why = self.why().await;
+        if matches!(why, LinkError::Closed) { Ok(()) } else { Err(why) }
     }
 }
 
@@ -255,22 +253,41 @@ impl Reader {
                 Ok(Ok(Event::Incoming(packet))) => packet,
             };
             heard = Instant::now();
-            match packet {
-                Packet::Publish(publish) if publish.topic == self.readonly.as_bytes() => {
-                    if self.arrived.send(publish.payload).await.is_err() {
-                        return LinkError::Closed;
-                    }
-                }
-                Packet::Publish(_) => tracing::warn!("refused a message on a foreign topic"),
-                Packet::PubAck(answer) => match answer.reason {
-                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
-                        self.taken.send_modify(|taken| *taken += 1);
-                    }
-                    reason => return LinkError::Forbidden(format!("a message: {reason:?}")),
-                },
-                _ => {}
+            if let Err(why) = self.take(packet).await {
+                return why;
             }
         }
+    }
+
+    async fn take(&mut self, packet: Packet) -> Result<(), LinkError> {
+        match packet {
+            Packet::Publish(publish) if publish.topic == self.readonly.as_bytes() => {
+                self.arrived.send(publish.payload).await.map_err(|_| LinkError::Closed)?;
+            }
+            Packet::Publish(_) => tracing::warn!("refused a message on a foreign topic"),
+            Packet::PubAck(PubAck {
+                reason: PubAckReason::Success | PubAckReason::NoMatchingSubscribers,
+                ..
+            }) => self.taken.send_modify(|taken| *taken += 1),
+            Packet::PubAck(answer) => {
+                return Err(LinkError::Forbidden(format!("a message: {:?}", answer.reason)));
+            }
+            // The client deals with the rest itself.
+            Packet::Auth(_)
+            | Packet::Connect(..)
+            | Packet::ConnAck(_)
+            | Packet::Disconnect(_)
+            | Packet::PingReq(_)
+            | Packet::PingResp(_)
+            | Packet::PubComp(_)
+            | Packet::PubRec(_)
+            | Packet::PubRel(_)
+            | Packet::SubAck(_)
+            | Packet::Subscribe(_)
+            | Packet::UnsubAck(_)
+            | Packet::Unsubscribe(_) => {}
+        }
+        Ok(())
     }
 }
 

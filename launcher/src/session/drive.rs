@@ -34,8 +34,6 @@ enum Over {
     Left,
     /// It failed, after the session was open for so long, if it was open at all.
     Lost { why: LinkError, held: Option<Duration> },
-    /// It is to be replaced by a new one at once.
-    Renew,
     /// There will be no other.
     Last(SessionEvent),
 }
@@ -79,11 +77,6 @@ impl<C: Connector> Driver<C> {
             let (why, held) = match self.connection().await {
                 Over::Left => return None,
                 Over::Last(event) => return Some(event),
-                Over::Renew => {
-                    let reason = "the control plane's signing certificate is replaced".to_owned();
-                    self.tell(SessionEvent::Lost { reason }).await;
-                    continue;
-                }
                 Over::Lost { why, held } => (why, held),
             };
             was_open |= held.is_some();
@@ -214,7 +207,6 @@ impl<C: Connector> Driver<C> {
                 Effect::End(End::Lost(why)) => {
                     return Some(Over::Lost { why, held: held(effects.since) });
                 }
-                Effect::End(End::LeafSpent) => return Some(Over::Renew),
                 Effect::End(End::Refused(refused)) => {
                     return Some(Over::Last(SessionEvent::Refused(refused)));
                 }

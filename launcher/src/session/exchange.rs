@@ -63,8 +63,6 @@ pub enum Effect {
 pub enum End {
     /// Another one may go better.
     Lost(LinkError),
-    /// The signing certificate's time is up: a new `hello` brings a new one.
-    LeafSpent,
     /// The control plane does not accept this launcher.
     Refused(Refused),
     /// No other one will go better.
@@ -258,7 +256,7 @@ impl Exchange {
             State::Open(open) => open,
         };
         if open.leaf_until <= now {
-            return self.settle(vec![Effect::End(End::LeafSpent)]);
+            return self.settle(vec![Effect::End(End::Lost(LinkError::LeafSpent))]);
         }
         let resend = open.resend_at.is_some_and(|at| at <= now);
         let (after, up_to) = (open.acknowledged, open.sent);

@@ -106,6 +106,9 @@ pub enum LinkError {
     /// The control plane did not answer the `hello`.
     #[error("the broker is there and the control plane does not answer")]
     NoWelcome,
+    /// The control plane's signing certificate is used up.
+    #[error("the control plane's signing certificate is used up")]
+    LeafSpent,
 }
 
 impl Explain for LinkError {
@@ -131,6 +134,7 @@ impl Explain for LinkError {
             Self::Silent | Self::Closed | Self::Failed(_) => {
                 "nothing: a new connection is tried; if it goes on, look at the network and the broker's log"
             }
+            Self::LeafSpent => "nothing: a new session brings a new one",
             Self::NoWelcome => "check that the control plane runs and reaches the same broker",
         })
     }
@@ -147,6 +151,7 @@ impl Explain for LinkError {
             | Self::Silent
             | Self::Closed
             | Self::Failed(_)
+            | Self::LeafSpent
             | Self::NoWelcome => Exit::Broker,
         }
     }

@@ -488,6 +488,6 @@ fn no_answer_ends_it_and_a_spent_leaf_renews_it() {
     talk.say(None, &welcome.into());
     talk.tick_after(Duration::from_secs(19));
     let effects = talk.tick_after(Duration::from_secs(1));
-    assert!(matches!(effects[..], [Effect::End(End::LeafSpent)]), "{effects:?}");
+    assert!(matches!(effects[..], [Effect::End(End::Lost(LinkError::LeafSpent))]), "{effects:?}");
     assert_eq!(talk.exchange.wake_at(), None);
 }

@@ -52,8 +52,9 @@ Times are RFC 3339 in UTC. JSON goes to standard output, errors to standard erro
 #[derive(Debug, Parser)]
 #[command(name = "gantry", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Arguments {
-    /// How to print what is asked for.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    /// Print for people, `table`, or for programs, `json`
+    #[arg(long, global = true, value_enum, hide_possible_values = true, value_name = "FORMAT",
+          default_value_t = Format::Table)]
     output: Format,
     #[command(subcommand)]
     command: Command,

@@ -267,7 +267,7 @@ struct BriefAnswer {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Brief {
-    log_length: f64,
+    log_length: u64,
     stack: StackOfRun,
 }
 
@@ -314,17 +314,7 @@ async fn act(
         let value = json!({ "id": id, "stack": brief.stack.id, "state": state });
         output.answer(&value, || format!("run {id} is {state}"))?;
     }
-    Ok(whole(brief.log_length))
-}
-
-/// A length that GraphQL carries as a `Float`, which has no integers beyond 32 bits.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "lengths are far below 2^53, where a Float counts exactly"
-)]
-fn whole(length: f64) -> u64 {
-    length as u64
+    Ok(brief.log_length)
 }
 
 #[derive(Deserialize)]
@@ -343,7 +333,7 @@ struct Run {
     updated_at: i64,
     triggered_by: Option<String>,
     note: Option<String>,
-    log_length: f64,
+    log_length: u64,
     stack: StackOfRun,
     delta: Option<Delta>,
     outputs: Vec<StackOutput>,
@@ -402,7 +392,7 @@ impl Run {
             "note": self.note,
             "delta": self.delta.as_ref().map(Delta::to_json),
             "outputs": outputs,
-            "log_length": whole(self.log_length),
+            "log_length": self.log_length,
             "history": self.history.iter().rev().map(Change::to_json).collect::<Value>(),
             "attempts": self.attempts.iter().map(Attempt::to_json).collect::<Value>(),
         })

@@ -133,10 +133,11 @@ const CREATE: &str = "mutation($environment:[EnvVarInput!]$input:StackInput!$man
     slug:$slug,environment:$environment,secrets:$secrets){id,name}}";
 const LIST: &str = "{stacks{id,name,state,labels,autodeploy,createdAt,workerPool{id,name},\
     source{id,sha256,size,author,message,createdAt}}}";
-const UPLOAD: &str = "mutation($size:Float!$sha256:String!$stack:ID!){sourceUpload(stack:$stack,sha256:$sha256,\
-    size:$size){id,uploadUrl,uploadHeaders{entries{key,value}}}}";
-const USE: &str = "mutation($id:ID!$message:String$stack:ID!){sourceUse(stack:$stack,id:$id,message:$message)\
-    {id,sha256,size}}";
+const UPLOAD: &str = "mutation($stack:ID!){sourceUpload(stack:$stack)\
+    {id,uploadUrl,uploadHeaders{entries{key,value}}}}";
+const USE: &str = "mutation($id:ID!$message:String$sha256:String!$size:Long!$stack:ID!){\
+    sourceUse(stack:$stack,id:$id,sha256:$sha256,size:$size,message:$message)\
+    {id,sha256,size,createdAt}}";
 
 /// Does what `command` says.
 pub async fn perform(
@@ -224,24 +225,17 @@ struct UseAnswer {
 struct Source {
     id: String,
     sha256: String,
-    size: f64,
-    #[serde(default)]
-    created_at: Option<i64>,
+    size: u64,
+    created_at: i64,
 }
 
 impl Source {
     fn to_json(&self) -> Value {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "GraphQL has no integer beyond 32 bits; a source's size is far below 2^53"
-        )]
-        let size = self.size as u64;
         json!({
             "id": self.id,
             "sha256": self.sha256,
-            "size": size,
-            "created": self.created_at.map(output::time),
+            "size": self.size,
+            "created": output::time(self.created_at),
         })
     }
 }
@@ -374,12 +368,17 @@ async fn upload(
     packed: Packed,
     message: Option<&str>,
 ) -> Result<Source, Failure> {
-    let variables =
-        json!({ "stack": stack, "sha256": packed.sha256.to_string(), "size": packed.size });
-    let UploadAnswer { source_upload: upload } = client.ask(UPLOAD, variables).await?;
+    let UploadAnswer { source_upload: upload } =
+        client.ask(UPLOAD, json!({ "stack": stack })).await?;
     let headers: Vec<_> = upload.headers.entries.into_iter().map(|it| (it.key, it.value)).collect();
     client.put(&upload.url, &headers, packed.file, packed.size).await?;
-    let variables = json!({ "stack": stack, "id": upload.id, "message": message });
+    let variables = json!({
+        "stack": stack,
+        "id": upload.id,
+        "sha256": packed.sha256.to_string(),
+        "size": packed.size,
+        "message": message,
+    });
     let answer: UseAnswer = client.ask(USE, variables).await?;
     Ok(answer.source_use)
 }

@@ -59,7 +59,7 @@ pub struct Pull {
 
 const LIST: &str = "query($stack:ID!){stack(id:$stack){stateVersions{serial,lineage,run,epoch,createdAt,\
     size,payloadSha256,current,orphaned}}}";
-const PULL: &str = "query($serial:Float$stack:ID!){stack(id:$stack){stateVersion(serial:$serial){serial,run,\
+const PULL: &str = "query($serial:Long$stack:ID!){stack(id:$stack){stateVersion(serial:$serial){serial,run,\
     epoch,size,payloadSha256,predecessor,signature,header,downloadUrl},recipients{kind,publicKey}}}";
 
 /// Does what `command` says.
@@ -89,12 +89,12 @@ struct Versions {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Listed {
-    serial: f64,
+    serial: u64,
     lineage: String,
     run: String,
     epoch: i64,
     created_at: i64,
-    size: f64,
+    size: u64,
     payload_sha256: String,
     current: bool,
     /// Why it is no version of the line.
@@ -104,12 +104,12 @@ struct Listed {
 impl Listed {
     fn to_json(&self) -> Value {
         json!({
-            "serial": whole(self.serial),
+            "serial": self.serial,
             "lineage": self.lineage,
             "run": self.run,
             "epoch": self.epoch,
             "created": output::time(self.created_at),
-            "size": whole(self.size),
+            "size": self.size,
             "payload_sha256": self.payload_sha256,
             "current": self.current,
             "orphaned": self.orphaned,
@@ -122,25 +122,15 @@ impl Listed {
             (None, true) => "current".into(),
             (None, false) => String::new(),
         };
-        let serial = whole(self.serial).to_string();
+        let serial = self.serial.to_string();
         [
             serial,
             self.run.clone(),
             output::time(self.created_at),
-            whole(self.size).to_string(),
+            self.size.to_string(),
             note,
         ]
     }
-}
-
-/// A number that GraphQL carries as a `Float`, which has no integers beyond 32 bits.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "serials and sizes are far below 2^53, where a Float counts exactly"
-)]
-fn whole(number: f64) -> u64 {
-    number as u64
 }
 
 async fn list(client: &Client, stack: &str, output: Output) -> Result<Code, Failure> {
@@ -177,10 +167,10 @@ struct Recipient {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Version {
-    serial: f64,
+    serial: u64,
     run: RunId,
     epoch: u64,
-    size: f64,
+    size: u64,
     payload_sha256: Digest,
     predecessor: Option<Digest>,
     signature: Signature,
@@ -222,7 +212,7 @@ fn missing(arguments: &Pull) -> Failure {
 }
 
 async fn fetch(client: &Client, version: &Version) -> Result<SealedBytes, Failure> {
-    let size = whole(version.size);
+    let size = version.size;
     if size > MAX_STATE {
         return Err(Failure::new(format!("the state has {size} bytes, more than {MAX_STATE}")));
     }
@@ -253,10 +243,10 @@ fn check(stack: &StackId, version: &Version, signers: &[PublicKey]) -> Result<()
         stack: stack.clone(),
         run: version.run,
         epoch: Epoch(version.epoch),
-        serial: whole(version.serial),
+        serial: version.serial,
         predecessor: version.predecessor,
         payload_sha256: version.payload_sha256,
-        payload_len: whole(version.size),
+        payload_len: version.size,
     };
     let is_signed = |key: &PublicKey| key.verify_statement(&statement, &version.signature).is_ok();
     if signers.iter().any(is_signed) { Ok(()) } else { Err(changed()) }

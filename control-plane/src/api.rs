@@ -1,7 +1,7 @@
 //! The API: GraphQL in the shapes that Spacelift's public clients ask for, and what only we have.
 //!
 //! `POST /graphql` answers with status 200 and `errors[].message`; `GET /runs/RUN/log` follows a run;
-//! `GET /healthz` and `GET /ca.pem` need no key. All else needs a session, which `apiKeyUser` opens
+//! `GET /healthz`, `GET /ca.pem` and `GET /schema.graphql` need no key. All else needs a session, which `apiKeyUser` opens
 //! for an API key. `docs/api.md` describes it for users.
 //!
 //! [`router`] is what the server mounts.
@@ -84,6 +84,7 @@ pub fn router(control_plane: ControlPlane, config: ApiConfig) -> Router {
         .route("/runs/{run}/log", get(log_stream::answer))
         .route("/healthz", get(health))
         .route("/ca.pem", get(ca))
+        .route("/schema.graphql", get(sdl_text))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(api)
 }
@@ -94,4 +95,8 @@ async fn health() -> impl IntoResponse {
 
 async fn ca(State(api): State<Api>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/x-pem-file")], api.control_plane.issuer().ca_pem().to_owned())
+}
+
+async fn sdl_text() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], sdl())
 }

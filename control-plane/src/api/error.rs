@@ -26,14 +26,17 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
     coded(Error::new(message), "INVALID")
 }
 
+/// The answer when what was asked for does not fit what there is.
+pub(super) fn conflict(message: impl Into<String>) -> Error {
+    coded(Error::new(message), "CONFLICT")
+}
+
 /// Why an operation was not done, as clients get it. What only an operator can act on is logged.
 pub(super) fn refused(error: OperationError) -> Error {
     match error {
         OperationError::NotFound { kind, id } => not_found(kind, &id),
         OperationError::Invalid { .. } | OperationError::Request(_) => invalid(told(&error)),
-        OperationError::Conflict(_) | OperationError::Transition(_) => {
-            coded(Error::new(error.to_string()), "CONFLICT")
-        }
+        OperationError::Conflict(_) | OperationError::Transition(_) => conflict(error.to_string()),
         OperationError::Store(_)
         | OperationError::Objects(_)
         | OperationError::Token(_)

@@ -1,0 +1,137 @@
+//! What only Gantry has: recipients, sealed secrets, sources, and who did what.
+
+use axum::body::Body;
+use axum::http::{Request, header};
+use gantry_protocol::{PoolKey, PublicKey, Recipient, seal_bytes};
+use serde_json::{Value, json};
+
+use super::clients;
+use super::harness::{Server, bytes};
+
+const RECIPIENTS: &str =
+    "query($id:ID!){workerPool(id:$id){recipients{kind,fingerprint,publicKey}}}";
+
+async fn recovery(server: &Server) -> PoolKey {
+    let key = PoolKey::generate(2048).unwrap();
+    let set = "mutation($publicKey:String!){recoveryKeySet(publicKey:$publicKey){fingerprint}}";
+    let answer = server.ask(set, json!({ "publicKey": key.public().to_pem().unwrap() })).await;
+    assert_eq!(answer["recoveryKeySet"]["fingerprint"], key.public().fingerprint().to_string());
+    key
+}
+
+#[tokio::test]
+async fn durable_things_are_sealed_to_pool_and_recovery_key() {
+    let server = Server::start().await;
+    assert_eq!(
+        server.ask("{recoveryKey{fingerprint}}", json!({})).await["recoveryKey"],
+        Value::Null
+    );
+    let recovery = recovery(&server).await;
+    let (pool, key) = server.pool("network").await;
+    let answer = server.ask(RECIPIENTS, json!({ "id": pool })).await;
+    let mut named: Vec<(String, String)> = answer["workerPool"]["recipients"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| {
+            let public = PublicKey::parse(it["publicKey"].as_str().unwrap().as_bytes()).unwrap();
+            assert_eq!(it["fingerprint"], public.fingerprint().to_string());
+            (it["kind"].as_str().unwrap().to_owned(), public.fingerprint().to_string())
+        })
+        .collect();
+    named.sort();
+    let of = |kind: &str, key: &PoolKey| (kind.to_owned(), key.public().fingerprint().to_string());
+    assert_eq!(named, [of("POOL", &key), of("RECOVERY", &recovery)]);
+    let again = PoolKey::generate(2048).unwrap().public().to_pem().unwrap();
+    let set = "mutation($publicKey:String!){recoveryKeySet(publicKey:$publicKey){fingerprint}}";
+    server.fail(set, json!({ "publicKey": again })).await;
+}
+
+#[tokio::test]
+async fn sealed_secrets_are_taken_and_never_given_back() {
+    let server = Server::start().await;
+    let (pool, key) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    let set = "mutation($secrets:SealedSecretsInput!){stackSecretsSet(stack:\"net\",secrets:$secrets){secretsVersion}}";
+    let sealed = seal_bytes(&[Recipient::new(key.public().clone()).unwrap()], b"{}").unwrap();
+    let sealed = serde_json::to_value(&sealed).unwrap();
+    for version in 1..=2 {
+        let answer = server.ask(set, json!({ "secrets": sealed })).await;
+        assert_eq!(answer["stackSecretsSet"]["secretsVersion"], version);
+    }
+    let message =
+        server.fail(set, json!({ "secrets": { "header": "AAAA", "payload": "AAAA" } })).await;
+    assert!(!message.is_empty());
+    assert!(
+        !gantry_control_plane::api::sdl().contains("payload: String!\n}\n\ntype"),
+        "no type has a payload"
+    );
+}
+
+#[tokio::test]
+async fn an_uploaded_source_is_used_by_later_runs() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    let source = server.source("net", b"another archive").await;
+    assert_eq!(source["size"], 15);
+    let query = "{stack(id:\"net\"){source{id,sha256,size,author,message}}}";
+    let shown = server.ask(query, json!({})).await["stack"]["source"].take();
+    assert_eq!((&shown["id"], &shown["author"]), (&source["id"], &json!("tester")));
+    let run = server.run("net").await;
+    let query = "query($id:ID!){run(id:$id){commit{hash},stack{id},logLength,attempts{epoch},outputs{name}}}";
+    let shown = server.ask(query, json!({ "id": run })).await["run"].take();
+    assert_eq!(shown["commit"]["hash"], source["sha256"]);
+    assert_eq!(shown["logLength"], 0);
+}
+
+#[tokio::test]
+async fn what_a_client_attaches_is_kept_with_the_run() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    let body =
+        json!({ "query": clients::RUN_TRIGGER, "variables": { "stack": "net" } }).to_string();
+    let request = Request::post("/graphql")
+        .header(header::AUTHORIZATION, format!("Bearer {}", server.jwt))
+        .header("Spacelift-User-Provided-Run-Metadata", "ticket 7")
+        .body(Body::from(body))
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&bytes(server.raw(request).await).await).unwrap();
+    let run = &answer["data"]["runTrigger"]["id"];
+    let query = "query($id:ID!){run(id:$id){userProvidedMetadata,triggeredBy,type}}";
+    let shown = server.ask(query, json!({ "id": run })).await["run"].take();
+    assert_eq!(shown["userProvidedMetadata"], json!(["ticket 7"]));
+    assert_eq!(shown["triggeredBy"], format!("api::{}", server.key_id));
+    assert_eq!(shown["type"], "TRACKED");
+}
+
+#[tokio::test]
+async fn a_run_of_another_stack_is_not_found() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    server.stack("other", &pool).await;
+    let run = server.run("net").await;
+    let query = "query($run:ID!){stack(id:\"other\"){run(id:$run){id}}}";
+    assert_eq!(server.ask(query, json!({ "run": run })).await["stack"]["run"], Value::Null);
+    let stop = "mutation($note:String!$run:ID!$stack:ID!){runStop(stack: $stack, run: $run, note: $note){id}}";
+    let message = server.fail(stop, json!({ "run": run, "stack": "other", "note": "" })).await;
+    assert!(message.contains("not found"), "{message}");
+    server.ask(stop, json!({ "run": run, "stack": "net", "note": "enough" })).await;
+    let query = "query($id:ID!){run(id:$id){state,finished}}";
+    let shown = server.ask(query, json!({ "id": run })).await["run"].take();
+    assert_eq!(shown, json!({ "state": "CANCELED", "finished": true }));
+}
+
+#[tokio::test]
+async fn changes_are_in_the_audit() {
+    let server = Server::start().await;
+    server.pool("network").await;
+    let mut connection = server.control_plane.store().read().await.unwrap();
+    let actors: Vec<String> = sqlx::query_scalar("SELECT actor FROM audit ORDER BY id")
+        .fetch_all(&mut *connection)
+        .await
+        .unwrap();
+    assert_eq!(actors, ["test".to_owned(), format!("api::{}", server.key_id)]);
+}

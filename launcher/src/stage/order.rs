@@ -241,8 +241,12 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// Writes a file that the launcher's user and group alone can read, in place of an earlier one.
+///
+/// Never half of it, nor none: a start that a dead launcher asked for may be under way, and its
+/// container reads the file at this moment.
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    match std::fs::remove_file(path) {
+    let fresh = path.with_extension("new");
+    match std::fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
@@ -250,8 +254,9 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
         .write(true)
         .create_new(true)
         .mode(0o640)
-        .open(path)?
-        .write_all(content)
+        .open(&fresh)?
+        .write_all(content)?;
+    std::fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

@@ -26,24 +26,22 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes key and request in `dir`, and the pool.
+    /// Makes key and request in `dir`, and the pool; and the server's recovery key, unless it has one.
     #[must_use]
-    pub fn create(cli: &Cli, dir: &Path, name: &str) -> Self {
+    pub fn create(cli: &Cli, dir: &Path, name: &str, has_recovery: bool) -> Self {
         let (key, request) = openssl_key(dir, name);
         let token = dir.join(format!("{name}.token"));
         let recovery = dir.join("recovery.key");
         let path = |path: &Path| path.to_str().expect("paths of tests are UTF-8").to_owned();
-        let made = cli.ask(&[
-            "pool",
-            "create",
-            name,
-            "--csr",
-            &path(&request),
-            "--token-out",
-            &path(&token),
-            "--recovery-out",
-            &path(&recovery),
-        ]);
+        let (request, token_out, recovery_out) = (path(&request), path(&token), path(&recovery));
+        let mut arguments =
+            vec!["pool", "create", name, "--csr", &request, "--token-out", &token_out];
+        if has_recovery {
+            arguments.extend(["--recovery-out", &recovery_out]);
+        } else {
+            arguments.push("--no-recovery");
+        }
+        let made = cli.ask(&arguments);
         Self {
             id: made["id"].as_str().expect("a pool has an id").to_owned(),
             name: name.to_owned(),

@@ -34,9 +34,19 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// Starts the server, logs in and makes the pool.
+    /// Starts the server, logs in and makes the pool, without a recovery key.
     #[must_use]
     pub fn new() -> Self {
+        Self::start(false)
+    }
+
+    /// The same with a recovery key, which takes its time.
+    #[must_use]
+    pub fn with_recovery() -> Self {
+        Self::start(true)
+    }
+
+    fn start(has_recovery: bool) -> Self {
         let config = Config::read();
         let dir = tempfile::Builder::new().prefix("gantry-e2e-").tempdir();
         let dir = dir.expect("a temporary directory can be made");
@@ -52,7 +62,7 @@ impl Stand {
         };
         let admin = server.data().join("admin.json");
         let _ = cli.done(&["login", "--from", admin.to_str().expect("paths of tests are UTF-8")]);
-        let pool = Pool::create(&cli, dir.path(), "pool");
+        let pool = Pool::create(&cli, dir.path(), "pool", has_recovery);
         Self { config, server, cli, pool, dir }
     }
 

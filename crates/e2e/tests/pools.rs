@@ -10,14 +10,14 @@ const LIMIT: Duration = Duration::from_secs(90);
 #[test]
 fn pools_cannot_reach_each_other() {
     let stand = Stand::new();
-    let foreign = Pool::create(&stand.cli, stand.dir(), "foreign");
+    let foreign = Pool::create(&stand.cli, stand.dir(), "foreign", false);
     let _own = stand.launcher("own").start();
     let mut wrong = stand
         .launcher("wrong")
         .env("SPACELIFT_POOL_PRIVATE_KEY", &foreign.key_text())
         .start_unregistered();
     let ended = wrong.left(Duration::from_secs(30));
-    assert_eq!(ended.code, Some(2), "{}", ended.complaint());
+    assert_eq!(ended.code, Some(64), "{}", ended.complaint());
     assert!(ended.complaint().contains("does not match"), "{}", ended.complaint());
 
     let stack = stand

@@ -64,7 +64,7 @@ fn only(mut files: Vec<PathBuf>) -> PathBuf {
 /// Stock `age` and the pool's key open what waits and what stays; the recovery key opens what stays.
 #[test]
 fn stock_age_opens() {
-    let stand = Stand::new();
+    let stand = Stand::with_recovery();
     let _launcher = stand.launcher("launcher").start();
     let stack = stack(&stand, "sealed");
     let run = planned(&stand, &stack);

@@ -34,6 +34,8 @@ pub struct Programs {
     pub gantry: PathBuf,
     /// `gantry-launcher`.
     pub launcher: PathBuf,
+    /// The static worker binary that is embedded in it.
+    pub worker: PathBuf,
 }
 
 /// Builds every program of the workspace.
@@ -48,41 +50,45 @@ pub fn programs(cx: &Context, profile: Profile) -> Result<Programs> {
         }
     }
     cx.say.detail(&format!("cargo {}", arguments.join(" ")));
-    let executables = build(cx, &arguments)?;
+    let built = build(cx, &arguments)?;
     let find = |name: &str| {
-        executables
-            .iter()
-            .find(|path| path.file_name().is_some_and(|file| file == name))
-            .cloned()
-            .with_context(|| format!("cargo built no program {name}"))
+        let is_it = |path: &&PathBuf| path.file_name().is_some_and(|file| file == name);
+        built.programs.iter().find(is_it).cloned().with_context(|| format!("cargo built no {name}"))
     };
     let (gantry, launcher) = (find("gantry")?, find("gantry-launcher")?);
     let folder = gantry.parent().map(Path::to_path_buf).context("a program has no folder")?;
-    Ok(Programs { folder, gantry, launcher })
+    let worker =
+        built.worker.context("the launcher's build script put the worker binary nowhere")?;
+    Ok(Programs { folder, gantry, launcher, worker })
 }
 
-/// Runs cargo and gives the programs that it names, whether it had to build them or not.
-fn build(cx: &Context, arguments: &[&str]) -> Result<Vec<PathBuf>> {
+/// What cargo says it built, or found built.
+#[derive(Default)]
+struct Built {
+    programs: Vec<PathBuf>,
+    worker: Option<PathBuf>,
+}
+
+fn build(cx: &Context, arguments: &[&str]) -> Result<Built> {
     let mut command = cx.config.cargo();
     command.args(arguments).arg("--message-format=json-render-diagnostics");
     let (process, stdout) = Process::spawn_reading("cargo build", &mut command)?;
     let ticket = cx.undo.later_stop(&process, Duration::from_secs(5));
-    let mut executables = Vec::new();
+    let mut built = Built::default();
     for line in BufReader::new(stdout).lines() {
-        executables.extend(executable(&line.context("cannot read what cargo says")?));
+        let line = line.context("cannot read what cargo says")?;
+        // Lines that are no message come from build scripts.
+        let Ok(message) = serde_json::from_str(&line) else { continue };
+        built.programs.extend(executable(&message));
+        built.worker = worker(&message).or(built.worker);
     }
     let status = process.wait()?;
     cx.undo.done(ticket);
-    if status.success() {
-        Ok(executables)
-    } else {
-        bail!("cargo build failed: see its output above")
-    }
+    if status.success() { Ok(built) } else { bail!("cargo build failed: see its output above") }
 }
 
 /// The program that a message of cargo's names.
-fn executable(message: &str) -> Option<PathBuf> {
-    let message: Value = serde_json::from_str(message).ok()?;
+fn executable(message: &Value) -> Option<PathBuf> {
     let is_program =
         message.get("target")?.get("kind")?.as_array()?.iter().any(|kind| kind == "bin");
     let is_test = message.get("profile")?.get("test")?.as_bool()?;
@@ -91,20 +97,39 @@ fn executable(message: &str) -> Option<PathBuf> {
         .flatten()
 }
 
+/// Where the launcher's build script put the worker binary.
+fn worker(message: &Value) -> Option<PathBuf> {
+    let is_it = message.get("reason")?.as_str()? == "build-script-executed"
+        && message.get("package_id")?.as_str()?.contains("gantry-launcher");
+    is_it
+        .then(|| Some(Path::new(message.get("out_dir")?.as_str()?).join("gantry-worker")))
+        .flatten()
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn programs_are_told_from_tests_and_libraries() {
-        let message = |kind: &str, test: bool| {
-            format!(
-                r#"{{"target":{{"kind":["{kind}"]}},"profile":{{"test":{test}}},"executable":"/t/debug/gantry"}}"#
-            )
-        };
+        let message = |kind: &str, test: bool| json!({ "target": { "kind": [kind] }, "profile": { "test": test }, "executable": "/t/debug/gantry" });
         assert_eq!(executable(&message("bin", false)), Some(PathBuf::from("/t/debug/gantry")));
         assert_eq!(executable(&message("bin", true)), None);
         assert_eq!(executable(&message("lib", false)), None);
-        assert_eq!(executable("Compiling gantry"), None);
+    }
+
+    #[test]
+    fn the_worker_binary_is_where_the_build_script_says() {
+        let message = |package: &str| {
+            let id = format!("path+file:///g/{package}@0.1.0");
+            json!({ "reason": "build-script-executed", "package_id": id, "out_dir": "/t/out" })
+        };
+        assert_eq!(
+            worker(&message("launcher#gantry-launcher")),
+            Some(PathBuf::from("/t/out/gantry-worker"))
+        );
+        assert_eq!(worker(&message("openssl-sys")), None);
     }
 }

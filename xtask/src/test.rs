@@ -53,8 +53,9 @@ pub fn run(cx: &Context, options: &Options) -> Result<ExitCode> {
 }
 
 fn prepare(command: &mut Command, programs: &Programs, image: &str, network: &str) {
-    let variables: [(&str, &Path); 3] = [
+    let variables: [(&str, &Path); 4] = [
         ("GANTRY_E2E_BIN_DIR", &programs.folder),
+        ("GANTRY_WORKER_BINARY", &programs.worker),
         ("GANTRY_E2E_IMAGE", Path::new(image)),
         ("GANTRY_E2E_NETWORK", Path::new(network)),
     ];

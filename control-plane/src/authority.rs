@@ -212,8 +212,8 @@ mod tests {
         let made = load_or_make(&dir, NOW).unwrap();
         let loaded = load_or_make(&dir, NOW + 1).unwrap();
         assert_eq!(made.certificate_pem(), loaded.certificate_pem());
-        let mode = fs::metadata(dir.ca_key()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let permissions = fs::metadata(dir.ca_key()).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! An object is created once and never changed: a put of a key that exists is refused, whoever asks.
 //! Launchers and the command line know no credentials, only urls signed for one object and a time.
 //!
-//! [`Objects`] is all that the rest of the control plane sees; S3 stays below.
+//! [`Objects`] is all that the rest of the control plane sees; S3 stays in [`s3`] and [`local`].
 
 pub mod fake;
+pub mod local;
+pub mod s3;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use fake::FakeObjects;
+pub use local::LocalObjects;
+pub use s3::S3Objects;
 
 /// The bucket that holds everything.
 pub const BUCKET: &str = "gantry";

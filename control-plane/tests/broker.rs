@@ -1,16 +1,19 @@
 //! The embedded broker, over the network, with clients that have certificates and use them for what
 //! they may not do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its stage up fails")]
+
 mod wire;
 
 use bytes::Bytes;
-use gantry_control_plane::broker::{Arrived, Broker as _, BrokerError, Delivery};
+use gantry_control_plane::broker::{Arrived, Broker as _, BrokerError, Delivery, EmbeddedBroker};
+use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::Authority;
 use gantry_protocol::message::MAX_ENVELOPE;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason, SubscribeReasonCode};
 
 use wire::{
-    Client, World, certify, heard, now, pool_id, readonly, soon, will, worker_id, writeonly,
+    Client, Member, World, certify, heard, now, pool_id, readonly, soon, will, worker_id, writeonly,
 };
 
 #[tokio::test]
@@ -123,19 +126,7 @@ async fn pools_cannot_reach_each_other() {
         assert!(refused.is_some_and(|code| code != ConnectReturnCode::Success), "{topic}");
     }
 
-    // Client ids: of B's connected worker, of one that B had before, and what is no worker id.
-    let away = worker_id(9);
-    world.register.owners.lock().unwrap().insert(away, b.pool);
-    let lower = a_other.to_string().to_lowercase();
-    for id in [&*b_worker.to_string(), &away.to_string(), "launcher", "#", &lower, ""] {
-        let refused = Client::refused(world.options(&broker, &a, id)).await;
-        // rmqtt gives a client without an id a longer one than it takes.
-        let code = match id {
-            "" => ConnectReturnCode::ClientIdentifierNotValid,
-            _ => ConnectReturnCode::NotAuthorized,
-        };
-        assert_eq!(refused, Some(code), "{id:?}");
-    }
+    foreign_client_ids_are_refused(&world, &broker, &a, (b.pool, b_worker)).await;
 
     // B noticed nothing: its session is the same, and its next message is what was meant for it.
     let meant = Bytes::from_static(b"for B");
@@ -158,6 +149,27 @@ async fn pools_cannot_reach_each_other() {
     let marker = Bytes::from_static(b"first");
     broker.publish(b.pool, b_worker, marker.clone()).await.unwrap();
     assert_eq!(theirs.next().await.1, marker);
+}
+
+/// Client ids of B's connected worker and of one that B had before, and what is no worker id.
+async fn foreign_client_ids_are_refused(
+    world: &World,
+    broker: &EmbeddedBroker,
+    a: &Member,
+    (b_pool, b_worker): (PoolId, WorkerId),
+) {
+    let away = worker_id(9);
+    world.register.owners.lock().unwrap().insert(away, b_pool);
+    let lower = worker_id(2).to_string().to_lowercase();
+    for id in [&*b_worker.to_string(), &away.to_string(), "launcher", "#", &lower, ""] {
+        let refused = Client::refused(world.options(broker, a, id)).await;
+        // rmqtt gives a client without an id a longer one than it takes.
+        let code = match id {
+            "" => ConnectReturnCode::ClientIdentifierNotValid,
+            _ => ConnectReturnCode::NotAuthorized,
+        };
+        assert_eq!(refused, Some(code), "{id:?}");
+    }
 }
 
 #[tokio::test]
@@ -403,8 +415,7 @@ async fn a_broker_without_usable_files_does_not_start() {
     let world = World::new();
     let mut config = world.config(0);
     config.key = config.authority.clone();
-    let failed =
-        gantry_control_plane::broker::EmbeddedBroker::start(config, world.register.clone());
+    let failed = EmbeddedBroker::start(config, world.register.clone());
     assert!(matches!(failed.await, Err(BrokerError::Start { .. })));
 }
 

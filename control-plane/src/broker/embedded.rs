@@ -1,6 +1,6 @@
 //! The broker inside this process: rmqtt behind our own rules.
 //!
-//! rmqtt does TLS, sessions and QoS 1. Who may connect and what may be said is decided by [`gate`], and
+//! rmqtt does TLS, sessions and acknowledgements. Who may connect and what may be said is decided by [`gate`], and
 //! nothing is routed from client to client: see [`nowhere`]. What launchers say goes to a bounded
 //! channel, what the control plane says straight to the session of the worker.
 //!
@@ -39,7 +39,8 @@ use super::{Admissions, Arrived, Broker, BrokerError, Delivery};
 const ARRIVALS: usize = 256;
 
 /// The largest packet: an envelope, its topic and properties.
-const MAX_PACKET: u32 = MAX_ENVELOPE as u32 + 4096;
+const MAX_PACKET: u32 = 68 * 1024;
+const _: () = assert!(MAX_PACKET as usize == MAX_ENVELOPE + 4096);
 
 /// How many messages a launcher may leave unacknowledged.
 const MAX_INFLIGHT: NonZeroU16 = NonZeroU16::new(32).expect("32 is not zero");

@@ -29,10 +29,8 @@ const NAMESPACE: &str = "gantry-test";
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn soon<T>(what: &str, step: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, step).await {
-        Ok(done) => done,
-        Err(_) => panic!("{what}: nothing happened"),
-    }
+    let done = tokio::time::timeout(PATIENCE, step).await;
+    done.unwrap_or_else(|_| panic!("{what}: nothing happened"))
 }
 
 pub fn pool_id(n: u128) -> PoolId {
@@ -211,18 +209,18 @@ pub fn will(topic: &str, payload: &str, is_retained: bool) -> LastWill {
 
 /// A launcher, or somebody who has its certificate.
 pub struct Client {
-    client: AsyncClient,
+    requests: AsyncClient,
     events: EventLoop,
     pub connected: ConnAck,
 }
 
 impl Client {
     pub async fn connect(options: MqttOptions) -> Result<Self, ConnectionError> {
-        let (client, mut events) = AsyncClient::new(options, 64);
+        let (requests, mut events) = AsyncClient::new(options, 64);
         loop {
             let event = soon("connecting", events.poll()).await?;
             if let Event::Incoming(Packet::ConnAck(connected)) = event {
-                return Ok(Self { client, events, connected });
+                return Ok(Self { requests, events, connected });
             }
         }
     }
@@ -237,7 +235,7 @@ impl Client {
     }
 
     pub async fn subscribe(&mut self, filter: &str) -> SubscribeReasonCode {
-        self.client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
+        self.requests.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
         loop {
             let event = soon("subscribing", self.events.poll()).await.unwrap();
             if let Event::Incoming(Packet::SubAck(ack)) = event {
@@ -266,7 +264,7 @@ impl Client {
     /// Publishes without looking at what comes of it.
     pub async fn send(&mut self, topic: &str, is_retained: bool, payload: impl Into<Bytes>) {
         let payload = payload.into();
-        self.client.publish_bytes(topic, QoS::AtLeastOnce, is_retained, payload).await.unwrap();
+        self.requests.publish_bytes(topic, QoS::AtLeastOnce, is_retained, payload).await.unwrap();
     }
 
     /// The next message for this client.

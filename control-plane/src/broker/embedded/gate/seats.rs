@@ -75,15 +75,11 @@ impl Seats {
     /// A session has connected. An earlier one of the worker is replaced.
     pub(super) fn take(&self, session: &Id, identity: Identity, inbox: Tx) {
         let mut inner = self.lock();
-        inner.claims.remove(&identity.worker);
-        let seat = Seat {
-            session: session.clone(),
-            identity: identity.clone(),
-            inbox,
-            qos: None,
-            waiting: 0,
-        };
-        inner.seats.insert(identity.worker, seat);
+        let worker = identity.worker;
+        inner.claims.remove(&worker);
+        let session = session.clone();
+        let seat = Seat { session, identity, inbox, qos: None, waiting: 0 };
+        inner.seats.insert(worker, seat);
     }
 
     /// A session has ended.
@@ -168,7 +164,7 @@ impl Seat {
 
 /// Tells a session to end and be forgotten; the receiver resolves when it has heard it.
 pub(super) fn end(session: &Id, inbox: &Tx) -> Option<oneshot::Receiver<()>> {
-    let (heard, hears) = oneshot::channel();
+    let (heard, hearing) = oneshot::channel();
     let kick = Message::Kick(heard, session.clone(), true, true);
-    inbox.unbounded_send(kick).is_ok().then_some(hears)
+    inbox.unbounded_send(kick).is_ok().then_some(hearing)
 }

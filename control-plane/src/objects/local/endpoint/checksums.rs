@@ -1,0 +1,69 @@
+//! Checksums that a request declares, in its headers or after its body.
+
+use s3s::checksum::ChecksumHasher;
+use s3s::dto::{Checksum, PutObjectInput};
+use s3s::{S3Result, TrailingHeaders, s3_error};
+
+/// What the content must be, and what it is.
+pub(super) struct Checksums {
+    declared: Checksum,
+    trailers: Option<TrailingHeaders>,
+    actual: ChecksumHasher,
+}
+
+impl Checksums {
+    /// Takes the declared checksums of a request. Which ones follow after the body is known only
+    /// then, so with trailers all are calculated.
+    pub(super) fn declared(input: &PutObjectInput, trailers: Option<TrailingHeaders>) -> Self {
+        let declared = Checksum {
+            checksum_crc32: input.checksum_crc32.clone(),
+            checksum_crc32c: input.checksum_crc32c.clone(),
+            checksum_crc64nvme: input.checksum_crc64nvme.clone(),
+            checksum_sha1: input.checksum_sha1.clone(),
+            checksum_sha256: input.checksum_sha256.clone(),
+            ..Default::default()
+        };
+        let all = trailers.is_some();
+        let actual = ChecksumHasher {
+            crc32: (all || declared.checksum_crc32.is_some()).then(Default::default),
+            crc32c: (all || declared.checksum_crc32c.is_some()).then(Default::default),
+            crc64nvme: (all || declared.checksum_crc64nvme.is_some()).then(Default::default),
+            sha1: (all || declared.checksum_sha1.is_some()).then(Default::default),
+            sha256: (all || declared.checksum_sha256.is_some()).then(Default::default),
+        };
+        Self { declared, trailers, actual }
+    }
+
+    pub(super) fn update(&mut self, chunk: &[u8]) {
+        self.actual.update(chunk);
+    }
+
+    /// Compares, after the body.
+    pub(super) fn verify(mut self) -> S3Result<()> {
+        if let Some(trailers) = self.trailers.as_ref().and_then(TrailingHeaders::take) {
+            let value =
+                |name| trailers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned);
+            let declared = &mut self.declared;
+            for (slot, name) in [
+                (&mut declared.checksum_crc32, "x-amz-checksum-crc32"),
+                (&mut declared.checksum_crc32c, "x-amz-checksum-crc32c"),
+                (&mut declared.checksum_crc64nvme, "x-amz-checksum-crc64nvme"),
+                (&mut declared.checksum_sha1, "x-amz-checksum-sha1"),
+                (&mut declared.checksum_sha256, "x-amz-checksum-sha256"),
+            ] {
+                *slot = slot.take().or_else(|| value(name));
+            }
+        }
+        let actual = self.actual.finalize();
+        let is_right = |declared: &Option<String>, actual: &Option<String>| {
+            declared.is_none() || declared == actual
+        };
+        let declared = &self.declared;
+        let are_right = is_right(&declared.checksum_crc32, &actual.checksum_crc32)
+            && is_right(&declared.checksum_crc32c, &actual.checksum_crc32c)
+            && is_right(&declared.checksum_crc64nvme, &actual.checksum_crc64nvme)
+            && is_right(&declared.checksum_sha1, &actual.checksum_sha1)
+            && is_right(&declared.checksum_sha256, &actual.checksum_sha256);
+        if are_right { Ok(()) } else { Err(s3_error!(BadDigest)) }
+    }
+}

@@ -1,0 +1,117 @@
+//! Connections that end when nothing moves on them.
+
+use std::future::Ready;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum_server::accept::Accept;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// Sets a time limit on each connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IdleAcceptor {
+    pub(super) idle: Duration,
+}
+
+impl<S> Accept<TcpStream, S> for IdleAcceptor {
+    type Stream = IdleStream<TcpStream>;
+    type Service = S;
+    type Future = Ready<io::Result<(Self::Stream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let ready = stream.set_nodelay(true);
+        std::future::ready(ready.map(|()| (IdleStream::new(stream, self.idle), service)))
+    }
+}
+
+/// A stream that fails when neither reading nor writing gets on for a while.
+pub(super) struct IdleStream<T> {
+    inner: T,
+    idle: Duration,
+    limit: Pin<Box<Sleep>>,
+}
+
+impl<T> IdleStream<T> {
+    pub(super) fn new(inner: T, idle: Duration) -> Self {
+        Self { inner, idle, limit: Box::pin(tokio::time::sleep(idle)) }
+    }
+
+    /// Passes a result on; one that is there sets the clock back, and a lapsed clock takes the place of
+    /// one that is not.
+    fn watch<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if result.is_ready() {
+            let limit = Instant::now() + self.idle;
+            self.limit.as_mut().reset(limit);
+            return result;
+        }
+        match self.limit.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for IdleStream<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        self.watch(cx, result)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for IdleStream<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write(cx, buffer);
+        self.watch(cx, result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        self.watch(cx, result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.watch(cx, result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_when_nothing_moves() {
+        let (mut client, server) = tokio::io::duplex(16);
+        let mut server = IdleStream::new(server, Duration::from_secs(60));
+        let mut buffer = [0; 1];
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(50)).await;
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(server.read(&mut buffer).await.unwrap(), 1);
+        }
+        let error = server.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // A client that takes nothing is the same.
+        let mut server = IdleStream::new(tokio::io::duplex(16).1, Duration::from_secs(60));
+        drop(client);
+        assert!(server.write_all(&[0; 64]).await.is_err());
+    }
+}

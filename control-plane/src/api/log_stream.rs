@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::{Api, graphql};
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::runs::LogScope;
+use crate::logs::LogScope;
 
 /// The most log bytes of one event.
 const MAX_PART: usize = 256 * 1024;
@@ -123,6 +123,8 @@ struct Follower {
     /// How many of the run's states were sent.
     states: usize,
     changed: watch::Receiver<u64>,
+    /// The run's state when it was last looked at.
+    state: Option<RunState>,
     is_over: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -135,7 +137,16 @@ impl Follower {
         place: OwnedSemaphorePermit,
     ) -> Self {
         let changed = control_plane.watch(run);
-        Self { control_plane, run, offset: from, states: 0, changed, is_over: false, _place: place }
+        Self {
+            control_plane,
+            run,
+            offset: from,
+            states: 0,
+            changed,
+            state: None,
+            is_over: false,
+            _place: place,
+        }
     }
 
     fn events(self) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -159,17 +170,19 @@ impl Follower {
     /// Waits until there is something to tell.
     async fn next(&mut self) -> Result<Vec<Event>, OperationError> {
         loop {
-            self.changed.borrow_and_update();
-            // First the state, then the log: a state in which the log is whole was there before it was read.
-            let mut events = self.new_states().await?;
-            let state = self.control_plane.run(self.run).await?.state;
-            let part =
-                self.control_plane.read_log(self.run, LogScope::Run, self.offset, MAX_PART).await?;
+            let mut events = Vec::new();
+            if self.state.is_none() || self.changed.has_changed().unwrap_or(true) {
+                self.changed.borrow_and_update();
+                // First the state, then the log: what was stored before the state is seen with it.
+                self.state = Some(self.control_plane.run(self.run).await?.state);
+                events = self.new_states().await?;
+            }
+            let log = self.control_plane.read_log(self.run, LogScope::Run, self.offset, MAX_PART);
+            let part = log.await?;
             if !part.bytes.is_empty() {
-                events.push(log(self.offset, part.next, &part.bytes));
+                events.push(log_event(self.offset, part.next, &part.bytes));
                 self.offset = part.next;
-            } else if is_at_rest(state) {
-                events.extend(self.new_states().await?);
+            } else if let Some(state) = self.state.filter(|state| is_at_rest(*state)) {
                 events.push(event("end", &json!({ "state": state.as_str() })));
                 self.is_over = true;
             }
@@ -178,6 +191,7 @@ impl Follower {
             }
             if self.changed.changed().await.is_err() {
                 self.changed = self.control_plane.watch(self.run);
+                self.state = None;
             }
         }
     }
@@ -204,7 +218,7 @@ fn is_at_rest(state: RunState) -> bool {
     state.is_terminal() || state == RunState::Unconfirmed
 }
 
-fn log(from: u64, next: u64, bytes: &[u8]) -> Event {
+fn log_event(from: u64, next: u64, bytes: &[u8]) -> Event {
     event("log", &json!({ "from": from, "data": STANDARD.encode(bytes) })).id(next.to_string())
 }
 

@@ -6,10 +6,14 @@ use gantry_model::{RunId, RunState as State, Section};
 use super::word::RunState;
 use crate::api::error::{invalid, refused};
 use crate::control_plane::ControlPlane;
-use crate::runs::{AttemptRecord, HistoryEntry, LogScope};
+use crate::logs::LogScope;
+use crate::runs::{AttemptRecord, HistoryEntry};
 
 /// The most bytes of one portion.
 const PORTION: usize = 64 * 1024;
+/// For how long after a state its log may still grow: its last bytes and the next phase's begin are
+/// told in any order.
+const LINGER_MS: u64 = 5000;
 
 /// A portion of a log.
 #[derive(Default, SimpleObject)]
@@ -70,12 +74,27 @@ impl RunLogs {
             return Self::portion(control_plane, run, LogScope::Run, from).await;
         };
         let history = control_plane.history(run).await.map_err(refused)?;
-        let Some(entry) = entry(&history, state, version) else { return Ok(Self::default()) };
-        let Some(section) = section_of(entry.state) else { return Ok(Self::default()) };
+        let Some(at) = index(&history, state, version) else { return Ok(Self::nothing()) };
+        let Some(section) = section_of(history[at].state) else { return Ok(Self::nothing()) };
         let attempts = control_plane.attempts(run).await.map_err(refused)?;
-        let Some(record) = attempt_at(&attempts, entry) else { return Ok(Self::default()) };
+        let left = history.get(at + 1).map(|next| next.at.plus_ms(LINGER_MS));
+        let is_left = left.is_some_and(|left| left <= control_plane.clock().now());
+        let Some(record) = attempt_at(&attempts, &history[at]) else {
+            return Ok(Self { finished: is_left, ..Self::default() });
+        };
+        let stored = control_plane.log_sections(run).await.map_err(refused)?;
+        let is_past =
+            is_left || stored.iter().any(|it| it.attempt == record.attempt && it.section > section);
         let scope = LogScope::Section(record.attempt, section);
-        Self::portion(control_plane, run, scope, from).await
+        let mut logs = Self::portion(control_plane, run, scope, from).await?;
+        // Public clients read one state's log to its end before they look at the next one's.
+        logs.finished |= is_past && !logs.has_more;
+        Ok(logs)
+    }
+
+    /// Of a state in which nothing is written, or that the run never came to.
+    fn nothing() -> Self {
+        Self { finished: true, ..Self::default() }
     }
 
     async fn portion(
@@ -99,13 +118,12 @@ impl RunLogs {
     }
 }
 
-/// The time that the run came to `state`: the one with this version, else the last one.
-fn entry(history: &[HistoryEntry], state: RunState, version: Option<i32>) -> Option<&HistoryEntry> {
-    let is_it = |entry: &&HistoryEntry| RunState::from(entry.state) == state;
-    let named = version.and_then(|version| usize::try_from(version).ok());
-    match named {
-        Some(version) => history.get(version).filter(is_it),
-        None => history.iter().rev().find(is_it),
+/// Where the run came to `state`: at this version, else the last time.
+fn index(history: &[HistoryEntry], state: RunState, version: Option<i32>) -> Option<usize> {
+    let is_it = |at: &usize| history.get(*at).is_some_and(|it| RunState::from(it.state) == state);
+    match version.and_then(|version| usize::try_from(version).ok()) {
+        Some(version) => Some(version).filter(is_it),
+        None => (0..history.len()).rev().find(is_it),
     }
 }
 

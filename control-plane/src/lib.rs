@@ -1,9 +1,11 @@
 //! control-plane
 
 pub mod api;
+pub mod audit;
 pub mod authority;
 pub mod broker;
 pub mod clock;
+pub mod config;
 pub mod control_plane;
 pub mod data_dir;
 pub mod error;
@@ -12,6 +14,7 @@ pub mod logs;
 pub mod objects;
 pub mod pools;
 pub mod runs;
+pub mod server;
 pub mod stacks;
 pub mod store;
 pub mod tls;

@@ -1,0 +1,120 @@
+use gantry_control_plane::runs::RunsPage;
+use gantry_model::{RunState, RunType};
+use gantry_protocol::message::StageOutcome;
+
+use crate::launcher::{claim, ended, succeeded};
+use crate::world::World;
+
+#[tokio::test]
+async fn a_run_that_waits_is_canceled_at_once() {
+    let world = World::new().await;
+    let first = world.trigger(RunType::Tracked).await;
+    let second = world.trigger(RunType::Tracked).await;
+    world.control_plane.stop("ann", second).await.unwrap();
+    world.control_plane.stop("ann", first).await.unwrap();
+    assert_eq!(world.state(first).await, RunState::Canceled);
+    assert_eq!(world.state(second).await, RunState::Canceled);
+    assert_eq!(world.note(first).await, "canceled by ann");
+}
+
+#[tokio::test]
+async fn an_offered_run_that_is_stopped_can_not_be_claimed() {
+    let world = World::new().await;
+    let run = world.trigger(RunType::Tracked).await;
+    let mut launcher = world.welcomed().await;
+    let attempt = launcher.offered().unwrap();
+    world.control_plane.stop("ann", run).await.unwrap();
+    world.say(&mut launcher, claim(attempt)).await;
+    assert!(!launcher.granted(attempt) && launcher.revoked(attempt));
+    assert_eq!(world.state(run).await, RunState::Canceled);
+}
+
+#[tokio::test]
+async fn a_running_stage_is_asked_to_stop() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.reading().await;
+    world.control_plane.stop("ann", run).await.unwrap();
+    world.deliver(&mut [&mut launcher]).await;
+    assert!(launcher.canceled(attempt));
+    let outcome = StageOutcome::Stopped { reason: "stopped by ann".into() };
+    world.say(&mut launcher, ended(attempt, outcome)).await;
+    assert_eq!(world.state(run).await, RunState::Stopped);
+}
+
+#[tokio::test]
+async fn a_wish_to_stop_is_repeated_to_whoever_was_away() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.writing().await;
+    world.control_plane.stop("ann", run).await.unwrap();
+    world.deliver(&mut []).await;
+    world.hello(&mut launcher).await;
+    assert!(launcher.canceled(attempt));
+    world.say(&mut launcher, succeeded(attempt, false)).await;
+    assert_eq!(world.state(run).await, RunState::Finished);
+}
+
+#[tokio::test]
+async fn a_stopped_read_stage_whose_worker_is_gone_is_not_started_again() {
+    let world = World::new().await;
+    let (run, mut launcher, _) = world.reading().await;
+    world.control_plane.stop("ann", run).await.unwrap();
+    world.clock.advance_ms(60_000);
+    world.deliver(&mut [&mut launcher]).await;
+    assert_eq!(world.state(run).await, RunState::Stopped);
+}
+
+#[tokio::test]
+async fn only_a_waiting_plan_can_be_confirmed_or_discarded() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.reading().await;
+    assert!(world.control_plane.confirm("ann", run, None).await.is_err());
+    assert!(world.control_plane.discard("ann", run, None).await.is_err());
+    world.plan(&mut launcher, attempt).await;
+    assert!(world.control_plane.stop("ann", run).await.is_err());
+    world.control_plane.discard("ann", run, Some("not today")).await.unwrap();
+    assert_eq!(world.state(run).await, RunState::Discarded);
+    assert_eq!(world.note(run).await, "discarded by ann: not today");
+    assert!(world.control_plane.confirm("ann", run, None).await.is_err());
+}
+
+#[tokio::test]
+async fn every_change_is_audited() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.reading().await;
+    world.plan(&mut launcher, attempt).await;
+    world.control_plane.confirm("ann", run, None).await.unwrap();
+    let acts: Vec<_> = world
+        .control_plane
+        .audit_log(None, 100)
+        .await
+        .unwrap()
+        .into_iter()
+        .rev()
+        .map(|entry| (entry.actor, entry.act))
+        .collect();
+    let expected = [
+        ("test", "pool.create"),
+        ("test", "stack.create"),
+        ("test", "stack.source"),
+        ("ann", "run.trigger"),
+        ("ann", "run.confirm"),
+    ];
+    assert_eq!(acts, expected.map(|(actor, act)| (actor.to_owned(), act.to_owned())));
+}
+
+#[tokio::test]
+async fn runs_are_listed_newest_first_page_by_page() {
+    let world = World::new().await;
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        runs.push(world.trigger(RunType::Proposed).await);
+    }
+    runs.reverse();
+    let list = async |before, limit| {
+        let page = RunsPage { before, limit };
+        let found = world.control_plane.runs_of(&world.stack, page).await.unwrap();
+        found.into_iter().map(|run| run.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(None, 3).await, runs[..3]);
+    assert_eq!(list(Some(runs[2]), 3).await, runs[3..]);
+}

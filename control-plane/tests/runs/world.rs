@@ -1,0 +1,248 @@
+//! A control plane over a database in a temporary directory.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use gantry_control_plane::authority::Issuer;
+use gantry_control_plane::broker::Arrived;
+use gantry_control_plane::clock::{Clock as _, FakeClock};
+use gantry_control_plane::control_plane::{ControlPlane, Parts};
+use gantry_control_plane::ids::Ids;
+use gantry_control_plane::objects::{FakeObjects, Objects as _};
+use gantry_control_plane::pools::NewPool;
+use gantry_control_plane::runs::NewRun;
+use gantry_control_plane::stacks::{Hooks, NewSource, NewStack};
+use gantry_control_plane::store::Store;
+use gantry_model::{PoolId, RunId, RunState, RunType, StackId, Terms, Timestamp};
+use gantry_protocol::message::FromLauncher;
+use gantry_protocol::{Authority, CertificateRequest, Digest, PoolKey};
+use tempfile::TempDir;
+
+use crate::launcher::Launcher;
+
+/// 2026-11-21, when nothing is expired.
+const START: u64 = 1_795_000_000_000;
+
+pub(crate) struct World {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) clock: Arc<FakeClock>,
+    pub(crate) objects: FakeObjects,
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) pool: PoolId,
+    pub(crate) stack: StackId,
+    pub(crate) terms: Terms,
+    dir: TempDir,
+}
+
+/// One key for all tests: making one takes long.
+pub(crate) fn pool_key() -> &'static PoolKey {
+    static KEY: OnceLock<PoolKey> = OnceLock::new();
+    KEY.get_or_init(|| PoolKey::generate(2048).unwrap())
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with_stack(false).await
+    }
+
+    pub(crate) async fn with_stack(autodeploy: bool) -> Self {
+        let dir = TempDir::new().unwrap();
+        let clock = Arc::new(FakeClock::at(Timestamp(START)));
+        let objects = FakeObjects::new();
+        let authority = Authority::generate(i64::try_from(START / 1000).unwrap()).unwrap();
+        let (broker, namespace) = ("broker.test:1984".parse().unwrap(), "gantry".parse().unwrap());
+        let issuer = Arc::new(Issuer::new(authority, broker, namespace, None));
+        let terms = Terms::default();
+        let control_plane =
+            open(dir.path().join("gantry.db"), &clock, &objects, &issuer, terms).await;
+        let csr = CertificateRequest::create(pool_key()).unwrap();
+        let pool =
+            NewPool { name: "office".into(), csr: csr.as_pem().to_owned(), ..NewPool::default() };
+        let (pool, _) = control_plane.create_pool("test", pool).await.unwrap();
+        let mut world = Self {
+            control_plane,
+            clock,
+            objects,
+            issuer,
+            pool: pool.id,
+            stack: "network".parse().unwrap(),
+            terms,
+            dir,
+        };
+        world.stack = world.add_stack("network", autodeploy).await;
+        world
+    }
+
+    pub(crate) async fn add_stack(&self, slug: &str, autodeploy: bool) -> StackId {
+        let stack: StackId = slug.parse().unwrap();
+        let new = NewStack {
+            id: stack.clone(),
+            name: slug.to_owned(),
+            pool: self.pool,
+            project_root: String::new(),
+            image: None,
+            hooks: Hooks { before_plan: vec!["echo plan".into()], ..Hooks::default() },
+            environment: Vec::new(),
+            secrets: None,
+            labels: Vec::new(),
+            autodeploy,
+            manage_state: true,
+        };
+        self.control_plane.create_stack("test", new).await.unwrap();
+        let upload = self.control_plane.source_upload(&stack).await.unwrap();
+        self.objects.put(&upload.key, Bytes::from_static(b"source")).await.unwrap();
+        let source = NewSource {
+            key: upload.key,
+            sha256: Digest::of(b"source").to_string(),
+            size: 6,
+            author: "ann".into(),
+            message: "first".into(),
+        };
+        self.control_plane.set_source("test", &stack, source).await.unwrap();
+        stack
+    }
+
+    /// Kills the control plane and starts another one over the same database.
+    pub(crate) async fn restart(&mut self) {
+        self.control_plane.store().close().await;
+        let path = self.dir.path().join("gantry.db");
+        self.control_plane = open(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
+    }
+
+    pub(crate) async fn trigger(&self, run_type: RunType) -> RunId {
+        self.trigger_of(&self.stack, run_type).await
+    }
+
+    pub(crate) async fn trigger_of(&self, stack: &StackId, run_type: RunType) -> RunId {
+        let command = (run_type == RunType::Task).then(|| "true".to_owned());
+        let new = NewRun { stack: stack.clone(), run_type, command, metadata: Vec::new() };
+        self.control_plane.trigger("ann", new).await.unwrap().id
+    }
+
+    pub(crate) async fn state(&self, run: RunId) -> RunState {
+        self.control_plane.run(run).await.unwrap().state
+    }
+
+    pub(crate) async fn states(&self, run: RunId) -> Vec<RunState> {
+        let history = self.control_plane.history(run).await.unwrap();
+        history.into_iter().map(|entry| entry.state).collect()
+    }
+
+    pub(crate) async fn note(&self, run: RunId) -> String {
+        self.control_plane.run(run).await.unwrap().note.unwrap_or_default()
+    }
+
+    /// A launcher that has not said hello yet.
+    pub(crate) fn launcher(&self) -> Launcher {
+        let ids = self.control_plane.ids();
+        let now = self.clock.now();
+        Launcher::new(self.pool, self.issuer.ca_pem(), ids.ulid(now), ids.ulid(now))
+    }
+
+    /// A launcher that was welcomed.
+    pub(crate) async fn welcomed(&self) -> Launcher {
+        let mut launcher = self.launcher();
+        self.hello(&mut launcher).await;
+        launcher
+    }
+
+    pub(crate) async fn hello(&self, launcher: &mut Launcher) {
+        let hello = launcher.hello();
+        self.bring(launcher, vec![hello]).await;
+        self.deliver(&mut [launcher]).await;
+        assert!(launcher.welcome.is_some(), "no welcome");
+    }
+
+    /// Hands messages of this launcher to the control plane.
+    pub(crate) async fn bring(&self, launcher: &Launcher, payloads: Vec<Bytes>) {
+        let (pool, worker) = (launcher.pool, launcher.worker);
+        let batch = payloads.into_iter().map(|payload| Arrived { pool, worker, payload }).collect();
+        self.control_plane.take_in(batch).await;
+    }
+
+    /// The launcher says something, and everybody hears what the control plane says to it.
+    pub(crate) async fn say(&self, launcher: &mut Launcher, message: impl Into<FromLauncher>) {
+        let payload = launcher.say(message);
+        self.bring(launcher, vec![payload]).await;
+        self.deliver(&mut [launcher]).await;
+    }
+
+    /// Lets the control plane do what is due, and the launchers hear all that it says to them, until
+    /// nobody has anything to say.
+    pub(crate) async fn deliver(&self, launchers: &mut [&mut Launcher]) {
+        loop {
+            self.control_plane.attend().await.unwrap();
+            let mut is_quiet = true;
+            while let Some(outgoing) = self.control_plane.waiting_outgoing().await {
+                is_quiet = false;
+                let to = launchers.iter_mut().find(|launcher| {
+                    (launcher.pool, launcher.worker) == (outgoing.pool, outgoing.worker)
+                });
+                let Some(launcher) = to else { continue };
+                if let Some(ack) = launcher.hear(&outgoing.payload) {
+                    self.bring(launcher, vec![ack]).await;
+                }
+            }
+            if is_quiet {
+                return;
+            }
+        }
+    }
+}
+
+async fn open(
+    path: PathBuf,
+    clock: &Arc<FakeClock>,
+    objects: &FakeObjects,
+    issuer: &Arc<Issuer>,
+    terms: Terms,
+) -> ControlPlane {
+    let parts = Parts {
+        store: Store::open(&path).await.unwrap(),
+        clock: Arc::clone(clock) as _,
+        objects: Arc::new(objects.clone()),
+        issuer: Arc::clone(issuer),
+        ids: Ids::random(),
+        terms,
+    };
+    ControlPlane::new(parts).await.unwrap()
+}
+
+/// The ways that many tests go.
+impl World {
+    /// Claims what was offered last, and owns it.
+    pub(crate) async fn claim(&self, launcher: &mut Launcher) -> gantry_model::Attempt {
+        let attempt = launcher.offered().expect("something is offered");
+        self.say(launcher, crate::launcher::claim(attempt)).await;
+        assert!(launcher.granted(attempt), "{attempt} is not granted");
+        attempt
+    }
+
+    /// A launcher that owns the read stage of a new tracked run.
+    pub(crate) async fn reading(&self) -> (RunId, Launcher, gantry_model::Attempt) {
+        let run = self.trigger(RunType::Tracked).await;
+        let mut launcher = self.welcomed().await;
+        let attempt = self.claim(&mut launcher).await;
+        (run, launcher, attempt)
+    }
+
+    /// Ends a read stage with changes.
+    pub(crate) async fn plan(&self, launcher: &mut Launcher, attempt: gantry_model::Attempt) {
+        self.say(launcher, crate::launcher::workspace(attempt)).await;
+        self.say(launcher, crate::launcher::succeeded(attempt, true)).await;
+        launcher.runs.remove(&attempt);
+        self.deliver(&mut [launcher]).await;
+    }
+
+    /// A launcher that owns the write stage of a confirmed run.
+    pub(crate) async fn writing(&self) -> (RunId, Launcher, gantry_model::Attempt) {
+        let (run, mut launcher, attempt) = self.reading().await;
+        self.plan(&mut launcher, attempt).await;
+        self.control_plane.confirm("ann", run, None).await.unwrap();
+        self.deliver(&mut [&mut launcher]).await;
+        let attempt = self.claim(&mut launcher).await;
+        assert_eq!(attempt.stage, gantry_model::Stage::Write);
+        (run, launcher, attempt)
+    }
+}

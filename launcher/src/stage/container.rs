@@ -57,6 +57,8 @@ impl<E: Engine> Stage<E> {
 
     /// Makes the container.
     async fn create(&self, entry: &Entry) -> Result<(), StageError> {
+        // The worker binary writes there through its group.
+        crate::workspace::make(&self.directories.spool, 0o770).map_err(self.at())?;
         gantry_spool::lay_out(&self.directories.spool)?;
         self.shared.journal.step(self.attempt, Step::Creating)?;
         let spec = self.container()?;

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use crate::config::{Config, clean};
 use crate::program::{Ended, finished};
-use crate::wait::until;
+use crate::wait::until_seen;
 
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long to look away between two looks at a run.
+const PAUSE: Duration = Duration::from_millis(200);
 /// What `gantry` exits with when the server does not answer.
 const UNREACHABLE: i32 = 4;
 
@@ -93,7 +95,7 @@ impl Cli {
     #[expect(clippy::must_use_candidate, reason = "some tests only wait")]
     pub fn reaches(&self, run: &str, state: &str, limit: Duration) -> RunView {
         let mut last = String::new();
-        let view = until(&format!("run {run} to be {state}"), limit, || {
+        let view = until_seen(&format!("run {run} to be {state}"), limit, PAUSE, || {
             let view = RunView(self.ask_if_there(&["run", "show", run])?);
             if view.state() != last {
                 view.state().clone_into(&mut last);
@@ -115,7 +117,7 @@ impl Cli {
     /// Waits until a run is over, however.
     #[expect(clippy::must_use_candidate, reason = "some tests only wait")]
     pub fn over(&self, run: &str, limit: Duration) -> RunView {
-        until(&format!("the end of run {run}"), limit, || {
+        until_seen(&format!("the end of run {run}"), limit, PAUSE, || {
             let view = RunView(self.ask_if_there(&["run", "show", run])?);
             view.is_over().then_some(view)
         })

@@ -35,7 +35,6 @@ impl LauncherSetup {
             ("SPACELIFT_DEFAULT_RUNNER_IMAGE", config.image.clone()),
             ("SPACELIFT_WORKER_NETWORK", config.network.clone()),
             ("SPACELIFT_WORKER_EXTRA_MOUNTS", format!("{}:/count", shared.display())),
-            ("GANTRY_LOG_LEVEL", "debug".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
         Self { config: config.clone(), name: name.to_owned(), state: dir.join(name), environment }

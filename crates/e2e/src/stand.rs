@@ -14,7 +14,7 @@ use crate::launcher::{Launcher, LauncherSetup, entries};
 use crate::pool::Pool;
 use crate::server::Server;
 use crate::stack::StackSetup;
-use crate::wait::until;
+use crate::wait::until_seen;
 
 /// How long a launcher may take to tidy up.
 const TIDY: Duration = Duration::from_secs(30);
@@ -110,12 +110,14 @@ impl Stand {
     /// Waits until a container made a file of `/count`.
     pub fn awaits(&self, name: &str, limit: Duration) {
         let path = self.shared().join(name);
-        until(&format!("a container to make {name}"), limit, || path.exists().then_some(()));
+        crate::wait::until(&format!("a container to make {name}"), limit, || {
+            path.exists().then_some(())
+        });
     }
 
     /// Waits until nothing of any run is left on the host: no container, no directory, no secret.
     pub fn nothing_left(&self, launcher: &Launcher) {
-        until("the launcher to tidy up", TIDY, || {
+        until_seen("the launcher to tidy up", TIDY, Duration::from_millis(200), || {
             let gone = docker::containers(&self.pool.id).is_empty()
                 && launcher.runs().is_empty()
                 && entries(launcher.secrets_dir()).is_empty();

@@ -7,13 +7,23 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// Looks again and again until there is something to be seen.
-pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, limit: Duration, look: impl FnMut() -> Option<T>) -> T {
+    until_seen(what, limit, PAUSE, look)
+}
+
+/// The same with another pause, for a look that takes a program.
+pub(crate) fn until_seen<T>(
+    what: &str,
+    limit: Duration,
+    pause: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
     let begin = Instant::now();
     loop {
         if let Some(seen) = look() {
             return seen;
         }
         assert!(begin.elapsed() < limit, "waited {limit:?} in vain for {what}");
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
 }

@@ -144,6 +144,12 @@ impl DataDir {
         self.root.join("admin.json")
     }
 
+    /// The key that signs the API's sessions.
+    #[must_use]
+    pub fn session_key(&self) -> PathBuf {
+        self.root.join("session.key")
+    }
+
     /// Where the server listens.
     #[must_use]
     pub fn server_file(&self) -> PathBuf {
@@ -170,6 +176,18 @@ impl DataDir {
         fs::rename(&temporary, path).map_err(DataDirError::io("write", path))?;
         File::open(&self.root)
             .and_then(|root| root.sync_all())
+            .map_err(DataDirError::io("write", path))
+    }
+
+    /// Makes a file of the directory for others to write: empty if it is new, with mode 0600 in any
+    /// case. SQLite gives the files beside its database the mode of the database.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn keep_private(&self, path: &Path) -> Result<(), DataDirError> {
+        let mut open = OpenOptions::new();
+        let file = open.append(true).create(true).mode(0o600).open(path);
+        file.and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
             .map_err(DataDirError::io("write", path))
     }
 

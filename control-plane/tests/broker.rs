@@ -415,8 +415,7 @@ async fn a_broker_without_usable_files_does_not_start() {
     let world = World::new();
     let mut config = world.config(0);
     config.key = config.authority.clone();
-    let failed = EmbeddedBroker::start(config, world.register.clone());
-    assert!(matches!(failed.await, Err(BrokerError::Start { .. })));
+    assert!(matches!(EmbeddedBroker::bind(config), Err(BrokerError::Start { .. })));
 }
 
 #[tokio::test]

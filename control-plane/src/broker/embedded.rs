@@ -83,43 +83,23 @@ pub struct EmbeddedBroker {
     tasks: Mutex<JoinSet<()>>,
 }
 
+/// A broker whose address is taken and who lets nobody in yet.
+pub struct BoundBroker {
+    listener: Listener,
+    address: SocketAddr,
+    namespace: Namespace,
+}
+
 impl EmbeddedBroker {
-    /// Starts listening.
+    /// Listens, so that the address is known; clients wait until the broker is started.
     ///
     /// # Errors
     /// When the address cannot be listened on, or certificate or key cannot be used.
-    pub async fn start(
-        config: BrokerConfig,
-        admissions: Arc<dyn Admissions>,
-    ) -> Result<Self, BrokerError> {
+    pub fn bind(config: BrokerConfig) -> Result<BoundBroker, BrokerError> {
         let failed = |reason: String| BrokerError::Start { address: config.address, reason };
-        // The socket comes first: it is what most often cannot be had.
         let listener = listen(&config).map_err(failed)?;
         let address = listener.local_addr().map_err(|error| failed(format!("{error:#}")))?;
-
-        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        // The busy check would refuse launchers while this host is loaded by something else.
-        let context = ServerContext::new().busy_check_enable(false).build().await;
-        let gate = Arc::new(Gate::new(config.namespace.clone(), admissions, arrivals));
-        *context.extends.router_mut().await = Box::new(nowhere::Nowhere::default());
-        *context.extends.fitter_mgr_mut().await = Box::new(terms::Terms);
-        let hooks = context.extends.hook_mgr().register();
-        register(&*hooks, &gate).await;
-
-        let server = MqttServer::new(context).listener_by_id(listener, 1).build();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            // Not `start`, which ends the process when it fails.
-            if let Err(error) = server.run().await {
-                tracing::error!(error = format!("{error:#}"), "the broker has ended");
-            }
-        });
-        Ok(Self {
-            gate,
-            address,
-            arrived: tokio::sync::Mutex::new(arrived),
-            tasks: Mutex::new(tasks),
-        })
+        Ok(BoundBroker { listener, address, namespace: config.namespace })
     }
 
     /// Where it listens.
@@ -138,6 +118,38 @@ impl EmbeddedBroker {
         };
         tasks.shutdown().await;
         close(self.gate.kick(|_| true)).await;
+    }
+}
+
+impl BoundBroker {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets in whom `admissions` names.
+    pub async fn start(self, admissions: Arc<dyn Admissions>) -> EmbeddedBroker {
+        let Self { listener, address, namespace } = self;
+        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
+        // The busy check would refuse launchers while this host is loaded by something else.
+        let context = ServerContext::new().busy_check_enable(false).build().await;
+        let gate = Arc::new(Gate::new(namespace, admissions, arrivals));
+        *context.extends.router_mut().await = Box::new(nowhere::Nowhere::default());
+        *context.extends.fitter_mgr_mut().await = Box::new(terms::Terms);
+        let hooks = context.extends.hook_mgr().register();
+        register(&*hooks, &gate).await;
+
+        let server = MqttServer::new(context).listener_by_id(listener, 1).build();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // Not `start`, which ends the process when it fails.
+            if let Err(error) = server.run().await {
+                tracing::error!(error = format!("{error:#}"), "the broker has ended");
+            }
+        });
+        let arrived = tokio::sync::Mutex::new(arrived);
+        EmbeddedBroker { gate, address, arrived, tasks: Mutex::new(tasks) }
     }
 }
 

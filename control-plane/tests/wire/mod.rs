@@ -110,7 +110,8 @@ impl World {
     }
 
     pub async fn broker_on(&self, port: u16) -> Result<EmbeddedBroker, BrokerError> {
-        EmbeddedBroker::start(self.config(port), self.register.clone()).await
+        let bound = EmbeddedBroker::bind(self.config(port))?;
+        Ok(bound.start(self.register.clone()).await)
     }
 
     /// A pool with a certificate that is admitted.

@@ -1,0 +1,104 @@
+//! What a server can be told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use gantry_model::Terms;
+use gantry_protocol::Namespace;
+
+use crate::objects::local::files::Limits;
+
+/// Everything that a server can be told, complete.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data directory; made if it is not there.
+    pub data: PathBuf,
+    /// Where the API listens. Port 0 is the port of the last start, or any free one.
+    pub api: SocketAddr,
+    /// Where the broker listens.
+    pub mqtt: SocketAddr,
+    /// Where the object store listens.
+    pub objects: SocketAddr,
+    /// Names and addresses by which the server is reached, for its certificate. The first that is not
+    /// this host's own is what others are told.
+    pub hosts: Vec<String>,
+    /// What all topics begin with.
+    pub namespace: Namespace,
+    /// How long offers and leases hold.
+    pub terms: Terms,
+    /// How large objects may be and how full the disk.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// The usual settings with this data directory.
+    #[must_use]
+    pub fn new(data: PathBuf) -> Self {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            data,
+            api: local(1983),
+            mqtt: local(1984),
+            objects: local(1985),
+            hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            namespace: Namespace::default(),
+            terms: Terms::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// All names of the certificate: the hosts, and the addresses that are listened on.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.hosts.clone();
+        for address in [self.api, self.mqtt, self.objects] {
+            let ip = address.ip().to_string();
+            if !address.ip().is_unspecified() && !names.contains(&ip) {
+                names.push(ip);
+            }
+        }
+        names
+    }
+
+    /// How others are to reach a listener: `host:port`.
+    #[must_use]
+    pub fn reached_at(&self, listening: SocketAddr) -> String {
+        let port = listening.port();
+        if let Some(host) = self.hosts.iter().find(|host| !is_own(host)) {
+            return match host.parse::<IpAddr>() {
+                Ok(ip) => SocketAddr::new(ip, port).to_string(),
+                Err(_) => format!("{host}:{port}"),
+            };
+        }
+        if listening.ip().is_unspecified() {
+            format!("localhost:{port}")
+        } else {
+            listening.to_string()
+        }
+    }
+}
+
+/// Whether a name means this host wherever it is asked.
+fn is_own(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_told_the_first_host_that_is_not_this_one() {
+        let mut config = Config::new(PathBuf::from("data"));
+        assert_eq!(config.reached_at(config.api), "127.0.0.1:1983");
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 5));
+        assert_eq!(config.reached_at(anywhere), "localhost:5");
+        config.hosts.push("gantry.example.com".to_owned());
+        assert_eq!(config.reached_at(anywhere), "gantry.example.com:5");
+        config.hosts.insert(0, "2001:db8::1".to_owned());
+        assert_eq!(config.reached_at(anywhere), "[2001:db8::1]:5");
+        config.api = "10.0.0.1:1983".parse().unwrap();
+        let names = ["2001:db8::1", "localhost", "127.0.0.1", "gantry.example.com", "10.0.0.1"];
+        assert_eq!(config.names(), names);
+    }
+}

@@ -1,0 +1,295 @@
+//! A server: every part of a control plane, wired and running in one process.
+//!
+//! [`start`](Server::start) returns when everything answers; [`Running::stop`] ends it gently: requests
+//! are finished, launchers are let go and connect to whoever comes next. A server that is killed
+//! instead loses nothing either; it only takes longer to be noticed.
+
+mod files;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum_server::Handle;
+use gantry_protocol::ServerCertificate;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiConfig};
+use crate::authority::{self, Issuer, IssuerError};
+use crate::broker::embedded::BoundBroker;
+use crate::broker::{Broker, BrokerConfig, BrokerError, EmbeddedBroker};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::control_plane::{ControlPlane, Parts};
+use crate::data_dir::{DataDir, DataDirError, ServerFile};
+use crate::error::OperationError;
+use crate::ids::Ids;
+use crate::objects::local::{Credentials, endpoint};
+use crate::objects::{LocalObjects, ObjectsError};
+use crate::store::{Store, StoreError};
+use crate::tls::{self, Bound, TlsError};
+
+/// How long a connection to the API may stand still: longer than any phase may be silent in a log
+/// that is followed.
+const API_IDLE: Duration = Duration::from_mins(15);
+
+/// How long a connection to the object store may stand still.
+const OBJECTS_IDLE: Duration = Duration::from_mins(2);
+
+/// How long requests have to finish when the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The authority.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// A listener.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The object store.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the database holds could not be taken up.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    /// The address under which launchers would find the broker is none.
+    #[error("{0:?} cannot be the broker's address: give --host a name or an address")]
+    Endpoint(String),
+}
+
+impl ServerError {
+    /// What the process exits with: 3 if another server has the data directory, else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::DataDir(DataDirError::Locked { .. }) => 3,
+            Self::DataDir(DataDirError::Open { .. } | DataDirError::Io { .. })
+            | Self::Issuer(_)
+            | Self::Tls(_)
+            | Self::Broker(_)
+            | Self::Objects(_)
+            | Self::Store(_)
+            | Self::Operation(_)
+            | Self::Endpoint(_) => 1,
+        }
+    }
+}
+
+/// Starts servers.
+#[derive(Debug)]
+pub struct Server;
+
+/// A server that runs. Dropped without [`Running::stop`], it ends at once.
+pub struct Running {
+    file: ServerFile,
+    broker: Arc<EmbeddedBroker>,
+    control_plane: ControlPlane,
+    leave: CancellationToken,
+    listeners: [Handle<SocketAddr>; 2],
+    tasks: JoinSet<&'static str>,
+    /// Unlocked last.
+    _dir: DataDir,
+}
+
+/// The sockets, in the order of `server.json`. Connections wait until somebody answers.
+struct Sockets {
+    api: Bound,
+    mqtt: BoundBroker,
+    objects: Bound,
+}
+
+impl Server {
+    /// Starts everything, and returns when it answers.
+    ///
+    /// # Errors
+    /// When the data directory is another server's, an address cannot be had, or a file is damaged.
+    pub async fn start(config: Config) -> Result<Running, ServerError> {
+        let dir = DataDir::open(&config.data)?;
+        let now_unix = unix_now();
+        let authority = authority::load_or_make(&dir, now_unix)?;
+        let certificate = authority::issue_server(&dir, &authority, &config.names(), now_unix)?;
+        let sockets = Sockets::bind(&config, &dir)?;
+        let file = sockets.describe(&config, &dir);
+
+        let credentials = Credentials::load_or_make(&dir)?;
+        let objects =
+            LocalObjects::open(&dir.objects(), config.limits, &file.objects, &credentials)?;
+        let endpoint = endpoint::router(objects.files(), &credentials);
+        let broker_endpoint = file.mqtt.parse();
+        let broker_endpoint =
+            broker_endpoint.map_err(|_| ServerError::Endpoint(file.mqtt.clone()))?;
+        let issuer =
+            Issuer::new(authority, broker_endpoint, config.namespace, Some(file.api.clone()));
+        dir.keep_private(&dir.database())?;
+        let control_plane = ControlPlane::new(Parts {
+            store: Store::open(&dir.database()).await?,
+            clock: Arc::new(SystemClock::new()),
+            objects: Arc::new(objects),
+            issuer: Arc::new(issuer),
+            ids: Ids::random(),
+            terms: config.terms,
+        })
+        .await?;
+        let session_key = files::session_key(&dir)?;
+        let api_config = ApiConfig { base_url: file.api.clone(), session_key };
+        let api = api::router(control_plane.clone(), api_config);
+        files::write_admin(&dir, &control_plane, &file.api).await?;
+
+        let Sockets { api: api_socket, mqtt, objects: objects_socket } = sockets;
+        let broker = Arc::new(mqtt.start(control_plane.admissions()).await);
+        let mut running = Running {
+            file,
+            broker,
+            control_plane,
+            leave: CancellationToken::new(),
+            listeners: [Handle::new(), Handle::new()],
+            tasks: JoinSet::new(),
+            _dir: dir,
+        };
+        running.serve(&certificate, (api_socket, api), (objects_socket, endpoint))?;
+        running._dir.write_server_file(&running.file)?;
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Where it answers, as `server.json` says.
+    #[must_use]
+    pub const fn addresses(&self) -> &ServerFile {
+        &self.file
+    }
+
+    /// The control plane that is served.
+    #[must_use]
+    pub const fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// Resolves with the name of a part that has ended by itself: the server is of no more use then
+    /// and should be stopped. Cancel safe.
+    pub async fn failed(&mut self) -> &'static str {
+        match self.tasks.join_next().await {
+            Some(Ok(part)) => part,
+            Some(Err(error)) => {
+                tracing::error!(%error, "a part of the server has failed");
+                "a part of the server"
+            }
+            None => "the server",
+        }
+    }
+
+    /// Ends gently: takes no new requests, finishes those that have begun, lets the launchers go.
+    pub async fn stop(mut self) {
+        for listener in &self.listeners {
+            listener.graceful_shutdown(Some(GRACE));
+        }
+        self.leave.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE * 2, ended).await.is_err() {
+            tracing::warn!("a part of the server did not end in time and is cut off");
+            self.tasks.shutdown().await;
+        }
+        self.broker.stop().await;
+        if tokio::time::timeout(GRACE, self.control_plane.store().close()).await.is_err() {
+            tracing::warn!("the database did not close in time");
+        }
+    }
+
+    fn serve(
+        &mut self,
+        certificate: &ServerCertificate,
+        (api_socket, api): (Bound, axum::Router),
+        (objects_socket, endpoint): (Bound, axum::Router),
+    ) -> Result<(), ServerError> {
+        let settings = tls::server_config(certificate)?;
+        let [api_handle, objects_handle] = self.listeners.clone();
+        let listener = api_socket.serve(Arc::clone(&settings), api, API_IDLE, api_handle);
+        self.tasks.spawn(report("the API", listener));
+        let listener = objects_socket.serve(settings, endpoint, OBJECTS_IDLE, objects_handle);
+        self.tasks.spawn(report("the object store", listener));
+        let (control_plane, leave) = (self.control_plane.clone(), self.leave.clone());
+        let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
+        self.tasks.spawn(async move {
+            control_plane.serve(broker, leave).await;
+            "the control plane"
+        });
+        Ok(())
+    }
+}
+
+async fn report(
+    part: &'static str,
+    listener: impl Future<Output = std::io::Result<()>>,
+) -> &'static str {
+    if let Err(error) = listener.await {
+        tracing::error!(part, %error, "a listener has failed");
+    }
+    part
+}
+
+impl Sockets {
+    fn bind(config: &Config, dir: &DataDir) -> Result<Self, ServerError> {
+        let last = dir.last_server();
+        let last = last.as_ref();
+        let port = |of: fn(&ServerFile) -> &String| last.and_then(|file| port_of(of(file)));
+        let bind = |address, last| kept(address, last, Bound::bind);
+        let mqtt = |address| {
+            EmbeddedBroker::bind(BrokerConfig {
+                address,
+                namespace: config.namespace.clone(),
+                certificate: dir.server_certificate(),
+                key: dir.server_key(),
+                authority: dir.ca_certificate(),
+            })
+        };
+        Ok(Self {
+            api: bind(config.api, port(|file| &file.api))?,
+            mqtt: kept(config.mqtt, port(|file| &file.mqtt), mqtt)?,
+            objects: bind(config.objects, port(|file| &file.objects))?,
+        })
+    }
+
+    fn describe(&self, config: &Config, dir: &DataDir) -> ServerFile {
+        ServerFile {
+            pid: std::process::id(),
+            api: format!("https://{}", config.reached_at(self.api.address())),
+            mqtt: config.reached_at(self.mqtt.address()),
+            objects: format!("https://{}", config.reached_at(self.objects.address())),
+            ca: dir.ca_certificate(),
+        }
+    }
+}
+
+/// Binds an address; for port 0 that of the last start if it can be had, because tokens and urls that
+/// were handed out name it.
+fn kept<T, E>(
+    address: SocketAddr,
+    last: Option<u16>,
+    bind: impl Fn(SocketAddr) -> Result<T, E>,
+) -> Result<T, E> {
+    match last.filter(|_| address.port() == 0) {
+        Some(port) => bind(SocketAddr::new(address.ip(), port)).or_else(|_| bind(address)),
+        None => bind(address),
+    }
+}
+
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok().filter(|&port| port != 0)
+}
+
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

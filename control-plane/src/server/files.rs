@@ -1,0 +1,79 @@
+//! The secrets that a server makes at its first start.
+
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::ServerError;
+use crate::api;
+use crate::control_plane::ControlPlane;
+use crate::data_dir::{DataDir, DataDirError};
+
+/// The length of the key that signs the API's sessions.
+const SESSION_KEY: usize = 32;
+
+/// `admin.json`: what `gantry login --from` reads.
+#[derive(Serialize, Deserialize)]
+struct Admin {
+    endpoint: String,
+    key_id: String,
+    key_secret: String,
+    /// The authority's certificate, PEM, so that the file can be taken elsewhere.
+    ca: String,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.key_secret.zeroize();
+    }
+}
+
+/// Writes the first API key, or the API's present address beside it.
+pub(super) async fn write_admin(
+    dir: &DataDir,
+    control_plane: &ControlPlane,
+    endpoint: &str,
+) -> Result<(), ServerError> {
+    let path = dir.admin();
+    let io = |act, source| DataDirError::Io { act, path: path.clone(), source };
+    let ca = control_plane.issuer().ca_pem().to_owned();
+    let admin = match fs::read(&path).map(Zeroizing::new) {
+        Ok(content) => {
+            let mut kept: Admin =
+                serde_json::from_slice(&content).map_err(|error| io("read", error.into()))?;
+            if kept.endpoint == endpoint && kept.ca == ca {
+                return Ok(());
+            }
+            endpoint.clone_into(&mut kept.endpoint);
+            kept.ca = ca;
+            kept
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = api::create_key(control_plane, "server", "admin").await?;
+            let key_secret = key.secret.to_string();
+            Admin { endpoint: endpoint.to_owned(), key_id: key.id, key_secret, ca }
+        }
+        Err(error) => return Err(io("read", error).into()),
+    };
+    let content = serde_json::to_vec_pretty(&admin).map(Zeroizing::new);
+    let content = content.map_err(|error| io("write", error.into()))?;
+    Ok(dir.write(&path, &content)?)
+}
+
+/// The key that signs the API's sessions, which outlive a restart.
+pub(super) fn session_key(dir: &DataDir) -> Result<Zeroizing<Vec<u8>>, DataDirError> {
+    let path = dir.session_key();
+    let io = |act, source| DataDirError::Io { act, path: path.clone(), source };
+    match fs::read(&path).map(Zeroizing::new) {
+        Ok(key) if key.len() == SESSION_KEY => return Ok(key),
+        // A damaged key ends sessions, nothing else.
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io("read", error)),
+    }
+    let mut key = Zeroizing::new(vec![0; SESSION_KEY]);
+    openssl::rand::rand_bytes(&mut key).map_err(|error| io("make", io::Error::other(error)))?;
+    dir.write(&path, &key)?;
+    Ok(key)
+}

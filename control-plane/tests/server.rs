@@ -1,0 +1,140 @@
+//! A whole server: started, asked, refused a twin, stopped and started again.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its stage up fails")]
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_control_plane::config::Config;
+use gantry_control_plane::server::{Running, Server, ServerError};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+fn config(data: &Path) -> Config {
+    let mut config = Config::new(data.to_owned());
+    for address in [&mut config.api, &mut config.mqtt, &mut config.objects] {
+        address.set_port(0);
+    }
+    config
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A client that trusts the server's authority alone.
+fn client(data: &Path) -> reqwest::Client {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(data.join("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder().use_preconfigured_tls(tls).no_proxy().build().unwrap()
+}
+
+/// Opens a session with the key in `admin.json` and returns its token.
+async fn log_in(running: &Running, data: &Path) -> String {
+    let admin = json_file(&data.join("admin.json"));
+    assert_eq!(admin["endpoint"], running.addresses().api);
+    let query = "mutation($id:ID!,$secret:String!){apiKeyUser(id:$id,secret:$secret){jwt}}";
+    let variables = json!({"id": admin["key_id"], "secret": admin["key_secret"]});
+    let body = json!({"query": query, "variables": variables});
+    let url = format!("{}/graphql", running.addresses().api);
+    let request = client(data).post(url).header("content-type", "application/json");
+    let answer = request.body(body.to_string()).send().await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    answer["data"]["apiKeyUser"]["jwt"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_server_answers_everywhere_and_keeps_itself_to_its_owner() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    let running = Server::start(config(&data)).await.unwrap();
+    let file = json_file(&data.join("server.json"));
+    assert_eq!(file["pid"], std::process::id());
+    assert_eq!(file["api"], running.addresses().api);
+
+    let health = client(&data).get(format!("{}/healthz", running.addresses().api));
+    assert!(health.send().await.unwrap().status().is_success());
+    let objects = client(&data).get(format!("{}/gantry/a", running.addresses().objects));
+    assert_eq!(objects.send().await.unwrap().status(), 403);
+    assert!(tokio::net::TcpStream::connect(&running.addresses().mqtt).await.is_ok());
+    log_in(&running, &data).await;
+
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let entry = entry.unwrap();
+        let found = entry.metadata().unwrap();
+        let expected = if found.is_dir() { 0o700 } else { 0o600 };
+        let mode = found.permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{}", entry.path().display());
+        names.insert(entry.file_name().into_string().unwrap());
+    }
+    for name in ["admin.json", "ca.key", "ca.pem", "gantry.db", "objects", "server.json"] {
+        assert!(names.contains(name), "{name}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_server_on_one_data_directory_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    let running = Server::start(config(&data)).await.unwrap();
+    let before = json_file(&data.join("server.json"));
+    let Err(refused) = Server::start(config(&data)).await else { panic!("it was not refused") };
+    assert!(matches!(refused, ServerError::DataDir(_)));
+    assert_eq!(refused.exit_code(), 3);
+    assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+    assert_eq!(json_file(&data.join("server.json")), before);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_addresses_authority_and_keys() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    let first = Server::start(config(&data)).await.unwrap();
+    let addresses = first.addresses().clone();
+    let kept = ["ca.pem", "ca.key", "admin.json", "objects.json", "session.key"];
+    let read = || kept.map(|name| std::fs::read(data.join(name)).unwrap());
+    let before = read();
+    // A client that stays does not hold the server up.
+    let staying = client(&data);
+    staying.get(format!("{}/healthz", addresses.api)).send().await.unwrap();
+    let _idle = tokio::net::TcpStream::connect(&addresses.mqtt).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), first.stop()).await.unwrap();
+    assert!(staying.get(format!("{}/healthz", addresses.api)).send().await.is_err());
+
+    let second = Server::start(config(&data)).await.unwrap();
+    assert_eq!(*second.addresses(), addresses);
+    assert_eq!(read(), before);
+    log_in(&second, &data).await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_it() {
+    let root = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for listener in ["api", "mqtt", "objects"] {
+        let mut config = config(&root.path().join("data"));
+        match listener {
+            "api" => config.api = address,
+            "mqtt" => config.mqtt = address,
+            _ => config.objects = address,
+        }
+        let Err(error) = Server::start(config).await else { panic!("the port is taken") };
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

@@ -5,8 +5,12 @@ use std::process::ExitCode;
 
 use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
 use gantry_launcher::explain::{Exit, Explain as _, explain};
+use gantry_launcher::report::Json;
 use gantry_launcher::start;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -67,9 +71,17 @@ fn log(config: &Config) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level);
+    // Libraries say at these levels what only their authors need; `trace` shows that too.
+    let libraries = if level == LevelFilter::TRACE { level } else { LevelFilter::WARN.min(level) };
+    let filter = Targets::new()
+        .with_default(libraries)
+        .with_targets([("gantry_launcher", level), ("gantry_policy", level)]);
+    let format = tracing_subscriber::fmt::layer();
+    let registry = tracing_subscriber::registry();
     match config.log_format {
-        LogFormat::Json => subscriber.event_format(gantry_launcher::report::Json).init(),
-        LogFormat::Human => subscriber.with_ansi(false).init(),
+        LogFormat::Json => {
+            registry.with(format.event_format(Json).with_filter(filter)).init();
+        }
+        LogFormat::Human => registry.with(format.with_ansi(false).with_filter(filter)).init(),
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     context::Context,
     engine::{self, Engine},
     image,
-    process::{Stream, each_line},
+    process::each_line,
     service::Service,
     stand::Stand,
     tools::{self, OPENSSL},
@@ -137,26 +137,21 @@ impl Play<'_> {
         self.cx.say.detail(&format!("$ gantry {}", arguments.join(" ")));
         let mut command = self.stand.gantry(arguments);
         let name = format!("gantry {}", arguments[..2].join(" "));
-        let mut complaint = String::new();
-        let status = each_line(&name, RUN_LIMIT, &mut command, |stream, line| {
+        let ended = each_line(&name, RUN_LIMIT, &mut command, |_, line| {
             self.cx.say.detail(&format!("| {line}"));
             self.shown += line;
             self.shown.push('\n');
-            if stream == Stream::Err {
-                line.clone_into(&mut complaint);
-            }
-        })
-        .with_context(|| format!("the launcher{}", self.worker_tail()))?;
-        ensure!(
-            status.success(),
-            "{name} ended with {status}: {complaint}; the launcher{}",
-            self.worker_tail()
-        );
-        Ok(())
+        });
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => bail!("{name} ended with {status}{}", self.tails()),
+            Err(error) => bail!("{error:#}{}", self.tails()),
+        }
     }
 
-    fn worker_tail(&self) -> String {
-        self.stand.worker().map(Service::tail).unwrap_or_default()
+    /// The ends of both programs' logs, as the tail of an error.
+    fn tails(&self) -> String {
+        self.stand.worker().map(Service::tail).unwrap_or_default() + &self.stand.server().tail()
     }
 
     fn newest_run(&self) -> Result<String> {

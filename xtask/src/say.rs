@@ -54,7 +54,8 @@ impl Say {
     /// Something about the present step.
     pub fn detail(&self, text: &str) {
         for line in text.lines() {
-            self.line(&format!("     {line}"));
+            let line = if self.bold { line.to_owned() } else { without_colours(line) };
+            self.line(format!("     {line}").trim_end());
         }
     }
 
@@ -66,5 +67,28 @@ impl Say {
         } else {
             writeln!(io::stdout(), "{text}")
         };
+    }
+}
+
+/// A line without its terminal's control sequences, for an output that is no terminal.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|letter: char| matches!(letter, '@'..='~'));
+        plain.push_str(end.map_or("", |end| &part[end + 1..]));
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_taken_out_and_nothing_else() {
+        assert_eq!(without_colours("\x1b[0m\x1b[1mPlan:\x1b[0m 5 to [add]"), "Plan: 5 to [add]");
+        assert_eq!(without_colours("plain"), "plain");
+        assert_eq!(without_colours("cut \x1b[3"), "cut ");
     }
 }

@@ -93,7 +93,7 @@ pub fn tail(log: &Path) -> String {
         .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(20);
-    format!("; the end of {}:\n    {}", log.display(), lines[from..].join("\n    "))
+    format!("\n  {} ends:\n    {}", log.display(), lines[from..].join("\n    "))
 }
 
 /// Reads a growing file line by line.

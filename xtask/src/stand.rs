@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::{build::Programs, context::Context, process, service::Service};
@@ -165,7 +165,7 @@ impl Stand {
         ));
         let name = format!("gantry {}", words[..words.len().min(2)].join(" "));
         process::read(&name, SHORT, command)
-            .map_err(|error| error.context(format!("the server{}", self.server.tail())))
+            .map_err(|error| anyhow!("{error:#}{}", self.server.tail()))
     }
 
     /// Asks for JSON, silently.

@@ -167,11 +167,7 @@ impl Play<'_> {
     fn expect_state(&self, run: &str, wanted: &str) -> Result<Value> {
         let shown = self.stand.ask(&["run", "show", run])?;
         let state = shown.get("state").and_then(Value::as_str).unwrap_or("unknown");
-        ensure!(
-            state == wanted,
-            "run {run} is {state}, not {wanted}; the launcher{}",
-            self.worker_tail()
-        );
+        ensure!(state == wanted, "run {run} is {state}, not {wanted}{}", self.tails());
         Ok(shown)
     }
 

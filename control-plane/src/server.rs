@@ -100,7 +100,7 @@ pub struct Running {
     listeners: [Handle<SocketAddr>; 2],
     tasks: JoinSet<&'static str>,
     /// Unlocked last.
-    _dir: DataDir,
+    dir: DataDir,
 }
 
 /// The sockets, in the order of `server.json`. Connections wait until somebody answers.
@@ -156,10 +156,10 @@ impl Server {
             leave: CancellationToken::new(),
             listeners: [Handle::new(), Handle::new()],
             tasks: JoinSet::new(),
-            _dir: dir,
+            dir,
         };
         running.serve(&certificate, (api_socket, api), (objects_socket, endpoint))?;
-        running._dir.write_server_file(&running.file)?;
+        running.dir.write_server_file(&running.file)?;
         Ok(running)
     }
 }

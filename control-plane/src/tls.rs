@@ -89,7 +89,8 @@ impl Bound {
         let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls))
             .handshake_timeout(HANDSHAKE)
             .acceptor(IdleAcceptor { idle });
-        let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
+        let server = axum_server::from_tcp(self.listener)?;
+        let mut server = server.acceptor(acceptor).handle(handle).http1_only();
         server
             .http_builder()
             .http1()

@@ -256,8 +256,10 @@ async fn a_revoked_session_that_has_not_been_closed_yet_says_nothing() {
     let broker = world.broker().await;
     let member = world.member(pool_id(1));
     let (pool, worker) = (member.pool, worker_id(1));
-    let mut old = world.connect(&broker, &member, worker).await;
+    let mut old = world.listener(&broker, &member, worker).await;
     world.register.revoke(&member.serial);
+    let secret = broker.publish(pool, worker, Bytes::from_static(b"secret")).await.unwrap();
+    assert_eq!(secret, Delivery::NotConnected);
     assert_ne!(
         old.publish(&writeonly(pool, worker), false, "late").await,
         Some(PubAckReason::Success)
@@ -267,6 +269,22 @@ async fn a_revoked_session_that_has_not_been_closed_yet_says_nothing() {
     let mut launcher = world.connect(&broker, &renewed, worker).await;
     launcher.publish(&writeonly(pool, worker), false, "new").await;
     assert_eq!(heard(&broker).await.payload, "new");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_in_the_handshake_gets_no_session() {
+    let world = World::new();
+    let broker = world.broker().await;
+    let member = world.member(pool_id(1));
+    let options = world.options(&broker, &member, &worker_id(1).to_string());
+    // It is asked for once before the session exists; then nobody knows of it who could close it.
+    *world.register.patience.lock().unwrap() = Some(1);
+    if let Ok(mut client) = Client::connect(options).await {
+        client.ended().await;
+    }
+    *world.register.patience.lock().unwrap() = None;
+    assert_eq!(broker.close_sessions(member.serial.as_str()).await, 0);
+    world.listener(&broker, &member, worker_id(1)).await;
 }
 
 #[tokio::test]
@@ -344,7 +362,7 @@ async fn senders_are_held_back_while_nobody_listens_and_can_be_closed_all_the_sa
     for n in 0..MANY {
         let published = launcher.publish(&topic, false, n.to_string());
         // The first messages fill the channel; the one after them gets no answer.
-        match tokio::time::timeout(std::time::Duration::from_millis(300), published).await {
+        match tokio::time::timeout(std::time::Duration::from_secs(3), published).await {
             Ok(answer) => assert_eq!(answer, Some(PubAckReason::Success)),
             Err(_) => break,
         }

@@ -132,8 +132,7 @@ impl BoundBroker {
     pub async fn start(self, admissions: Arc<dyn Admissions>) -> EmbeddedBroker {
         let Self { listener, address, namespace } = self;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        // The busy check would refuse launchers while this host is loaded by something else.
-        let context = ServerContext::new().busy_check_enable(false).build().await;
+        let context = context().await;
         let gate = Arc::new(Gate::new(namespace, admissions, arrivals));
         *context.extends.router_mut().await = Box::new(nowhere::Nowhere::default());
         *context.extends.fitter_mgr_mut().await = Box::new(terms::Terms);
@@ -151,6 +150,11 @@ impl BoundBroker {
         let arrived = tokio::sync::Mutex::new(arrived);
         EmbeddedBroker { gate, address, arrived, tasks: Mutex::new(tasks) }
     }
+}
+
+async fn context() -> ServerContext {
+    // The busy check would refuse launchers while this host is loaded by something else.
+    ServerContext::new().busy_check_enable(false).build().await
 }
 
 /// Binds the listener and reads the TLS files.
@@ -260,5 +264,15 @@ impl Broker for EmbeddedBroker {
             let Ok(serial) = serial else { return 0 };
             close(self.gate.kick(|identity| identity.serial == serial)).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::context;
+
+    #[tokio::test]
+    async fn a_loaded_host_refuses_nobody() {
+        assert!(!context().await.busy_check_enable);
     }
 }

@@ -46,6 +46,8 @@ pub fn worker_id(n: u128) -> WorkerId {
 pub struct Register {
     serials: Mutex<HashMap<String, PoolId>>,
     pub owners: Mutex<HashMap<WorkerId, PoolId>>,
+    /// After how many more questions every certificate is revoked.
+    pub patience: Mutex<Option<u32>>,
 }
 
 impl Register {
@@ -56,6 +58,9 @@ impl Register {
 
 impl Admissions for Register {
     fn pool_of(&self, serial: &str) -> Option<PoolId> {
+        if let Some(left) = &mut *self.patience.lock().unwrap() {
+            *left = left.checked_sub(1)?;
+        }
         self.serials.lock().unwrap().get(serial).copied()
     }
 

@@ -119,10 +119,12 @@ impl Gate {
         kicked
     }
 
-    /// Hands a message to the worker's session.
+    /// Hands a message to the worker's session, unless its certificate is revoked and it only has to
+    /// notice yet.
     pub(super) fn send(&self, pool: PoolId, worker: WorkerId, payload: Bytes) -> Delivery {
         let topic = self.topic("readonly", pool, worker);
-        self.seats.send(pool, worker, topic, payload)
+        let is_meant = |to: &Identity| to.pool == pool && self.is_admitted(to);
+        self.seats.send(worker, is_meant, topic, payload)
     }
 
     fn topic(&self, direction: &str, pool: PoolId, worker: WorkerId) -> String {
@@ -239,10 +241,10 @@ impl Gate {
             Ok(identity) => {
                 self.seats.take(&session.id, identity.clone(), inbox.clone());
                 if !self.is_admitted(&identity) || self.is_stopping() {
-                    seats::end(&session.id, &inbox);
+                    seats::end(&inbox);
                 }
             }
-            Err(_) => drop(seats::end(&session.id, &inbox)),
+            Err(_) => seats::end(&inbox),
         }
     }
 }

@@ -106,7 +106,8 @@ impl Files {
             let root = open_directory(CWD, directory)?;
             let bucket = make_directory(root.as_fd(), BUCKET)?;
             let unfinished = make_directory(root.as_fd(), UNFINISHED)?;
-            for (name, _) in list::entries(unfinished.as_fd())? {
+            let left = list::entries(unfinished.as_fd())?.into_iter();
+            for (name, _) in left.filter(|(_, is_directory)| !is_directory) {
                 rustix::fs::unlinkat(&unfinished, name, AtFlags::empty())?;
             }
             Ok(Self { bucket, unfinished, limits, count: AtomicU64::new(0) })

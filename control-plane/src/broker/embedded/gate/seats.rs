@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use gantry_model::{PoolId, WorkerId};
 use rmqtt::codec::types::Publish as Packet;
-use rmqtt::types::{From, Id, Message, Publish, QoS, TopicName, Tx};
+use rmqtt::types::{From, Id, Message, Publish, QoS, Reason, TopicName, Tx};
 use rmqtt::utils::timestamp_millis;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -113,13 +113,13 @@ impl Seats {
     /// Hands a message to the worker's session, if there is one that listens and keeps up.
     pub(super) fn send(
         &self,
-        pool: PoolId,
         worker: WorkerId,
+        is_meant: impl Fn(&Identity) -> bool,
         topic: String,
         payload: Bytes,
     ) -> Delivery {
         let mut inner = self.lock();
-        let seat = inner.seats.get_mut(&worker).filter(|seat| seat.identity.pool == pool);
+        let seat = inner.seats.get_mut(&worker).filter(|seat| is_meant(&seat.identity));
         let Some((seat, qos)) = seat.and_then(|seat| seat.qos.map(|qos| (seat, qos))) else {
             return Delivery::NotConnected;
         };
@@ -150,7 +150,7 @@ impl Seats {
     pub(super) fn kick(&self, is_meant: impl Fn(&Identity) -> bool) -> Vec<oneshot::Receiver<()>> {
         let inner = self.lock();
         let meant = inner.seats.values().filter(|seat| is_meant(&seat.identity) && seat.is_live());
-        meant.filter_map(|seat| end(&seat.session, &seat.inbox)).collect()
+        meant.filter_map(Seat::kick).collect()
     }
 }
 
@@ -160,11 +160,20 @@ impl Seat {
     fn is_live(&self) -> bool {
         !self.inbox.is_closed()
     }
+
+    /// Tells the session to end; the receiver resolves when it has heard it.
+    fn kick(&self) -> Option<oneshot::Receiver<()>> {
+        let (heard, hearing) = oneshot::channel();
+        let kick = Message::Kick(heard, self.session.clone(), true, true);
+        let is_sent = self.inbox.unbounded_send(kick).is_ok();
+        // rmqtt ignores a kick when nobody waits for the answer any more.
+        end(&self.inbox);
+        is_sent.then_some(hearing)
+    }
 }
 
-/// Tells a session to end and be forgotten; the receiver resolves when it has heard it.
-pub(super) fn end(session: &Id, inbox: &Tx) -> Option<oneshot::Receiver<()>> {
-    let (heard, hearing) = oneshot::channel();
-    let kick = Message::Kick(heard, session.clone(), true, true);
-    inbox.unbounded_send(kick).is_ok().then_some(hearing)
+/// Tells a session to end.
+pub(super) fn end(inbox: &Tx) {
+    // One that has ended need not be told.
+    let _ = inbox.unbounded_send(Message::Closed(Reason::from_static("not admitted any more")));
 }

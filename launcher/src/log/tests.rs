@@ -82,7 +82,7 @@ async fn run(
         for (at, frame) in frames.iter().enumerate().skip(first) {
             match frame {
                 Given::Output(output) => {
-                    log.output(place(at), place(at + 1), output).await.unwrap()
+                    log.output(place(at), place(at + 1), output).await.unwrap();
                 }
                 Given::Section(phase) => {
                     log.end_section(Some(place(at + 1)), Some((*phase).into()), Vec::new())

@@ -86,8 +86,8 @@ mod tests {
 
     use super::*;
 
-    fn drain() -> Option<FromControlPlane> {
-        Some(Drain { is_drained: true }.into())
+    fn drain() -> FromControlPlane {
+        Drain { is_drained: true }.into()
     }
 
     fn receipts(session: SessionId, seqs: &[u64]) -> BTreeSet<Receipt> {
@@ -99,7 +99,7 @@ mod tests {
         let session = SessionId::from_ulid(Ulid::from_parts(1, 1));
         let mut inbox = Inbox::new(session);
         for seq in 1..=4 {
-            assert_eq!(inbox.arrive(seq, drain()).events.len(), 1);
+            assert_eq!(inbox.arrive(seq, Some(drain())).events.len(), 1);
         }
         assert_eq!(inbox.note_all(&receipts(session, &[3])), None);
         assert_eq!(inbox.note_all(&receipts(session, &[1])), Some(1));
@@ -113,10 +113,10 @@ mod tests {
     fn a_repeated_message_is_acknowledged_as_far_as_it_is_durable() {
         let session = SessionId::from_ulid(Ulid::from_parts(1, 1));
         let mut inbox = Inbox::new(session);
-        inbox.arrive(1, drain());
-        assert_eq!(inbox.arrive(1, drain()).acknowledge, None);
+        inbox.arrive(1, Some(drain()));
+        assert_eq!(inbox.arrive(1, Some(drain())).acknowledge, None);
         inbox.note_all(&receipts(session, &[1]));
-        let again = inbox.arrive(1, drain());
+        let again = inbox.arrive(1, Some(drain()));
         assert_eq!((again.events.len(), again.acknowledge), (0, Some(1)));
     }
 
@@ -124,7 +124,7 @@ mod tests {
     fn what_nobody_understands_does_not_hold_up_the_rest() {
         let session = SessionId::from_ulid(Ulid::from_parts(1, 1));
         let mut inbox = Inbox::new(session);
-        assert_eq!(inbox.arrive(2, drain()).events.len(), 0);
+        assert_eq!(inbox.arrive(2, Some(drain())).events.len(), 0);
         let taken = inbox.arrive(1, None);
         assert_eq!((taken.events.len(), taken.acknowledge), (1, Some(1)));
     }

@@ -97,7 +97,7 @@ fn perform(command: Command, output: Output) -> Result<Code, Failure> {
     let _already_chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let environment = Environment::of_this_process();
     match command {
-        Command::Server(arguments) => server::perform(&arguments),
+        Command::Server(arguments) => server::perform(arguments, &environment, output),
         Command::Login(arguments) => waited(login::perform(arguments, &environment, output)),
         Command::Pool(command) => waited(pool::perform(command, &environment, output)),
         Command::Stack(command) => waited(stack::perform(command, &environment, output)),

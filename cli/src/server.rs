@@ -1,21 +1,39 @@
-//! `gantry server`: starts a control plane.
+//! `gantry server`: a control plane in this process.
+//!
+//! It says `ready:` on standard output when clients are answered, and logs to standard error. SIGTERM
+//! and SIGINT let it finish what is under way; a second one does not.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use std::time::Duration;
 
 use clap::Args;
+use gantry_control_plane::config::Config;
+use gantry_control_plane::server::{Server, ServerError};
+use gantry_model::Terms;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
-use crate::failure::{Code, Failure};
+use crate::config::Environment;
+use crate::failure::{Code, Explain as _, Failure};
+use crate::output::Output;
+
+/// What is logged unless `GANTRY_LOG` says otherwise. The broker tells of every client at `info`.
+const LOG: &str = "info,rmqtt=warn";
 
 /// Arguments of `gantry server`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Where everything is kept; made on the first start. One server at a time
+    /// Where everything is kept; made by the first start. One server at a time
     #[arg(long, env = "GANTRY_DATA", value_name = "DIR", default_value = "gantry-data")]
-    data: std::path::PathBuf,
+    data: PathBuf,
     /// Where the HTTPS API listens; port 0 takes any free one and keeps it
     #[arg(long, env = "GANTRY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1983")]
-    listen: std::net::SocketAddr,
+    listen: SocketAddr,
     /// Where the MQTT broker listens
     #[arg(long, env = "GANTRY_MQTT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1984")]
-    mqtt_listen: std::net::SocketAddr,
+    mqtt_listen: SocketAddr,
     /// Where the S3 endpoint listens
     #[arg(
         long,
@@ -23,15 +41,136 @@ pub struct Arguments {
         value_name = "ADDR",
         default_value = "127.0.0.1:1985"
     )]
-    objects_listen: std::net::SocketAddr,
-    /// A name or address by which clients reach this server, for its TLS certificate; may be
-    /// repeated
-    #[arg(long = "host", env = "GANTRY_HOST", value_name = "NAME", value_delimiter = ',',
-          default_values = ["localhost", "127.0.0.1"])]
+    objects_listen: SocketAddr,
+    /// A name or address by which this server is reached, for its certificate; may be repeated.
+    /// Tokens and urls have the first one that means this machine elsewhere too
+    #[arg(
+        long = "host",
+        env = "GANTRY_HOST",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_values = ["localhost", "127.0.0.1"]
+    )]
     hosts: Vec<String>,
+    /// How long a launcher may be silent before its read stage is given to another one
+    #[arg(long, env = "GANTRY_LEASE", value_name = "DURATION", default_value = "60s",
+          value_parser = duration)]
+    lease: Duration,
+    /// After how long a write stage of which nothing is heard is given up, its outcome unknown:
+    /// more than the launchers' run timeout and stop grace together
+    #[arg(long, env = "GANTRY_WRITE_DEADLINE", value_name = "DURATION", default_value = "80m",
+          value_parser = duration)]
+    write_deadline: Duration,
+}
+
+/// The shortest lease: a launcher must get several heartbeats through in it.
+const SHORTEST: Duration = Duration::from_secs(4);
+/// The longest of both.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write it like `90s` or `2h 10m`"))?;
+    if (SHORTEST..=LONGEST).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("it must be 4 s to 30 days".to_owned())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Runs the server until it is told to leave.
-pub fn perform(arguments: &Arguments) -> Result<Code, Failure> {
-    Err(Failure::new(format!("the server is not there yet: {arguments:?}")))
+pub fn perform(
+    arguments: Arguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<Code, Failure> {
+    start_log(environment, output)?;
+    let config = Config {
+        api: arguments.listen,
+        mqtt: arguments.mqtt_listen,
+        objects: arguments.objects_listen,
+        hosts: arguments.hosts,
+        terms: Terms {
+            lease_ms: millis(arguments.lease),
+            heartbeat_ms: millis(arguments.lease / 4).min(Terms::default().heartbeat_ms),
+            write_ms: millis(arguments.write_deadline),
+            ..Terms::default()
+        },
+        ..Config::new(arguments.data)
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_say(|| "cannot start the runtime".into())?
+        .block_on(serve(config, output))
+}
+
+fn start_log(environment: &Environment, output: Output) -> Result<(), Failure> {
+    let wanted = environment.text("GANTRY_LOG")?.unwrap_or(LOG);
+    let filter = EnvFilter::try_new(wanted).map_err(|error| {
+        Failure::usage(format!("GANTRY_LOG={wanted} is no log filter"))
+            .because(error)
+            .next("give one such as info, or gantry_control_plane=debug,warn")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if output.is_json() {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    Ok(())
+}
+
+async fn serve(config: Config, output: Output) -> Result<Code, Failure> {
+    let cannot = || "cannot wait for signals".to_owned();
+    // Before the start, so that a signal in the middle of it is not lost.
+    let mut terminate = signal(SignalKind::terminate()).or_say(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).or_say(cannot)?;
+    let mut server = Server::start(config).await.map_err(refused)?;
+    let file = server.addresses();
+    let value = serde_json::json!({
+        "pid": file.pid,
+        "api": file.api,
+        "mqtt": file.mqtt,
+        "objects": file.objects,
+        "ca": file.ca,
+    });
+    if output.is_json() {
+        output.line(&value)?;
+    } else {
+        let text = format!("ready: api {}, mqtt {}, objects {}", file.api, file.mqtt, file.objects);
+        output.answer(&value, || text)?;
+    }
+    let failed = tokio::select! {
+        () = either(&mut terminate, &mut interrupt) => None,
+        part = server.failed() => Some(part),
+    };
+    tokio::select! {
+        () = server.stop() => {}
+        () = either(&mut terminate, &mut interrupt) => {
+            return Err(Failure::new("left at once, as the second signal says"));
+        }
+    }
+    if let Some(part) = failed {
+        return Err(Failure::new(format!("{part} has ended by itself"))
+            .next("look at the log above, then start it again: nothing is lost"));
+    }
+    Ok(Code::Done)
+}
+
+/// Resolves at the first of both. Cancel safe.
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+fn refused(error: ServerError) -> Failure {
+    let code = if error.exit_code() == Code::Held as u8 { Code::Held } else { Code::Failed };
+    Failure::new("the server does not start").with(code).because(error)
 }

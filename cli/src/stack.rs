@@ -255,6 +255,7 @@ async fn create(
         .map(|secret| secret.read(environment))
         .collect::<Result<Vec<_>, _>>()?;
     variable::check_distinct(names.chain(secrets.iter().map(|it| it.name.as_str())))?;
+    variable::check_total(secrets.iter().map(|it| it.value.as_str()))?;
     let packed = pack(&arguments.source, output)?;
     let pool = pool::find(client, &arguments.pool).await?;
     let bundle = SecretBundle { stack: id.to_string(), secrets };

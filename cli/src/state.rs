@@ -123,13 +123,7 @@ impl Listed {
             (None, false) => String::new(),
         };
         let serial = self.serial.to_string();
-        [
-            serial,
-            self.run.clone(),
-            output::time(self.created_at),
-            self.size.to_string(),
-            note,
-        ]
+        [serial, self.run.clone(), output::time(self.created_at), self.size.to_string(), note]
     }
 }
 
@@ -238,7 +232,13 @@ fn signers(keys: &[PoolKey], recipients: &[Recipient]) -> Vec<PublicKey> {
 
 /// A state is authentic when a pool's key signed it as what it is served as.
 fn check(stack: &StackId, version: &Version, signers: &[PublicKey]) -> Result<(), Failure> {
-    let statement = Statement {
+    let statement = statement(stack, version);
+    let is_signed = |key: &PublicKey| key.verify_statement(&statement, &version.signature).is_ok();
+    if signers.iter().any(is_signed) { Ok(()) } else { Err(changed()) }
+}
+
+fn statement(stack: &StackId, version: &Version) -> Statement {
+    Statement {
         kind: Kind::State,
         stack: stack.clone(),
         run: version.run,
@@ -247,9 +247,7 @@ fn check(stack: &StackId, version: &Version, signers: &[PublicKey]) -> Result<()
         predecessor: version.predecessor,
         payload_sha256: version.payload_sha256,
         payload_len: version.size,
-    };
-    let is_signed = |key: &PublicKey| key.verify_statement(&statement, &version.signature).is_ok();
-    if signers.iter().any(is_signed) { Ok(()) } else { Err(changed()) }
+    }
 }
 
 fn write(arguments: &Pull, content: &[u8], output: Output) -> Result<Code, Failure> {
@@ -262,4 +260,50 @@ fn write(arguments: &Pull, content: &[u8], output: Output) -> Result<Code, Failu
         }
     }
     Ok(Code::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(key: &PoolKey, stack: &StackId) -> Version {
+        let mut version = Version {
+            serial: 7,
+            run: "01FEKAGP4AYV0DWP4QDFTANRES".parse().unwrap(),
+            epoch: 2,
+            size: 3,
+            payload_sha256: Digest::of(b"abc"),
+            predecessor: None,
+            signature: Signature::from_bytes(vec![1]).unwrap(),
+            header: String::new(),
+            download_url: String::new(),
+        };
+        version.signature = key.sign_statement(&statement(stack, &version)).unwrap();
+        version
+    }
+
+    #[test]
+    fn a_state_is_what_its_pool_signed_it_as() {
+        let (key, other) = (PoolKey::generate(2048).unwrap(), PoolKey::generate(2048).unwrap());
+        let stack: StackId = "network".parse().unwrap();
+        let signers = [other.public().clone(), key.public().clone()];
+        assert!(check(&stack, &version(&key, &stack), &signers).is_ok());
+        assert!(check(&stack, &version(&key, &stack), &signers[..1]).is_err());
+        let other_stack = "other".parse().unwrap();
+        assert!(check(&other_stack, &version(&key, &stack), &signers).is_err());
+        let older = Version { serial: 6, ..version(&key, &stack) };
+        assert!(check(&stack, &older, &signers).is_err());
+    }
+
+    #[test]
+    fn the_recovery_key_trusts_the_pools_that_the_server_names() {
+        let (pool, recovery) = (PoolKey::generate(2048).unwrap(), PoolKey::generate(2048).unwrap());
+        let named = |kind: &str, key: &PoolKey| Recipient {
+            kind: kind.to_owned(),
+            public_key: key.public().to_pem().unwrap(),
+        };
+        let recipients = [named("POOL", &pool), named("RECOVERY", &recovery)];
+        let found = signers(std::slice::from_ref(&recovery), &recipients);
+        assert_eq!(found, [recovery.public().clone(), pool.public().clone()]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Variables of a stack as they are named on the command line.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -12,8 +13,10 @@ use crate::file;
 
 /// The longest value, and the longest file with one.
 const MAX_VALUE: usize = 128 * 1024;
+/// The most bytes that all secrets of a stack have together.
+const MAX_TOTAL: usize = 1 << 20;
 /// The most variables of either kind.
-pub const MAX_VARIABLES: usize = 500;
+const MAX_VARIABLES: usize = 500;
 
 /// A variable in the clear: `NAME=VALUE`.
 #[derive(Debug, Clone)]
@@ -50,10 +53,11 @@ enum Given {
 }
 
 impl FromStr for SecretArgument {
-    type Err = String;
+    type Err = Infallible;
 
-    /// Its messages never quote the text: it may hold the secret.
-    fn from_str(text: &str) -> Result<Self, String> {
+    /// Takes every text: the parser of arguments quotes what is wrong, and this may hold the secret.
+    /// [`SecretArgument::read`] checks it.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
         let (name, given) = match text.split_once('=') {
             None => (text, Given::Environment),
             Some((name, value)) => match value.strip_prefix('@') {
@@ -61,7 +65,6 @@ impl FromStr for SecretArgument {
                 None => (name, Given::Value(Zeroizing::new(value.to_owned()))),
             },
         };
-        check_name(name)?;
         Ok(Self { name: name.to_owned(), given })
     }
 }
@@ -75,6 +78,8 @@ impl std::fmt::Debug for SecretArgument {
 impl SecretArgument {
     /// Gets the value from where it is.
     pub fn read(&self, environment: &Environment) -> Result<Secret, Failure> {
+        check_name(&self.name)
+            .map_err(|why| Failure::usage(format!("one of the secrets has no name: {why}")))?;
         let value = match &self.given {
             Given::Value(value) => value.clone(),
             Given::Environment => {
@@ -111,6 +116,17 @@ pub fn check_distinct<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Fa
     }
     if seen.len() > MAX_VARIABLES {
         return Err(Failure::usage(format!("more than {MAX_VARIABLES} variables")));
+    }
+    Ok(())
+}
+
+/// Refuses more bytes of secrets than one request carries.
+pub fn check_total<'a>(values: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    if values.map(str::len).sum::<usize>() > MAX_TOTAL {
+        return Err(Failure::usage(format!(
+            "the secrets have more than {MAX_TOTAL} bytes together"
+        ))
+        .next("put what is large into the source, or where a hook can fetch it"));
     }
     Ok(())
 }
@@ -160,8 +176,11 @@ mod tests {
 
     #[test]
     fn a_wrong_secret_is_not_quoted() {
-        let message = "1BAD=hush".parse::<SecretArgument>().unwrap_err();
-        assert!(!message.contains("hush"));
+        for wrong in ["1BAD=hush", "=hush", "hush hush"] {
+            let secret: SecretArgument = wrong.parse().unwrap();
+            let failure = secret.read(&Environment::of(&[])).err().unwrap();
+            assert!(!failure.to_string().contains("hush"), "{failure}");
+        }
         let secret: SecretArgument = "GOOD=hush".parse().unwrap();
         assert_eq!(format!("{secret:?}"), "GOOD=[redacted]");
     }

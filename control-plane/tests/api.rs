@@ -1,5 +1,7 @@
 //! The API over a real database and a fake object store: sessions, shapes, limits, live logs.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod api {
     mod clients;
     mod harness;

@@ -1,0 +1,10 @@
+//! The real command against a real server on loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod commands {
+    mod help;
+    mod server;
+    mod way;
+    mod wrong;
+}

@@ -1,0 +1,40 @@
+//! What `--help` says is a promise.
+
+use super::server::gantry;
+
+#[test]
+fn every_command_explains_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut all = String::new();
+    for command in [
+        "",
+        "server",
+        "login",
+        "pool",
+        "pool create",
+        "pool list",
+        "pool show",
+        "stack",
+        "stack create",
+        "stack list",
+        "stack upload",
+        "run",
+        "run trigger",
+        "run list",
+        "run show",
+        "run confirm",
+        "run discard",
+        "run stop",
+        "run logs",
+        "state",
+        "state list",
+        "state pull",
+    ] {
+        let output =
+            gantry(folder.path()).args(command.split_whitespace()).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{command}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        all.push_str(&["$ gantry ", command, " --help\n", &text, "\n"].concat());
+    }
+    insta::assert_snapshot!("help", all);
+}

@@ -25,6 +25,9 @@ use crate::watchers::Watchers;
 /// later, from the outbox.
 const PARCELS: usize = 4096;
 
+/// How many certificates can be revoked faster than the broker closes their sessions.
+const REVOKED: usize = 64;
+
 /// What a control plane is made of.
 pub struct Parts {
     /// The database.
@@ -63,6 +66,9 @@ pub(crate) struct Inner {
     pub(crate) intakes: Mutex<Intakes>,
     pub(crate) parcels: mpsc::Sender<Parcel>,
     pub(crate) posted: Mutex<mpsc::Receiver<Parcel>>,
+    /// Serials whose sessions the broker has to close.
+    pub(crate) revoked: mpsc::Sender<String>,
+    pub(crate) to_close: Mutex<mpsc::Receiver<String>>,
 }
 
 impl ControlPlane {
@@ -72,6 +78,7 @@ impl ControlPlane {
     /// When the database fails.
     pub async fn new(parts: Parts) -> Result<Self, OperationError> {
         let (parcels, posted) = mpsc::channel(PARCELS);
+        let (revoked, to_close) = mpsc::channel(REVOKED);
         let inner = Inner {
             parts,
             watchers: Watchers::default(),
@@ -82,6 +89,8 @@ impl ControlPlane {
             intakes: Mutex::default(),
             parcels,
             posted: Mutex::new(posted),
+            revoked,
+            to_close: Mutex::new(to_close),
         };
         let control_plane = Self { inner: Arc::new(inner) };
         control_plane.load_pools().await?;

@@ -201,8 +201,8 @@ impl ControlPlane {
         message: &FromLauncher,
     ) -> Result<(), OperationError> {
         let Some(intake) = intakes.get_mut(&sender.key()) else { return Ok(()) };
-        // The last will is made before there is a welcome, and may be an old one.
-        let is_proof = !matches!(message, FromLauncher::Gone(_));
+        // A launcher says these without having a welcome, so that they may be old ones.
+        let is_proof = !matches!(message, FromLauncher::Gone(_) | FromLauncher::Bye(_));
         if intake.is_proven || !is_proof || intake.nonce != sender.bond.nonce {
             return Ok(());
         }

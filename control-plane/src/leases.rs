@@ -19,6 +19,20 @@ impl ControlPlane {
         let mut unit = self.begin().await?;
         sqlx::query("UPDATE workers SET is_connected = 0").execute(unit.conn()).await?;
         sqlx::query("DELETE FROM outbox").execute(unit.conn()).await?;
+        self.refresh_leases(&mut unit).await?;
+        unit.commit().await?;
+        Ok(())
+    }
+
+    /// After an interruption of our own, in which nobody could be heard, every lease gets a fresh term.
+    pub(crate) async fn interrupted(&self) -> Result<(), OperationError> {
+        let mut unit = self.begin().await?;
+        self.refresh_leases(&mut unit).await?;
+        unit.commit().await?;
+        Ok(())
+    }
+
+    async fn refresh_leases(&self, unit: &mut Unit) -> Result<(), OperationError> {
         let held = "SELECT id FROM runs WHERE due_at IS NOT NULL";
         for row in sqlx::query(held).fetch_all(unit.conn()).await? {
             let run: RunId = id("run", row.get("id"))?;
@@ -26,9 +40,8 @@ impl ControlPlane {
             let before = row.life.clone();
             let now = unit.now();
             row.life.refresh(now, self.terms());
-            save_run(&mut unit, &before, &mut row).await?;
+            save_run(unit, &before, &mut row).await?;
         }
-        unit.commit().await?;
         Ok(())
     }
 
@@ -57,7 +70,8 @@ impl ControlPlane {
         let before = row.life.clone();
         let now = unit.now();
         match row.life.expire(now, self.terms()) {
-            Expired::NotDue => return Ok(()),
+            // Writes down when it is.
+            Expired::NotDue => save_run(unit, &before, &mut row).await?,
             Expired::Withdrawn(worker) => {
                 save_run(unit, &before, &mut row).await?;
                 pass_over(unit, row.pool, worker).await?;

@@ -138,8 +138,8 @@ impl ControlPlane {
         Ok(self.issuer().token(pool.id, &pool.certificate)?.encode())
     }
 
-    /// Gives the pool a new certificate and token. The old ones are worth nothing from the return on;
-    /// whoever runs the broker closes the sessions of the old serial then.
+    /// Gives the pool a new certificate and token. The old ones are worth nothing from the return on,
+    /// and the broker closes the sessions of the old one.
     ///
     /// # Errors
     /// When there is no such pool or the request is not acceptable.
@@ -149,7 +149,7 @@ impl ControlPlane {
         pool: PoolId,
         csr: &str,
     ) -> Result<(Pool, String), OperationError> {
-        self.pool(pool).await?;
+        let old = self.pool(pool).await?.serial;
         let certificate = self.certify(pool, csr)?;
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
         let mut unit = self.begin().await?;
@@ -183,6 +183,10 @@ impl ControlPlane {
         unit.commit().await?;
         self.admit(pool, certificate.serial.as_str(), &certificate.pem)?;
         self.drop_bonds(pool);
+        // Without a broker there is no session to close, and nobody to wait for.
+        if self.inner.revoked.try_send(old).is_err() {
+            tracing::error!(%pool, "too many certificates are revoked at once");
+        }
         Ok((self.pool(pool).await?, token))
     }
 

@@ -48,21 +48,20 @@ impl ControlPlane {
                     }
                 }
             }
-            if !self.offer_all(offers).await? {
-                return Ok(is_well);
-            }
-            if !is_well {
+            // What could not be offered now would be found again at once.
+            if !self.offer_all(offers).await? || !is_well {
                 return Ok(false);
             }
         }
     }
 
-    /// Offers what still waits to whoever is still free. False if there was nothing to offer.
+    /// Offers what still waits to whoever is still free. False if nothing was offered.
     async fn offer_all(&self, offers: Vec<(Pair, Offer)>) -> Result<bool, OperationError> {
         if offers.is_empty() {
             return Ok(false);
         }
         let mut unit = self.begin().await?;
+        let mut is_any = false;
         for (Pair { row, worker }, offer) in offers {
             let idle =
                 format!("SELECT 1 FROM workers w WHERE w.pool = $1 AND w.id = $2 AND {IS_IDLE}");
@@ -81,10 +80,11 @@ impl ControlPlane {
             if present.life.offer(worker, now, self.terms()) == Ok(offer.attempt) {
                 save_run(&mut unit, &before, &mut present).await?;
                 unit.post(row.pool, worker, FromControlPlane::Offer(offer)).await?;
+                is_any = true;
             }
         }
         unit.commit().await?;
-        Ok(true)
+        Ok(is_any)
     }
 
     async fn pairs(&self) -> Result<Vec<Pair>, OperationError> {

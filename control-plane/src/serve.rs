@@ -13,6 +13,8 @@ use crate::error::OperationError;
 
 /// The most messages that share one transaction.
 const BATCH: usize = 64;
+/// So late we are only when the machine or the process stood still.
+const LATE_MS: u64 = 10_000;
 /// After a failure it is tried again so much later.
 const RETRY_MS: u64 = 2_000;
 
@@ -22,35 +24,34 @@ impl ControlPlane {
     pub async fn serve(&self, broker: Arc<dyn Broker>, leave: CancellationToken) {
         let mut tasks = JoinSet::new();
         // The end of one is the end of all.
-        let guard = leave.clone().drop_guard();
-        tasks.spawn({
-            let (this, broker, leave) = (self.clone(), Arc::clone(&broker), leave.clone());
-            async move {
-                let _end = leave.clone().drop_guard();
-                this.listen(broker.as_ref(), &leave).await;
-            }
+        let each =
+            || (self.clone(), Arc::clone(&broker), leave.clone(), leave.clone().drop_guard());
+        let (this, wire, end, guard) = each();
+        tasks.spawn(async move {
+            let _guard = guard;
+            this.listen(wire.as_ref(), &end).await;
         });
-        tasks.spawn({
-            let (this, leave) = (self.clone(), leave.clone());
-            async move {
-                let _end = leave.clone().drop_guard();
-                this.watch_over(&leave).await;
-            }
+        let (this, _, end, guard) = each();
+        tasks.spawn(async move {
+            let _guard = guard;
+            this.watch_over(&end).await;
         });
-        tasks.spawn({
-            let this = self.clone();
-            async move {
-                let _end = leave.clone().drop_guard();
-                // A message that this cuts off is sent again, or asked for again.
-                leave.run_until_cancelled(this.publish_all(broker.as_ref())).await;
-            }
+        let (this, wire, end, guard) = each();
+        tasks.spawn(async move {
+            let _guard = guard;
+            // A message that this cuts off is sent again, or asked for again.
+            end.run_until_cancelled(this.publish_all(wire.as_ref())).await;
+        });
+        let (this, wire, end, guard) = each();
+        tasks.spawn(async move {
+            let _guard = guard;
+            end.run_until_cancelled(this.close_revoked(wire.as_ref())).await;
         });
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(error = %error, "a task of the control plane failed");
             }
         }
-        drop(guard);
     }
 
     async fn listen(&self, broker: &dyn Broker, leave: &CancellationToken) {
@@ -67,8 +68,22 @@ impl ControlPlane {
         }
     }
 
+    async fn close_revoked(&self, broker: &dyn Broker) {
+        while let Some(serial) = self.inner.to_close.lock().await.recv().await {
+            let closed = broker.close_sessions(&serial).await;
+            tracing::info!(serial, closed, "closed the sessions of a revoked certificate");
+        }
+    }
+
     async fn watch_over(&self, leave: &CancellationToken) {
+        let mut expected = None;
         loop {
+            if self.is_late(expected) {
+                tracing::warn!("the server stood still for a while: every lease gets a fresh term");
+                if let Err(error) = self.interrupted().await {
+                    tracing::error!(error = %error, "cannot give leases a fresh term");
+                }
+            }
             let next = self.attend().await.unwrap_or_else(|error| {
                 tracing::error!(error = %error, "cannot look after the queue; trying again");
                 Some(self.now().plus_ms(RETRY_MS))
@@ -79,6 +94,7 @@ impl ControlPlane {
                     None => std::future::pending().await,
                 }
             };
+            expected = next;
             // All three are cancel safe.
             tokio::select! {
                 () = leave.cancelled() => return,
@@ -86,6 +102,11 @@ impl ControlPlane {
                 () = timer => {}
             }
         }
+    }
+
+    /// Whether we come so late that launchers may have spoken and were not heard.
+    fn is_late(&self, expected: Option<Timestamp>) -> bool {
+        expected.is_some_and(|expected| self.now() > expected.plus_ms(LATE_MS))
     }
 
     /// Does all that is due, hands out what waits, and says when to look again at the latest.

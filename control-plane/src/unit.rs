@@ -21,10 +21,25 @@ pub(crate) struct Unit {
     now: Timestamp,
     changed: BTreeSet<RunId>,
     parcels: Vec<Parcel>,
-    bonds: Vec<WorkerKey>,
+    bound: Bound,
     wakes: bool,
     /// Let go last, when everything that follows is done.
     _gate: OwnedMutexGuard<()>,
+}
+
+/// Sessions that began in a transaction and end with it unless it becomes durable: whoever said hello
+/// gets no welcome and says it again.
+struct Bound {
+    control_plane: ControlPlane,
+    keys: Vec<WorkerKey>,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        for key in self.keys.drain(..) {
+            self.control_plane.set_bond(key, None);
+        }
+    }
 }
 
 impl ControlPlane {
@@ -37,7 +52,7 @@ impl ControlPlane {
             now: self.now(),
             changed: BTreeSet::new(),
             parcels: Vec::new(),
-            bonds: Vec::new(),
+            bound: Bound { control_plane: self.clone(), keys: Vec::new() },
             wakes: false,
             _gate: gate,
         })
@@ -71,7 +86,7 @@ impl Unit {
 
     /// The worker's new session: counts from the next [`Unit::post`] on.
     pub(crate) fn bind(&mut self, key: WorkerKey, bond: Arc<Bond>) {
-        self.bonds.push(key);
+        self.bound.keys.push(key);
         self.control_plane.set_bond(key, Some(bond));
     }
 
@@ -125,14 +140,9 @@ impl Unit {
 
     /// Makes it durable, then does what follows from it.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        let Self { control_plane, tx, changed, parcels, bonds, wakes, .. } = self;
-        if let Err(error) = tx.commit().await {
-            // Whoever just said hello gets no welcome and says it again.
-            for key in bonds {
-                control_plane.set_bond(key, None);
-            }
-            return Err(error.into());
-        }
+        let Self { control_plane, tx, changed, parcels, mut bound, wakes, _gate, .. } = self;
+        tx.commit().await?;
+        bound.keys.clear();
         for parcel in parcels {
             control_plane.hand_over(parcel);
         }

@@ -147,8 +147,8 @@ impl ControlPlane {
             }
         };
         let bond = std::sync::Arc::clone(&sender.bond);
-        // An envelope holds some forty of them.
-        for some in urls.chunks(32) {
+        // An envelope holds some twenty of the longest.
+        for some in urls.chunks(16) {
             let urls = Urls { attempt, urls: some.to_vec() };
             unit.say(sender.key(), std::sync::Arc::clone(&bond), FromControlPlane::Urls(urls));
         }

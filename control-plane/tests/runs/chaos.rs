@@ -35,6 +35,10 @@ enum Event {
     LoseDown(u16),
     /// A launcher reconnects, or starts again with its journal.
     Hello(u8),
+    /// A launcher's hello is held back, so that it says another one.
+    HoldHello(u8),
+    /// What was held back arrives after all.
+    Release(u16),
     /// A launcher starts again without its journal; what it started may go on.
     NewJournal(u8),
     Heartbeat(u8),
@@ -44,6 +48,8 @@ enum Event {
     End(u8),
     Pass(u32),
     Attend,
+    /// The wire does its duty for a while.
+    Settle,
     Restart,
     Trigger,
     Confirm,
@@ -60,13 +66,16 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any::<u16>().prop_map(Event::LoseUp),
         2 => any::<u16>().prop_map(Event::LoseDown),
         5 => launcher.clone().prop_map(Event::Hello),
+        4 => launcher.clone().prop_map(Event::HoldHello),
+        4 => any::<u16>().prop_map(Event::Release),
         1 => launcher.clone().prop_map(Event::NewJournal),
         5 => launcher.clone().prop_map(Event::Heartbeat),
         3 => launcher.clone().prop_map(Event::Again),
         8 => launcher.prop_map(Event::End),
-        4 => prop_oneof![Just(1_000), Just(10_000), Just(60_000), Just(1_200_000)]
+        4 => prop_oneof![Just(1_000), Just(10_000), Just(30_000), Just(1_200_000)]
             .prop_map(Event::Pass),
-        14 => Just(Event::Attend),
+        8 => Just(Event::Attend),
+        10 => Just(Event::Settle),
         1 => Just(Event::Restart),
         2 => Just(Event::Trigger),
         6 => Just(Event::Confirm),
@@ -79,6 +88,7 @@ struct Chaos {
     launchers: Vec<Launcher>,
     up: Vec<Arrived>,
     down: Vec<(usize, Bytes)>,
+    held: Vec<Arrived>,
     /// Attempts whose results were said and not acknowledged.
     ended: BTreeSet<Attempt>,
     /// Which attempts started a run's write stage.
@@ -91,9 +101,9 @@ impl Chaos {
     async fn new() -> Self {
         let world = World::new().await;
         let launchers = (0..LAUNCHERS).map(|_| world.launcher()).collect();
-        let (up, down) = (Vec::new(), Vec::new());
+        let (up, down, held) = (Vec::new(), Vec::new(), Vec::new());
         let (ended, started) = (BTreeSet::new(), BTreeMap::new());
-        let mut this = Self { world, launchers, up, down, ended, started, grants: 0 };
+        let mut this = Self { world, launchers, up, down, held, ended, started, grants: 0 };
         this.world.trigger(RunType::Tracked).await;
         this.world.trigger(RunType::Tracked).await;
         for launcher in 0..LAUNCHERS {
@@ -173,9 +183,9 @@ impl Chaos {
             .filter(|attempt| self.ended.contains(attempt) && !waits(attempt))
             .copied()
             .collect();
-        gone.iter().for_each(|attempt| {
+        for attempt in &gone {
             launcher.runs.remove(attempt);
-        });
+        }
     }
 
     async fn happen(&mut self, event: Event) {
@@ -198,7 +208,16 @@ impl Chaos {
             Event::LoseDown(which) if !self.down.is_empty() => {
                 self.down.remove(usize::from(which) % self.down.len());
             }
-            Event::Up { .. } | Event::Down { .. } | Event::LoseUp(_) | Event::LoseDown(_) => {}
+            Event::Release(which) if !self.held.is_empty() => {
+                let arrived = self.held.remove(usize::from(which) % self.held.len());
+                self.world.control_plane.take_in(vec![arrived]).await;
+                self.collect().await;
+            }
+            Event::Up { .. }
+            | Event::Down { .. }
+            | Event::LoseUp(_)
+            | Event::LoseDown(_)
+            | Event::Release(_) => {}
             Event::Hello(launcher) => {
                 let launcher = usize::from(launcher);
                 if launcher.is_multiple_of(2) {
@@ -207,6 +226,13 @@ impl Chaos {
                 } else {
                     self.hello(launcher).await;
                 }
+            }
+            Event::HoldHello(launcher) => {
+                let launcher = usize::from(launcher);
+                let payload = self.launchers[launcher].hello();
+                self.send(launcher, payload);
+                self.held.extend(self.up.pop());
+                self.hello(launcher).await;
             }
             Event::NewJournal(launcher) => {
                 let now = gantry_model::Timestamp(1);
@@ -232,6 +258,7 @@ impl Chaos {
                 self.world.control_plane.attend().await.unwrap();
                 self.collect().await;
             }
+            Event::Settle => self.settle().await,
             Event::Restart => self.world.restart().await,
             Event::Trigger => {
                 self.world.trigger(RunType::Tracked).await;
@@ -248,6 +275,18 @@ impl Chaos {
                 let run = runs[usize::from(which) % runs.len()];
                 let _ = self.world.control_plane.stop("ann", run).await;
                 self.collect().await;
+            }
+        }
+    }
+
+    async fn settle(&mut self) {
+        for _ in 0..4 {
+            self.world.control_plane.attend().await.unwrap();
+            let batch = self.up.drain(..).collect();
+            self.world.control_plane.take_in(batch).await;
+            self.collect().await;
+            for (to, payload) in std::mem::take(&mut self.down) {
+                self.hear(to, &payload);
             }
         }
     }
@@ -305,7 +344,7 @@ async fn survive(events: Vec<Event>) -> Result<(usize, usize), TestCaseError> {
 fn no_write_stage_ever_starts_twice() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config =
-        ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+        ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let totals = std::cell::Cell::new((0, 0));
     proptest!(config, |(events in prop::collection::vec(event(), 150..300))| {
         let (grants, writes) = runtime.block_on(survive(events))?;

@@ -172,7 +172,9 @@ impl Launcher {
             return None;
         };
         if let Arrival::Next(next) = session.window.arrive(seq, message) {
-            next.into_iter().for_each(|(_, message)| self.take(message));
+            for (_, message) in next {
+                self.take(message);
+            }
         }
         let up_to = self.session.as_ref()?.window.received();
         Some(self.spell(&FromLauncher::Ack(Ack { up_to }), None))
@@ -253,7 +255,7 @@ pub(crate) fn began(attempt: Attempt, phase: Phase) -> PhaseReport {
 
 /// A segment whose object is named as the attempt's are.
 pub(crate) fn segment(attempt: Attempt, section: Section, offset: u64, text: &str) -> Segment {
-    let name = format!("{}-{offset}", Section::as_name(section));
+    let name = format!("{section:?}-{offset}").to_lowercase();
     Segment {
         attempt,
         section,
@@ -261,16 +263,6 @@ pub(crate) fn segment(attempt: Attempt, section: Section, offset: u64, text: &st
         length: text.len() as u64,
         sha256: Digest::of(text.as_bytes()).to_string(),
         key: format!("log/{}/{}/{}{name}", attempt.run, attempt.epoch, attempt.stage),
-    }
-}
-
-trait Named {
-    fn as_name(self) -> String;
-}
-
-impl Named for Section {
-    fn as_name(self) -> String {
-        format!("{self:?}").to_lowercase()
     }
 }
 

@@ -1,6 +1,12 @@
 //! The way of runs through the control plane: a real database in a temporary directory, a clock that
 //! the tests turn, launchers that speak the real protocol, and no network.
 
+#![expect(clippy::unwrap_used, reason = "test helpers fail the test where they stand")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks for one kind of message among all"
+)]
+
 mod launcher;
 mod world;
 
@@ -11,5 +17,6 @@ mod logs;
 mod once;
 mod people;
 mod restart;
+mod served;
 mod states;
 mod tracked;

@@ -191,8 +191,9 @@ impl Follower {
             }
             if self.changed.changed().await.is_err() {
                 self.changed = self.control_plane.watch(self.run);
-                self.state = None;
             }
+            // Waiting has taken note of the change, so `has_changed` is silent about it.
+            self.state = None;
         }
     }
 

@@ -173,7 +173,8 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if thread::panicking() {
+        // Whoever waited for its end knows what it said.
+        if thread::panicking() && !self.readers.is_empty() {
             eprintln!("{}", self.last_words());
         }
         self.kill();

@@ -48,6 +48,13 @@ impl StackSetup {
         self
     }
 
+    /// Gives it to another pool.
+    #[must_use]
+    pub fn pool(mut self, pool: &str) -> Self {
+        pool.clone_into(&mut self.pool);
+        self
+    }
+
     /// A secret variable.
     #[must_use]
     pub fn secret(mut self, name: &str, value: &str) -> Self {

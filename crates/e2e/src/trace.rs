@@ -1,7 +1,9 @@
 //! Looks for a secret wherever a host can keep one.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -38,12 +40,23 @@ impl Secrecy {
     }
 }
 
-/// The files below `dirs` that hold the secret, but for those below `except`.
+/// The files below `dirs` that were written after `since` and hold the secret, but for those below `except`.
 #[must_use]
-pub fn traces(secrecy: &Secrecy, dirs: &[&Path], except: &[PathBuf]) -> Vec<PathBuf> {
-    let files = dirs.iter().flat_map(|dir| all_files(dir));
+pub fn traces(
+    secrecy: &Secrecy,
+    since: SystemTime,
+    dirs: &[&Path],
+    except: &[PathBuf],
+) -> Vec<PathBuf> {
+    let since = since
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs().cast_signed());
+    let is_newer = |file: &PathBuf| {
+        // The time of the change itself, which no copying preserves. A file that is gone holds nothing.
+        fs::symlink_metadata(file).is_ok_and(|about| about.ctime() >= since)
+    };
+    let files = dirs.iter().flat_map(|dir| all_files(dir)).filter(is_newer);
     let files = files.filter(|file| !except.iter().any(|dir| file.starts_with(dir)));
-    // A file that is gone meanwhile holds nothing.
     files.filter(|file| fs::read(file).is_ok_and(|bytes| secrecy.is_in(&bytes))).collect()
 }
 

@@ -22,7 +22,7 @@ fn pools_cannot_reach_each_other() {
 
     let stack = stand
         .stack("foreign")
-        .argument("--pool", &foreign.id)
+        .pool(&foreign.id)
         .file("main.tf", "resource \"terraform_data\" \"one\" {}\n")
         .create();
     let waiting = stand.cli.trigger(&stack.id);

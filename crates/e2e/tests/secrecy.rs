@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gantry_e2e::{Launcher, Secrecy, Stand, containers, traces};
 
@@ -25,14 +25,16 @@ output "hidden" {
 /// it is nowhere.
 #[test]
 fn secret_is_nowhere() {
-    let stand = Stand::new();
+    let begin = SystemTime::now();
+    let stand = Stand::with_recovery();
     // Known to nobody else on this host, not even to the file that this test was built from.
     let password = random();
     let secrecy = Secrecy::of(&password);
+    let watch = Watch { stand: &stand, secrecy: &secrecy, begin };
     let mut launcher = stand.launcher("launcher").env("GANTRY_LOG_LEVEL", "trace").start();
     let wait = |phase: &str| {
         format!(
-            r#"echo "$TF_VAR_password" >&2; printf '%s' "$TF_VAR_password" | base64; echo "$TF_VAR_password" > kept
+            r#"echo "$TF_VAR_password" >&2; printf 'token=%s\n' "$TF_VAR_password"; echo "$TF_VAR_password" > kept
             touch /count/{phase}; while [ ! -e /count/go-{phase} ]; do sleep 0.1; done"#
         )
     };
@@ -44,29 +46,37 @@ fn secret_is_nowhere() {
         .hook("after-apply", &wait("applied"))
         .hook("after-apply", "echo \"denied by $TF_VAR_password\"; exit 0")
         .create();
-    nowhere(&stand, &launcher, &secrecy, "before the run");
+    nowhere(&watch, &launcher, "before the run");
 
     let run = stand.cli.trigger(&stack.id);
     stand.awaits("planning", LIMIT);
-    nowhere(&stand, &launcher, &secrecy, "during the plan");
+    nowhere(&watch, &launcher, "during the plan");
     stand.give("go-planning");
     stand.cli.reaches(&run, "UNCONFIRMED", LIMIT);
     stand.nothing_left(&launcher);
-    nowhere(&stand, &launcher, &secrecy, "between plan and apply");
+    nowhere(&watch, &launcher, "between plan and apply");
     stand.cli.confirm(&run);
     stand.awaits("applied", LIMIT);
-    nowhere(&stand, &launcher, &secrecy, "during the apply");
+    nowhere(&watch, &launcher, "during the apply");
     stand.give("go-applied");
     let view = stand.cli.reaches(&run, "FINISHED", LIMIT);
     assert_eq!(view.output("shown"), "password=*****");
     stand.nothing_left(&launcher);
     assert_eq!(launcher.stop().code, Some(0));
-    nowhere(&stand, &launcher, &secrecy, "after the run");
+    nowhere(&watch, &launcher, "after the run");
     assert!(!secrecy.is_in(view.0.to_string().as_bytes()));
     assert!(!secrecy.is_in(&stand.cli.log(&run)));
 }
 
-fn nowhere(stand: &Stand, launcher: &Launcher, secrecy: &Secrecy, when: &str) {
+/// Where is looked for what.
+struct Watch<'a> {
+    stand: &'a Stand,
+    secrecy: &'a Secrecy,
+    begin: SystemTime,
+}
+
+fn nowhere(watch: &Watch<'_>, launcher: &Launcher, when: &str) {
+    let Watch { stand, secrecy, begin } = watch;
     // What a run has in hand is below its own directory, which nobody but the launcher's user enters.
     let runs = launcher.runs();
     for run in &runs {
@@ -83,7 +93,7 @@ fn nowhere(stand: &Stand, launcher: &Launcher, secrecy: &Secrecy, when: &str) {
         Path::new("/run"),
         Path::new("/var/lib/docker/containers"),
     ];
-    let found = traces(secrecy, &places, &runs);
+    let found = traces(secrecy, *begin, &places, &runs);
     assert!(found.is_empty(), "{when}: {found:?}");
     for container in containers(&stand.pool.id) {
         assert!(

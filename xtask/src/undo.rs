@@ -1,7 +1,7 @@
 //! What is to be ended and removed when a task ends.
 //!
 //! Whoever starts or makes something says at once how it is undone. [`Undo::run`] does so in reverse order, once:
-//! after success, after an error, and from the signal thread after Ctrl-C. A second Ctrl-C leaves at once.
+//! after success, after an error, and from the signal thread after Ctrl-C. A second Ctrl-C, a second later or more, leaves at once.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +20,9 @@ use signal_hook::{
 };
 
 use crate::{process::Process, say::Say};
+
+/// Signals that come so soon after the first one are the same wish.
+const SAME_WISH: Duration = Duration::from_secs(1);
 
 type Action = Box<dyn FnOnce() -> Result<()> + Send>;
 
@@ -92,24 +95,28 @@ impl Undo {
 
     /// On SIGINT, SIGTERM and SIGHUP: undo everything, then exit as a shell reports that signal.
     pub fn on_signals(&self, say: &Say) -> Result<()> {
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            // The order matters: the first of a kind only arms this, the second finds it armed.
-            flag::register_conditional_shutdown(
-                signal,
-                128 + signal,
-                Arc::clone(&self.interrupted),
-            )
-            .and_then(|_| flag::register(signal, Arc::clone(&self.interrupted)))
-            .context("cannot handle signals")?;
+        const ALL: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+        for signal in ALL {
+            // Set within the handler: whoever fails because its child got the signal too finds it set.
+            flag::register(signal, Arc::clone(&self.interrupted))
+                .context("cannot handle signals")?;
         }
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot handle signals")?;
+        let mut signals = Signals::new(ALL).context("cannot handle signals")?;
         let (undo, say) = (self.clone(), say.clone());
         thread::spawn(move || {
-            if let Some(signal) = signals.forever().next() {
-                say.line("\ninterrupted: ending and removing what was started (once more: leave at once)");
+            let mut signals = signals.forever();
+            let Some(first) = signals.next() else { return };
+            let began = Instant::now();
+            say.line(
+                "\ninterrupted: ending and removing what was started (once more: leave at once)",
+            );
+            thread::spawn(move || {
                 undo.drain();
-                std::process::exit(128 + signal);
+                std::process::exit(128 + first);
+            });
+            // `timeout` sends its signal twice, and so do some terminals: that is no second wish.
+            if let Some(again) = signals.find(|_| began.elapsed() > SAME_WISH) {
+                std::process::exit(128 + again);
             }
         });
         Ok(())

@@ -1,4 +1,8 @@
-//! control-plane
+//! Pools, stacks, runs, queue, broker, objects and API.
+//!
+//! [`ControlPlane`](control_plane::ControlPlane) holds the rules' effects: what people ask for, what
+//! launchers say, what time does. The rules themselves are in `gantry-model`. [`server`] wires it to a
+//! broker, an object store, a certificate authority and the API.
 
 pub mod api;
 pub mod audit;

@@ -102,3 +102,18 @@ async fn a_session_does_not_outlive_the_control_plane() {
     world.hello(&mut launcher).await;
     world.claim(&mut launcher).await;
 }
+
+#[tokio::test]
+async fn a_write_stage_that_ended_while_the_control_plane_was_away_for_long_is_finished() {
+    let mut world = World::new().await;
+    let (run, mut launcher, attempt) = world.writing().await;
+    launcher.say(state(attempt, 1, None));
+    launcher.say(succeeded(attempt, false));
+    world.clock.advance_ms(3 * 60 * 60_000);
+    world.restart().await;
+    world.deliver(&mut []).await;
+    come_back(&world, &mut launcher).await;
+    assert_eq!(world.state(run).await, RunState::Finished);
+    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    assert_eq!(current.serial, 1);
+}

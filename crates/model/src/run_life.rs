@@ -259,12 +259,17 @@ impl RunLife {
     }
 
     /// Gives offer or lease a fresh term, after a time in which nobody could be heard. A write
-    /// stage's deadline stays.
+    /// stage's deadline stays, but its owner gets the time to come back and say how it ended.
     pub fn refresh(&mut self, now: Timestamp, terms: &Terms) {
         match &mut self.standing {
             Standing::Idle | Standing::Waiting => {}
             Standing::Offered { until, .. } => *until = now.plus_ms(terms.offer_ms),
-            Standing::Granted(lease) => lease.until = now.plus_ms(terms.lease_ms),
+            Standing::Granted(lease) => {
+                lease.until = now.plus_ms(terms.lease_ms);
+                // Whoever could not connect for long waits up to a minute before the next try.
+                let back = now.plus_ms(terms.lease_ms.saturating_mul(2));
+                lease.deadline = lease.deadline.max(back);
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Read,
+    io::{Read, Seek, SeekFrom},
     mem::MaybeUninit,
     os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -105,7 +105,10 @@ struct Follow {
 
 impl Follow {
     fn new(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut file =
+            File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        // What an earlier program wrote there is not what this one is waited for.
+        file.seek(SeekFrom::End(0)).context("cannot read a log")?;
         let changes = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)
             .context("cannot watch files")?;
         inotify::add_watch(&changes, path, inotify::WatchFlags::MODIFY)
@@ -161,6 +164,20 @@ mod tests {
         });
         assert_eq!(value.unwrap(), "yes");
         service.process().stop(Duration::from_mins(1)).unwrap();
+    }
+
+    #[test]
+    fn lines_of_an_earlier_program_in_the_same_log_do_not_count() {
+        let (folder, service) = start("echo ready: old");
+        service.process().wait().unwrap();
+        let log = folder.path().join("log");
+        let mut second =
+            Service::start("a shell", &log, Command::new("sh").args(["-c", "echo ready: new"]))
+                .unwrap();
+        let value = second.wait_for("ready line", Duration::from_mins(1), |line| {
+            Some(line.strip_prefix("ready: ")?.to_owned())
+        });
+        assert_eq!(value.unwrap(), "new");
     }
 
     #[test]

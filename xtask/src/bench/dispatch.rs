@@ -30,6 +30,8 @@ use crate::{
 
 const IMAGE: &str = "gantry-bench:local";
 const STACK: &str = "bench";
+/// What `docker/bench/terraform` says.
+const WORDS: &[u8] = b"began";
 /// How long a line of the launcher's log may take that tells what has happened already.
 const LOGGED: Duration = Duration::from_secs(30);
 
@@ -146,7 +148,7 @@ fn one_run(stand: &mut Stand) -> Result<Run> {
         .wait_for("grant of the run", LOGGED, |line| logged(line, "granted", &id))?;
     let removed =
         stand.worker_mut()?.wait_for("end of the run", LOGGED, |line| logged(line, "done", &id))?;
-    let stored = first_segment(&stand.dir.join("data/objects"), &id)?;
+    let stored = output_stored(&stand.dir.join("data/objects"), &id)?;
     let since = |ms: i64| Duration::from_millis(u64::try_from(ms - queued).unwrap_or_default());
     Ok(Run {
         granted: since(granted),
@@ -167,9 +169,9 @@ fn logged(line: &str, words: &str, run: &str) -> Option<i64> {
     is_it.then(|| rfc3339_ms(entry.get("ts")?.as_str()?)).flatten()
 }
 
-/// When the first log segment of a run was stored, in milliseconds since 1970.
-fn first_segment(objects: &Path, run: &str) -> Result<i64> {
-    let mut first: Option<i64> = None;
+/// When the segment with the words of the container was stored, in milliseconds since 1970. Earlier ones hold what the
+/// launcher itself says while it prepares.
+fn output_stored(objects: &Path, run: &str) -> Result<i64> {
     let mut folders: Vec<PathBuf> = vec![objects.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
@@ -177,15 +179,15 @@ fn first_segment(objects: &Path, run: &str) -> Result<i64> {
             let path = entry.path();
             if entry.file_type()?.is_dir() {
                 folders.push(path);
-            } else if path.to_string_lossy().contains(&format!("log/{run}/")) {
+            } else if path.to_string_lossy().contains(run) && contains(&fs::read(&path)?, WORDS) {
                 let time = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH)?;
-                let time = i64::try_from(time.as_millis())?;
-                first = Some(first.map_or(time, |first| first.min(time)));
+                return Ok(i64::try_from(time.as_millis())?);
             }
         }
     }
-    match first {
-        Some(time) => Ok(time),
-        None => bail!("no log segment of run {run} below {}", objects.display()),
-    }
+    bail!("no log segment of run {run} below {} has what the container said", objects.display())
+}
+
+fn contains(bytes: &[u8], words: &[u8]) -> bool {
+    bytes.windows(words.len()).any(|window| window == words)
 }

@@ -44,9 +44,35 @@ fn every_variable_of_the_launcher_is_in_the_reference_page_with_its_default() {
 }
 
 #[test]
+fn every_setting_of_the_server_is_in_the_reference_page_with_its_default() {
+    let source = read("cli/src/server.rs");
+    let page = read("docs/configuration.md");
+    let variables = between(&source, "env = \"", '"');
+    assert!(variables.len() > 4);
+    for (variable, rest) in source.match_indices("env = \"").map(|(at, mark)| {
+        let rest = &source[at + mark.len()..];
+        rest.split_once('"').unwrap()
+    }) {
+        let flag = format!(
+            "`--{}`",
+            variable.trim_start_matches("GANTRY_").to_lowercase().replace('_', "-")
+        );
+        let row = page.lines().find(|line| line.contains(&format!("| `{variable}` |")));
+        let row = row.unwrap_or_else(|| panic!("{variable} is not in the page"));
+        assert!(row.contains(&flag), "{flag} is not in {row}");
+        let rest = rest.split("env = ").next().unwrap();
+        if let Some(default) = between(rest, "default_value = \"", '"').first() {
+            assert!(row.contains(default), "{variable}: {default} is not in {row}");
+        }
+    }
+}
+
+#[test]
 fn exit_codes_of_the_launcher_are_those_of_its_source() {
     let source = read("launcher/src/explain.rs");
     let page = read("docs/operations.md");
+    let page = page.split("### Exit codes of gantry-launcher").nth(1).unwrap();
+    let page = page.split("###").next().unwrap();
     for (at, _) in source.match_indices("=> ") {
         let after = &source[at + 3..];
         let code: String = after.chars().take_while(char::is_ascii_digit).collect();

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gantry_model::{Attempt, JournalId, MessageId, WorkerId};
+use gantry_model::{Attempt, JournalId, MessageId, SessionId, WorkerId};
 use gantry_protocol::message::{FromLauncher, RunInHand, Step};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub struct Journal {
 struct Inner {
     file: File,
     known: Known,
+    /// The session whose grants count; none between a `hello` and its `welcome`.
+    session: Option<SessionId>,
 }
 
 /// What the records add up to.
@@ -100,7 +102,13 @@ impl Journal {
         file.rewrite(&known.records())?;
         let highest = watch::Sender::new(known.last_seq);
         let acknowledged = watch::Sender::new(known.acknowledged);
-        Ok(Self { id, worker, inner: Mutex::new(Inner { file, known }), highest, acknowledged })
+        Ok(Self {
+            id,
+            worker,
+            inner: Mutex::new(Inner { file, known, session: None }),
+            highest,
+            acknowledged,
+        })
     }
 
     /// The worker whose journal this is.
@@ -178,6 +186,27 @@ impl Journal {
         Ok(seq)
     }
 
+    /// Takes a grant that came in `session`, if that is still the one that counts. Otherwise a `hello`
+    /// that does not name the attempt was made in the meantime, and the control plane gives it away.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub fn grant(
+        &self,
+        attempt: Attempt,
+        boot: &str,
+        session: SessionId,
+    ) -> Result<bool, JournalError> {
+        let mut inner = self.lock();
+        if inner.session != Some(session) {
+            return Ok(false);
+        }
+        let granted = Record::Granted { attempt, boot: boot.to_owned() };
+        inner.file.append(std::slice::from_ref(&granted))?;
+        inner.known.apply(granted);
+        Ok(true)
+    }
+
     /// Makes one step durable.
     ///
     /// # Errors
@@ -204,9 +233,17 @@ impl Outgoing for Journal {
     }
 
     fn runs(&self) -> Vec<RunInHand> {
-        let inner = self.lock();
-        let entries = inner.known.entries.values();
-        entries.map(|entry| RunInHand { attempt: entry.attempt, step: entry.step }).collect()
+        self.lock().known.runs()
+    }
+
+    fn greet(&self) -> Vec<RunInHand> {
+        let mut inner = self.lock();
+        inner.session = None;
+        inner.known.runs()
+    }
+
+    fn opened(&self, session: SessionId) {
+        self.lock().session = Some(session);
     }
 
     fn waiting(&self, after: u64) -> Vec<Waiting> {
@@ -243,6 +280,11 @@ impl Outgoing for Journal {
 }
 
 impl Known {
+    fn runs(&self) -> Vec<RunInHand> {
+        let entries = self.entries.values();
+        entries.map(|entry| RunInHand { attempt: entry.attempt, step: entry.step }).collect()
+    }
+
     fn apply(&mut self, record: Record) {
         match record {
             Record::Opened { journal, worker } => self.opened = Some((journal, worker)),

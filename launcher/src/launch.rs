@@ -263,7 +263,7 @@ impl<E: Engine> Launcher<E> {
     ) -> Result<(), LaunchError> {
         match message {
             FromControlPlane::Offer(offer) => self.offered(offer)?,
-            FromControlPlane::Grant(grant) => self.granted(grant)?,
+            FromControlPlane::Grant(grant) => self.granted(grant, receipt)?,
             FromControlPlane::Revoke(revoke) => {
                 tracing::info!(attempt = %revoke.attempt, reason = revoke.reason, "revoked");
                 self.claimed.remove(&revoke.attempt);
@@ -371,7 +371,7 @@ impl<E: Engine> Launcher<E> {
         Ok(())
     }
 
-    fn granted(&mut self, grant: Grant) -> Result<(), LaunchError> {
+    fn granted(&mut self, grant: Grant, receipt: Option<Receipt>) -> Result<(), LaunchError> {
         let attempt = grant.attempt;
         if let Some(driver) = self.drivers.get(&attempt) {
             driver.urls.add(grant.urls);
@@ -381,14 +381,25 @@ impl<E: Engine> Launcher<E> {
             tracing::error!(%attempt, "a grant of what was not claimed");
             return Ok(());
         };
-        tracing::info!(%attempt, "granted");
         let config = &self.shared.config;
         let directories = Directories::of(attempt, &config.state_dir, &config.secrets_dir);
         if let Err(error) = directories.keep_spec(&spec) {
             // The journal holds the grant all the same, and the stage then ends with the reason.
             tracing::error!(%attempt, %error, "the spec cannot be kept");
         }
-        self.queue(Change::granted(attempt, self.shared.boot.clone()))?;
+        let session = receipt.map(|receipt| receipt.session());
+        let is_ours = match session {
+            Some(session) => self.shared.journal.grant(attempt, &self.shared.boot, session)?,
+            None => false,
+        };
+        if !is_ours {
+            tracing::warn!(%attempt, "a grant of a session that is over");
+            if let Err(error) = directories.remove() {
+                tracing::warn!(%attempt, %error, "its spec stays until the next start");
+            }
+            return Ok(());
+        }
+        tracing::info!(%attempt, "granted");
         self.begin(attempt, Duration::ZERO);
         if let Some(driver) = self.drivers.get(&attempt) {
             driver.urls.add(grant.urls);

@@ -62,8 +62,15 @@ pub trait Outgoing: Send + Sync + 'static {
     /// Which journal this is.
     fn journal(&self) -> JournalId;
 
-    /// All runs in hand, for `hello`, and for heartbeats to renew their leases.
+    /// All runs in hand, for heartbeats to renew their leases.
     fn runs(&self) -> Vec<RunInHand>;
+
+    /// All runs in hand, for a `hello`. From this snapshot on, no grant of an earlier session may be
+    /// taken: the control plane gives away whatever the `hello` does not name.
+    fn greet(&self) -> Vec<RunInHand>;
+
+    /// The `hello` was accepted: grants of this session may be taken, until the next [`Outgoing::greet`].
+    fn opened(&self, session: SessionId);
 
     /// What waits behind `after`, in order and without gaps, at most 64 of them.
     fn waiting(&self, after: u64) -> Vec<Waiting>;
@@ -238,6 +245,14 @@ struct Shared {
     acknowledgements: watch::Sender<u64>,
     /// Why the launcher leaves, once it does.
     leaving: watch::Sender<Option<String>>,
+}
+
+impl Receipt {
+    /// The session that the message came in.
+    #[must_use]
+    pub const fn session(&self) -> SessionId {
+        self.session
+    }
 }
 
 impl Session {

@@ -43,6 +43,23 @@ fn what_was_written_is_known_after_a_restart() {
     }
 }
 
+/// The control plane gives away what a hello does not name, so a grant that was still on its way to the
+/// journal must not be taken after it.
+#[test]
+fn a_grant_of_a_session_that_is_over_is_not_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    let session = |n| SessionId::from_ulid(Ulid::from_parts(n, 0));
+    assert!(!journal.grant(attempt(1), "boot", session(1)).unwrap());
+    journal.opened(session(1));
+    assert!(journal.grant(attempt(1), "boot", session(1)).unwrap());
+    assert_eq!(journal.greet().len(), 1);
+    assert!(!journal.grant(attempt(2), "boot", session(1)).unwrap());
+    journal.opened(session(2));
+    assert!(!journal.grant(attempt(2), "boot", session(1)).unwrap());
+    assert_eq!(open(directory.path()).entries().len(), 1);
+}
+
 #[test]
 fn a_seq_is_never_used_twice() {
     let directory = tempfile::tempdir().unwrap();

@@ -178,7 +178,7 @@ impl Exchange {
         let identity = &mut *context.identity;
         let nonce = identity.nonce();
         let key = SessionKey::generate()?;
-        let (journal, runs) = (context.outgoing.journal(), context.outgoing.runs());
+        let (journal, runs) = (context.outgoing.journal(), context.outgoing.greet());
         let hello: FromLauncher = identity.hello(&nonce, key.public(), journal, runs).into();
         let id = identity.message_id();
         let binding = from_launcher(identity, "");
@@ -392,6 +392,7 @@ impl Exchange {
             resend_at: None,
             resend_after: self.timing.resend,
         }));
+        context.outgoing.opened(welcome.session);
         let mut effects = Vec::new();
         if welcome.received > 0 {
             effects.push(Effect::Acknowledge(welcome.received));

@@ -214,6 +214,12 @@ impl Outgoing for MemoryOutgoing {
         self.inside().runs.clone()
     }
 
+    fn greet(&self) -> Vec<RunInHand> {
+        self.runs()
+    }
+
+    fn opened(&self, _: SessionId) {}
+
     fn waiting(&self, after: u64) -> Vec<Waiting> {
         self.inside().waiting.range(after + 1..).take(64).map(|(_, it)| it.clone()).collect()
     }

@@ -6,14 +6,14 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gantry_model::{Phase, Section};
+use gantry_model::{Phase, Section, Stage};
 use gantry_policy::Input;
 use gantry_protocol::message::{Decision, StageOutcome, Step};
 use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
 use gantry_protocol::{Header, SealedBytes};
 
 use super::order::Variables;
-use super::{Shared, Stage, StageError, order};
+use super::{Shared, StageError, order};
 use crate::blob::{BlobError, Expected};
 use crate::container::Engine;
 use crate::journal::{Change, Entry};
@@ -53,7 +53,7 @@ pub fn open_spec<E>(
         .map_err(|error| {
             format!("the stage's spec cannot be opened with this pool's key: {error}")
         })?;
-    let spec: Spec = serde_json::from_slice(&plain).map_err(|error| {
+    let mut spec: Spec = serde_json::from_slice(&plain).map_err(|error| {
         format!(
             "the stage's spec has a mistake at line {}, column {}",
             error.line(),
@@ -66,6 +66,7 @@ pub fn open_spec<E>(
     if !is_inner(&spec.project_root) {
         return Err(format!("the project root {:?} leaves the source", spec.project_root));
     }
+    spec.phases.retain(|phase| belongs(phase.phase, attempt.stage));
     let bundle = open_bundle(&spec, &keys)?;
     let variables = order::variables(config, &spec, bundle.as_ref());
     let secrets = secrets(config, bundle.as_ref())?;
@@ -120,6 +121,15 @@ fn secrets(
     Ok(secrets)
 }
 
+/// A read stage never changes anything, whatever its spec says: one that deploys by itself names the
+/// phases of its second half too.
+const fn belongs(phase: Phase, stage: Stage) -> bool {
+    match (phase, stage) {
+        (Phase::Initialize | Phase::Plan, Stage::Read) | (_, Stage::Write) => true,
+        (Phase::Apply | Phase::Perform | Phase::Destroy, Stage::Read) => false,
+    }
+}
+
 fn is_inner(path: &str) -> bool {
     Path::new(path)
         .components()
@@ -141,7 +151,7 @@ enum PrepareError {
     TooLarge { what: &'static str, size: u64, limit: u64 },
 }
 
-impl<E: Engine> Stage<E> {
+impl<E: Engine> super::Stage<E> {
     /// Asks the policy, brings the image here and lays the workspace out.
     pub(super) async fn prepare(&self, entry: &Entry) -> Result<(), StageError> {
         let mut log = self.log(entry);
@@ -438,4 +448,23 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(WorkspaceError::Io(std::io::Error::other(error))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_stage_has_no_phase_that_changes_anything() {
+        let phases = [Phase::Initialize, Phase::Plan, Phase::Apply, Phase::Perform, Phase::Destroy];
+        let kept = phases.map(|phase| belongs(phase, Stage::Read));
+        assert_eq!(kept, [true, true, false, false, false]);
+        assert!(phases.iter().all(|phase| belongs(*phase, Stage::Write)));
+    }
+
+    #[test]
+    fn a_project_root_stays_in_the_source() {
+        assert!(is_inner("") && is_inner("a/b") && is_inner("./a"));
+        assert!(!is_inner("..") && !is_inner("a/../../b") && !is_inner("/etc"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gantry_model::PoolId;
+use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::{KeyError, Recipient};
 
 use crate::broker::{Admissions, serial_text};
@@ -27,6 +27,8 @@ pub(crate) struct Admitted {
 struct Pools {
     serials: HashMap<String, PoolId>,
     faces: HashMap<PoolId, Arc<Face>>,
+    /// In which pool a worker was first seen.
+    workers: HashMap<WorkerId, PoolId>,
 }
 
 impl Admitted {
@@ -46,6 +48,12 @@ impl Admitted {
         Ok(())
     }
 
+    /// The worker is one of this pool's, unless another pool had it first.
+    pub(crate) fn note_worker(&self, worker: WorkerId, pool: PoolId) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        pools.workers.entry(worker).or_insert(pool);
+    }
+
     /// The pool's present certificate.
     pub(crate) fn face(&self, pool: PoolId) -> Option<Arc<Face>> {
         self.pools.read().unwrap_or_else(PoisonError::into_inner).faces.get(&pool).cloned()
@@ -56,5 +64,28 @@ impl Admissions for Admitted {
     fn pool_of(&self, serial: &str) -> Option<PoolId> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.serials.get(serial).copied()
+    }
+
+    fn owner_of(&self, worker: WorkerId) -> Option<PoolId> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.workers.get(&worker).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ulid::Ulid;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_belongs_to_the_pool_that_had_it_first() {
+        let admitted = Admitted::default();
+        let pool = |n| PoolId::from_ulid(Ulid::from_parts(n, 0));
+        let worker = WorkerId::from_ulid(Ulid::from_parts(9, 9));
+        assert_eq!(admitted.owner_of(worker), None);
+        admitted.note_worker(worker, pool(1));
+        admitted.note_worker(worker, pool(2));
+        assert_eq!(admitted.owner_of(worker), Some(pool(1)));
     }
 }

@@ -224,6 +224,11 @@ impl ControlPlane {
         for row in rows {
             self.admit(id("pool", row.get("id"))?, row.get("serial"), row.get("certificate"))?;
         }
+        let known = "SELECT pool, id FROM workers ORDER BY created_at";
+        for row in sqlx::query(known).fetch_all(&mut *conn).await? {
+            let worker = id("worker", row.get("id"))?;
+            self.inner.admitted.note_worker(worker, id("pool", row.get("pool"))?);
+        }
         Ok(())
     }
 

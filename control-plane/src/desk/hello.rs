@@ -132,6 +132,7 @@ impl ControlPlane {
     ) -> Result<Intake, OperationError> {
         let (pool, worker) = key;
         let session = SessionId::from_ulid(self.ids().ulid(unit.now()));
+        self.inner.admitted.note_worker(worker, pool);
         let received = note_journal(unit, key, &hello).await?;
         note_worker(unit, key, &hello, session).await?;
         let named: HashSet<Attempt> = hello.runs.iter().map(|run| run.attempt).collect();

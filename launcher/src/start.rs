@@ -70,15 +70,14 @@ impl Explain for StartError {
             Self::PolicyFile { .. } => Some(
                 "give its path in SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY, and the launcher's user the right to read it",
             ),
-            // Its message says it, with the place.
-            Self::Policy(_) => None,
             Self::Host(error) => error.help(),
             Self::Engine(_) => Some(
                 "start Docker, or set DOCKER_HOST to where it listens; the user must be in the group docker",
             ),
             Self::Session(error) => error.help(),
             Self::Launch(error) => error.help(),
-            Self::Journal(_) | Self::Objects(_) | Self::Signals(_) => None,
+            // Their messages say it themselves.
+            Self::Policy(_) | Self::Journal(_) | Self::Objects(_) | Self::Signals(_) => None,
         }
     }
 

@@ -44,7 +44,6 @@ const MAX_METADATA_VALUE: usize = 512;
 const MAX_FORMER_KEYS: usize = 16;
 
 /// Everything the launcher can be told, checked and complete.
-#[expect(clippy::struct_excessive_bools, reason = "each is one variable that is true or false")]
 pub struct Config {
     /// The pool: broker, certificate and authority. `SPACELIFT_TOKEN`.
     pub token: PoolToken,
@@ -71,12 +70,8 @@ pub struct Config {
     pub runtime: Option<String>,
     /// The image of runs whose stack names none. `SPACELIFT_DEFAULT_RUNNER_IMAGE`.
     pub runner_image: String,
-    /// The same for stacks of Ansible. `SPACELIFT_DEFAULT_ANSIBLE_RUNNER_IMAGE`.
-    pub ansible_runner_image: String,
     /// The file of the run initialization policy. `SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY`.
     pub policy: Option<PathBuf>,
-    /// Whether sensitive outputs may leave the host. `SPACELIFT_SENSITIVE_OUTPUT_UPLOAD_ENABLED`.
-    pub uploads_sensitive_outputs: bool,
     /// Whether masked logs of runs are printed too. `SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED`.
     pub prints_run_logs: bool,
     /// Whether logs of runs show the exact commands. `SPACELIFT_DEBUG`.
@@ -85,8 +80,6 @@ pub struct Config {
     pub metadata: BTreeMap<String, String>,
     /// How the control plane is reached. `SPACELIFT_WORKER_COMMS_PROTOCOL`.
     pub transport: Transport,
-    /// Where Docker's `config.json` is. `SPACELIFT_DOCKER_CONFIG_DIR`.
-    pub docker_config_dir: Option<PathBuf>,
     /// Where the engine listens; Docker's usual place if none. `DOCKER_HOST`.
     pub docker_host: Option<DockerHost>,
     /// What must outlive the launcher. `GANTRY_STATE_DIR`, `/opt/spacelift/gantry` unless set.
@@ -186,15 +179,12 @@ impl Config {
             network: reader.parsed("SPACELIFT_WORKER_NETWORK", docker_name),
             runtime: reader.optional("SPACELIFT_WORKER_RUNTIME", docker_name),
             runner_image: reader.parsed("SPACELIFT_DEFAULT_RUNNER_IMAGE", image),
-            ansible_runner_image: reader.parsed("SPACELIFT_DEFAULT_ANSIBLE_RUNNER_IMAGE", image),
             policy: reader
                 .optional("SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY", |t| Ok(PathBuf::from(t))),
-            uploads_sensitive_outputs: reader.flag("SPACELIFT_SENSITIVE_OUTPUT_UPLOAD_ENABLED"),
             prints_run_logs: reader.flag("SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED"),
             shows_commands: reader.flag("SPACELIFT_DEBUG"),
             metadata: metadata(&mut reader),
             transport: reader.parsed("SPACELIFT_WORKER_COMMS_PROTOCOL", transport),
-            docker_config_dir: reader.optional("SPACELIFT_DOCKER_CONFIG_DIR", directory),
             docker_host: reader.optional("DOCKER_HOST", docker_host),
             state_dir: reader.parsed("GANTRY_STATE_DIR", directory),
             log_format: reader.parsed("GANTRY_LOG", log_format),
@@ -217,14 +207,11 @@ impl Config {
             network: fields.network.expect(complete),
             runtime: fields.runtime,
             runner_image: fields.runner_image.expect(complete),
-            ansible_runner_image: fields.ansible_runner_image.expect(complete),
             policy: fields.policy,
-            uploads_sensitive_outputs: fields.uploads_sensitive_outputs,
             prints_run_logs: fields.prints_run_logs,
             shows_commands: fields.shows_commands,
             metadata: fields.metadata,
             transport: fields.transport.expect(complete),
-            docker_config_dir: fields.docker_config_dir,
             docker_host: fields.docker_host,
             state_dir: fields.state_dir.expect(complete),
             secrets_dir: secrets_dir.expect(complete),
@@ -247,7 +234,6 @@ impl Config {
 }
 
 /// What was read so far. A field is none when its variable has a mistake.
-#[expect(clippy::struct_excessive_bools, reason = "each is one variable that is true or false")]
 struct Fields {
     former_keys: Vec<PoolKey>,
     run_timeout: Option<GoDuration>,
@@ -257,14 +243,11 @@ struct Fields {
     network: Option<String>,
     runtime: Option<String>,
     runner_image: Option<String>,
-    ansible_runner_image: Option<String>,
     policy: Option<PathBuf>,
-    uploads_sensitive_outputs: bool,
     prints_run_logs: bool,
     shows_commands: bool,
     metadata: BTreeMap<String, String>,
     transport: Option<Transport>,
-    docker_config_dir: Option<PathBuf>,
     docker_host: Option<DockerHost>,
     state_dir: Option<PathBuf>,
     log_format: Option<LogFormat>,
@@ -436,11 +419,9 @@ impl fmt::Debug for Config {
             .field("network", &self.network)
             .field("runtime", &self.runtime)
             .field("runner_image", &self.runner_image)
-            .field("ansible_runner_image", &self.ansible_runner_image)
             .field("policy", &self.policy)
             .field("metadata", &self.metadata)
             .field("transport", &self.transport)
-            .field("docker_config_dir", &self.docker_config_dir)
             .field("docker_host", &self.docker_host)
             .field("state_dir", &self.state_dir)
             .field("secrets_dir", &self.secrets_dir)

@@ -5,6 +5,10 @@
 //! after a crash the log goes on at the byte where it stopped: an object that was put but not
 //! journaled is never referred to.
 
+mod echo;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +25,8 @@ use crate::blob::BlobError;
 use crate::journal::{Change, Journal, JournalError, Mark};
 use crate::mask::{Masker, Secrets};
 use crate::store::{Content, Keep, Store};
+
+pub use echo::Echo;
 
 /// A segment is cut when it has this many bytes.
 const SEGMENT: usize = 4 << 20;
@@ -52,6 +58,8 @@ pub struct Log<K = Store> {
     taken: VecDeque<Taken>,
     /// Where the frame behind the last one taken begins.
     next: Position,
+    /// Prints what is stored too, if that is wanted.
+    echo: Option<Echo>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +106,15 @@ impl<K: Keep> Log<K> {
             since: None,
             consumed: 0,
             taken: VecDeque::new(),
+            echo: None,
         }
+    }
+
+    /// Prints every line on standard output too, once it is masked and stored.
+    #[must_use]
+    pub fn echoed(mut self, echo: Option<Echo>) -> Self {
+        self.echo = echo;
+        self
     }
 
     /// Where reading the spool begins.
@@ -239,6 +255,9 @@ impl<K: Keep> Log<K> {
         let stored = self.mark.sections.entry(section).or_default();
         let offset = *stored;
         *stored += length;
+        if let Some(echo) = &mut self.echo {
+            echo.print(&content);
+        }
         let sha256 = Digest::of(&content).to_string();
         let segment = Segment { attempt: self.attempt, section, offset, length, sha256, key };
         Ok(vec![Change::Queue { id: message_id(), message: segment.into() }])
@@ -259,6 +278,3 @@ impl<K: Keep> Log<K> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

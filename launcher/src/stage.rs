@@ -28,7 +28,7 @@ use crate::blob::{BlobError, Objects};
 use crate::config::Config;
 use crate::container::{Engine, EngineError};
 use crate::journal::{Change, Ending, Entry, Journal, JournalError};
-use crate::log::{Log, LogError};
+use crate::log::{Echo, Log, LogError};
 use crate::mask::Secrets;
 use crate::store::{Say, Store, Urls};
 use crate::workspace::Directories;
@@ -247,6 +247,12 @@ impl<E: Engine> Stage<E> {
             self.store.clone(),
             &self.secrets,
             entry.mark.clone(),
+        )
+        .echoed(
+            self.shared
+                .config
+                .prints_run_logs
+                .then(|| Echo::new(self.attempt.run, self.spec.stack.clone())),
         )
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -129,7 +129,6 @@ fn two_variables_are_enough_and_the_rest_has_the_documented_defaults() {
     assert_eq!(config.state_dir, Path::new("/opt/spacelift/gantry"));
     assert_eq!(config.secrets_dir, Path::new("/dev/shm"));
     assert_eq!((config.docker_host, config.policy), (None, None));
-    assert!(!config.uploads_sensitive_outputs && !config.prints_run_logs);
     assert!(!config.shows_commands && !config.replaces_backend);
     assert!(config.warnings.is_empty() && config.mounts.is_empty());
 }
@@ -138,14 +137,12 @@ fn two_variables_are_enough_and_the_rest_has_the_documented_defaults() {
 fn every_variable_has_its_effect() {
     let config = read(&[
         ("SPACELIFT_DEFAULT_RUNNER_IMAGE", "registry.example.com:5000/runner:1@sha256:ab"),
-        ("SPACELIFT_DEFAULT_ANSIBLE_RUNNER_IMAGE", "ansible"),
         ("SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY", "/etc/policy.rego"),
         ("SPACELIFT_LAUNCHER_RUN_TIMEOUT", "120m"),
         ("SPACELIFT_LAUNCHER_LOGS_TIMEOUT", "1000s"),
         ("GANTRY_STOP_GRACE", "1m30s"),
         ("SPACELIFT_WORKER_NETWORK", "runs"),
         ("SPACELIFT_WORKER_RUNTIME", "runsc"),
-        ("SPACELIFT_SENSITIVE_OUTPUT_UPLOAD_ENABLED", "true"),
         ("SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED", "1"),
         ("SPACELIFT_DEBUG", "T"),
         ("GANTRY_REPLACE_BACKEND", "True"),
@@ -153,7 +150,6 @@ fn every_variable_has_its_effect() {
         ("SPACELIFT_METADATA_instance_id", "i-0abc"),
         ("SPACELIFT_METADATA_Asg_ID", "workers"),
         ("SPACELIFT_WORKER_COMMS_PROTOCOL", "mqtt"),
-        ("SPACELIFT_DOCKER_CONFIG_DIR", "/root/.docker/"),
         ("DOCKER_HOST", "tcp://localhost:2375"),
         ("GANTRY_STATE_DIR", "/var/lib/gantry"),
         ("GANTRY_SECRETS_DIR", "/run/secrets"),
@@ -161,9 +157,7 @@ fn every_variable_has_its_effect() {
         ("GANTRY_LOG_LEVEL", "debug"),
     ]);
     assert_eq!(config.docker_host, Some(DockerHost::Tcp("localhost:2375".to_owned())));
-    assert_eq!(config.docker_config_dir, Some(PathBuf::from("/root/.docker")));
     assert_eq!(config.former_keys.len(), 1);
-    assert!(config.uploads_sensitive_outputs && config.prints_run_logs);
     assert!(config.shows_commands && config.replaces_backend);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     // The rest as one text, which shows no secret.
@@ -306,7 +300,6 @@ fn each_mistake_of_the_other_variables_is_one_sentence_with_the_next_step() {
         ("SPACELIFT_DEBUG", &["yes"]),
         ("SPACELIFT_METADATA_note", &["a\nb", &"a".repeat(600)]),
         ("SPACELIFT_WORKER_COMMS_PROTOCOL", &["poll", "amqp"]),
-        ("SPACELIFT_DOCKER_CONFIG_DIR", &["~/.docker"]),
         ("DOCKER_HOST", &["ssh://host", "unix://docker.sock", "tcp://host", "tcp://host:0"]),
         ("GANTRY_STATE_DIR", &["state", "/a/../b"]),
         ("GANTRY_SECRETS_DIR", &["/tmp", "/nowhere", "x"]),

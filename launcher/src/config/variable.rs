@@ -47,11 +47,6 @@ pub const RUNS: &[Variable] = &[
         help: "The image of runs whose stack names none.",
     },
     Variable {
-        name: "SPACELIFT_DEFAULT_ANSIBLE_RUNNER_IMAGE",
-        default: Some("public.ecr.aws/spacelift/runner-ansible:latest"),
-        help: "The same for stacks of Ansible.",
-    },
-    Variable {
         name: "SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY",
         default: None,
         help: "Path of a Rego file that decides which runs may start here.",
@@ -107,11 +102,6 @@ pub const RUNS: &[Variable] = &[
         help: "The OCI runtime of the containers, such as `runsc`.",
     },
     Variable {
-        name: "SPACELIFT_SENSITIVE_OUTPUT_UPLOAD_ENABLED",
-        default: Some("false"),
-        help: "Whether a run's sensitive outputs may leave this host.",
-    },
-    Variable {
         name: "SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED",
         default: Some("false"),
         help: "Whether the logs of runs, masked, are printed here too.",
@@ -144,11 +134,6 @@ pub const HOST: &[Variable] = &[
         name: "SPACELIFT_WORKER_COMMS_PROTOCOL",
         default: Some("mqtt"),
         help: "How the launcher reaches its control plane.",
-    },
-    Variable {
-        name: "SPACELIFT_DOCKER_CONFIG_DIR",
-        default: None,
-        help: "Directory with Docker's config.json: credentials for private registries.",
     },
     Variable {
         name: "DOCKER_HOST",

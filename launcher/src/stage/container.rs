@@ -73,6 +73,9 @@ impl<E: Engine> Stage<E> {
         if let Err(reason) = self.write_order().await {
             return self.failed_early(entry, &reason).await;
         }
+        if self.shared.config.shows_commands {
+            self.show_commands(entry).await?;
+        }
         self.shared.journal.step(self.attempt, Step::Starting)?;
         let name = container_name(self.attempt);
         match persist(|| self.shared.engine.start(&name)).await {

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use gantry_model::{Phase, RunType, Stage as StageKind};
+use gantry_model::{Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::spec::{SecretBundle, Spec};
 use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder, User};
 use gantry_spool::{Limits, WhenFull};
@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 use super::{Stage, container_name};
 use crate::config::Config;
 use crate::container::{Engine, EngineError, Image};
+use crate::journal::Entry;
+use crate::log::LogError;
 use crate::{terraform, workspace};
 
 /// How much of a read stage's output waits on the host: 1 GiB.
@@ -148,6 +150,20 @@ impl<E: Engine> Stage<E> {
             order.current = Some(STATE_FILE.to_owned());
         }
         Ok(Some(order))
+    }
+
+    /// Puts the commands of the phases into the log, as `SPACELIFT_DEBUG` wants it.
+    pub(super) async fn show_commands(&self, entry: &Entry) -> Result<(), LogError> {
+        let phases = self.spec.phases.iter().map(phase_order);
+        let lines: Vec<String> = phases
+            .flat_map(|order| {
+                let commands = order.before.into_iter().chain([order.command]).chain(order.after);
+                commands
+                    .map(move |command| format!("{}: {command}", order.phase))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        self.log(entry).say(Section::Prepare, &lines, Vec::new()).await
     }
 
     fn order(&self, image: &Image, user: User, state: Option<StateOrder>) -> Order {

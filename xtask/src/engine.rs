@@ -3,7 +3,11 @@
 //! An engine that answers is used and left alone. Where none answers one is installed and started; it is ours, and
 //! ends with the task.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -41,35 +45,53 @@ pub struct Started {
 
 /// Makes sure that an engine answers.
 pub fn ensure(cx: &Context) -> Result<Engine> {
-    match ask(cx)? {
-        Answer::Runs(version) => {
-            tools::ensure(cx, &[&tools::DOCKER_COMMAND])?;
-            cx.say.detail(&format!("Docker {version} answers; it is used as it is and left alone"));
-            return Ok(Engine { started: None });
-        }
-        Answer::Denied => bail!(
-            "the Docker engine refuses this user: add it to the group (sudo usermod -aG docker \"$USER\", then log in \
-             anew), or run this as root"
-        ),
-        Answer::Silent => {}
+    let was_installed = install(cx)?;
+    if let Some(version) = answers(cx)? {
+        cx.say.detail(&format!("Docker {version} answers; it is used as it is and left alone"));
+        return Ok(Engine { started: None });
     }
     if let Some(host) = &cx.config.docker_host {
         bail!("no Docker engine answers at DOCKER_HOST={host}: start it, or unset DOCKER_HOST");
     }
     cx.say.detail("no Docker engine answers");
-    if cx.config.find("dockerd").is_none() {
-        tools::ensure(cx, &[&tools::DOCKER])?;
-        // Where there is a systemd, the package has just started its own.
-        if std::path::Path::new("/run/systemd/system").exists()
-            && cx.show("systemctl", as_root("systemctl").args(["start", "docker"]))?
-            && let Answer::Runs(version) = ask(cx)?
-        {
-            cx.say.detail(&format!("Docker {version} was started by the machine's systemd"));
-            return Ok(Engine { started: None });
-        }
+    // Where there is a systemd, the package brought a service that starts with the machine anyway.
+    if was_installed
+        && Path::new("/run/systemd/system").exists()
+        && cx.show("systemctl", as_root("systemctl").args(["start", "docker"]))?
+        && let Some(version) = answers(cx)?
+    {
+        cx.say.detail(&format!("Docker {version} was started by the machine's systemd"));
+        return Ok(Engine { started: None });
     }
     cx.agree("start a Docker engine (dockerd) as root, until this task ends")?;
     Ok(Engine { started: Some(start(cx)?) })
+}
+
+/// Installs what is missing of engine and command. Whether anything was.
+fn install(cx: &Context) -> Result<bool> {
+    // An engine elsewhere is somebody else's: nothing is missing here.
+    if cx.config.find("docker").is_some()
+        && (cx.config.docker_host.is_some() || answers(cx)?.is_some())
+    {
+        return Ok(false);
+    }
+    let is_missing = ["dockerd", "docker"].iter().any(|program| cx.config.find(program).is_none());
+    // The first often brings the second too.
+    tools::ensure(cx, &[&tools::DOCKER])?;
+    tools::ensure(cx, &[&tools::DOCKER_COMMAND])?;
+    Ok(is_missing)
+}
+
+/// The version of the engine that answers.
+fn answers(cx: &Context) -> Result<Option<String>> {
+    match ask(cx)? {
+        Answer::Runs(version) => Ok(Some(version)),
+        Answer::Silent => Ok(None),
+        Answer::Denied => bail!(
+            "the Docker engine refuses this user: add it to the group (sudo usermod -aG docker \"$USER\", then log in \
+             anew), or run this as root"
+        ),
+    }
 }
 
 fn ask(cx: &Context) -> Result<Answer> {
@@ -104,7 +126,7 @@ fn start(cx: &Context) -> Result<Started> {
     }
 }
 
-fn start_with(cx: &Context, folder: &std::path::Path, extra: &[&str]) -> Result<Started> {
+fn start_with(cx: &Context, folder: &Path, extra: &[&str]) -> Result<Started> {
     let pid_file = folder.join("dockerd.pid");
     let log = folder.join("dockerd.log");
     cx.say.detail(&format!("dockerd starts, its log is {}", log.display()));
@@ -119,17 +141,15 @@ fn start_with(cx: &Context, folder: &std::path::Path, extra: &[&str]) -> Result<
     service.wait_for("its socket", Duration::from_secs(90), |line| {
         line.contains(STARTED).then_some(())
     })?;
-    match ask(cx)? {
-        Answer::Runs(version) => cx.say.detail(&format!("Docker {version} answers")),
-        Answer::Denied | Answer::Silent => {
-            bail!("dockerd started, but does not answer{}", service.tail())
-        }
+    match answers(cx)? {
+        Some(version) => cx.say.detail(&format!("Docker {version} answers")),
+        None => bail!("dockerd started, but does not answer{}", service.tail()),
     }
     Ok(Started { pid_file })
 }
 
 /// Where dockerd runs as root and we do not, the signal has to come from root too.
-fn stop_command(pid_file: &std::path::Path) -> Option<Command> {
+fn stop_command(pid_file: &Path) -> Option<Command> {
     (!rustix::process::geteuid().is_root()).then(|| {
         let mut command = as_root("pkill");
         command.arg("--pidfile").arg(pid_file);

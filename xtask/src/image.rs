@@ -152,6 +152,10 @@ fn lay_out(context: &Path, busybox: &Path, tool: &str, path: &Path) -> Result<()
         symlink("../../bin/busybox", rootfs.join("usr/bin").join(&applet))?;
     }
     fs::copy(path, rootfs.join("usr/local/bin").join(tool))?;
+    if tool != "terraform" {
+        // The launcher's commands say `terraform`; OpenTofu understands the same ones.
+        symlink(tool, rootfs.join("usr/local/bin/terraform"))?;
+    }
     fs::copy(CERTIFICATE_FILE, rootfs.join(CERTIFICATE_FILE.trim_start_matches('/')))?;
     fs::write(
         rootfs.join("etc/passwd"),

@@ -62,11 +62,11 @@ pub const DOCKER: Need = Need {
     package: "docker.io",
     why: "runs go into containers",
 };
-/// The engine's command, where an engine answers already.
+/// The engine's command, which later versions of Debian package apart.
 pub const DOCKER_COMMAND: Need = Need {
     present: Present::Program("docker"),
-    package: "docker.io",
-    why: "the command that builds the runner image",
+    package: "docker-cli",
+    why: "the engine's command",
 };
 /// What the build links.
 pub const BUILD: [Need; 4] = [
@@ -134,8 +134,17 @@ fn install(cx: &Context, packages: &[&str]) -> Result<()> {
 fn apt_get(cx: &Context, arguments: &[&str]) -> Result<bool> {
     // Set behind sudo, which would drop it.
     let mut command = as_root("env");
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--quiet"]);
-    cx.show("apt-get", command.args(["-o", "DPkg::Lock::Timeout=300"]).args(arguments))
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "NEEDRESTART_SUSPEND=1",
+        "apt-get",
+        "--quiet",
+        "--quiet",
+    ]);
+    cx.show(
+        "apt-get",
+        command.args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"]).args(arguments),
+    )
 }
 
 fn is_present(cx: &Context, what: &Present) -> bool {

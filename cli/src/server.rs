@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -116,7 +117,10 @@ fn start_log(environment: &Environment, output: Output) -> Result<(), Failure> {
             .because(error)
             .next("give one such as info, or gantry_control_plane=debug,warn")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if output.is_json() {
         log.json().init();
     } else {

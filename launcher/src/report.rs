@@ -35,8 +35,12 @@ where
         );
         line.insert("level".to_owned(), meta.level().as_str().to_lowercase().into());
         line.insert("msg".to_owned(), fields.message.into());
-        let file = meta.file().and_then(|file| file.rsplit('/').next()).unwrap_or_default();
-        line.insert("caller".to_owned(), format!("{file}:{}", meta.line().unwrap_or(0)).into());
+        let place = meta.file().and_then(|file| file.rsplit('/').next()).map(|file| {
+            let number = meta.line().unwrap_or(0);
+            format!("{file}:{number}")
+        });
+        // Libraries that use the `log` crate have no place of their own, but say who they are.
+        line.insert("caller".to_owned(), place.unwrap_or(fields.target).into());
         line.append(&mut fields.others);
         writeln!(writer, "{}", Value::Object(line))
     }
@@ -45,6 +49,7 @@ where
 #[derive(Default)]
 struct Fields {
     message: String,
+    target: String,
     others: Map<String, Value>,
 }
 
@@ -52,7 +57,9 @@ impl Fields {
     fn add(&mut self, field: &Field, value: Value) {
         if field.name() == "message" {
             self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        } else {
+        } else if field.name() == "log.target" {
+            self.target = value.as_str().unwrap_or_default().to_owned();
+        } else if !field.name().starts_with("log.") {
             self.others.insert(field.name().to_owned(), value);
         }
     }

@@ -217,7 +217,8 @@ impl Default for Timing {
             patience: Duration::from_secs(10),
             resend: Duration::from_secs(5),
             give_up: Duration::from_secs(120),
-            backoff: (Duration::from_secs(1), Duration::from_secs(60)),
+            // Half of the usual lease, so that a read stage outlives an attempt that came just too early.
+            backoff: (Duration::from_secs(1), Duration::from_secs(30)),
             farewell: Duration::from_secs(5),
         }
     }

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// A session that held for so long was no kick. Shorter than a server's usual life between two
+/// restarts, or a server that is restarted a few times would be waited for as long as a lease holds.
+const STEADY: Duration = Duration::from_secs(15);
+
 /// Waits that double with every failure, each drawn evenly between nothing and its bound, so that ten
 /// thousand launchers do not come back at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +30,10 @@ impl Backoff {
         bound.mul_f64(fraction.clamp(0.0, 1.0))
     }
 
-    /// Counts a session that was open for `held`. Only one that held longer than the longest wait is a
-    /// success: to be thrown out right after each connect is a failure like any other.
+    /// Counts a session that was open for `held`. Only one that held for [`STEADY`] is a success: to be
+    /// thrown out right after each connect is a failure like any other.
     pub fn opened_for(&mut self, held: Duration) {
-        if held > self.longest {
+        if held >= STEADY {
             self.failures = 0;
         }
     }
@@ -62,7 +66,7 @@ mod tests {
         assert_eq!(bounds(&mut backoff, 3), [1, 2, 4]);
         backoff.opened_for(5 * SECOND);
         assert_eq!(bounds(&mut backoff, 1), [8]);
-        backoff.opened_for(61 * SECOND);
+        backoff.opened_for(15 * SECOND);
         assert_eq!(bounds(&mut backoff, 1), [1]);
     }
 }

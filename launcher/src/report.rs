@@ -58,7 +58,7 @@ impl Fields {
         if field.name() == "message" {
             self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         } else if field.name() == "log.target" {
-            self.target = value.as_str().unwrap_or_default().to_owned();
+            value.as_str().unwrap_or_default().clone_into(&mut self.target);
         } else if !field.name().starts_with("log.") {
             self.others.insert(field.name().to_owned(), value);
         }

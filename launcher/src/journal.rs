@@ -123,6 +123,16 @@ impl Journal {
         self.lock().known.entries.values().cloned().collect()
     }
 
+    /// How many attempts there are whose result the control plane does not have: what comes after that
+    /// is clean-up and takes no worker.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        let inner = self.lock();
+        let up_to = inner.known.acknowledged;
+        let entries = inner.known.entries.values();
+        entries.filter(|entry| entry.result.is_none_or(|result| result > up_to)).count()
+    }
+
     /// What is known of one attempt.
     #[must_use]
     pub fn entry(&self, attempt: Attempt) -> Option<Entry> {

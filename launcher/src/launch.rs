@@ -141,7 +141,7 @@ pub async fn run<E: Engine>(
         launcher.begin(entry.attempt, Duration::ZERO);
     }
     let ended = loop {
-        if launcher.leaving > Leaving::No && launcher.stages.is_empty() {
+        if launcher.may_leave() {
             break Ok(());
         }
         tokio::select! {
@@ -179,6 +179,16 @@ pub async fn run<E: Engine>(
 }
 
 impl<E: Engine> Launcher<E> {
+    /// A claim is waited for: what is granted to a launcher that has just left would be nobody's.
+    fn may_leave(&self) -> bool {
+        let is_idle = self.stages.is_empty();
+        match self.leaving {
+            Leaving::No => false,
+            Leaving::Draining => is_idle && self.claimed.is_empty() && self.fetching.is_empty(),
+            Leaving::Ending => is_idle,
+        }
+    }
+
     fn request(&mut self, request: Request) -> Result<(), LaunchError> {
         match (request, self.leaving) {
             (Request::HandOver, _) => {
@@ -311,7 +321,8 @@ impl<E: Engine> Launcher<E> {
 
     fn offered(&mut self, offer: Offer) -> Result<(), LaunchError> {
         let attempt = offer.attempt;
-        let taken = self.drivers.len() + self.claimed.len() + self.fetching.len();
+        let busy = self.shared.journal.unacknowledged();
+        let taken = busy + self.claimed.len() + self.fetching.len();
         let reason = if self.leaving > Leaving::No {
             Some("the launcher is leaving")
         } else if self.is_drained {

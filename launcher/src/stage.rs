@@ -220,7 +220,8 @@ impl<E: Engine> Stage<E> {
                         return Ok(Driven::HandedOver);
                     }
                 }
-                Step::Ended => self.complete_log(&entry).await?,
+                // The ending was written behind the last of the log.
+                Step::Ended => self.shared.journal.step(self.attempt, Step::LogComplete)?,
                 Step::LogComplete => self.seal(&entry).await?,
                 Step::Sealed => {
                     ending::send_result(&self.shared, self.attempt, self.log(&entry).closings())?;

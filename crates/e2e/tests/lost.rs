@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use gantry_e2e::{Stand, containers};
+use gantry_e2e::{Container, Stand, containers};
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// Says that it has begun, and goes on until it is let go.
@@ -20,7 +20,8 @@ resource "terraform_data" "slow" {
 "#;
 
 fn kill_container(stand: &Stand) {
-    let running = containers(&stand.pool.id);
+    let mut running = containers(&stand.pool.id);
+    running.retain(Container::is_running);
     assert_eq!(running.len(), 1);
     let killed = Command::new("docker").args(["kill", &running[0].id]).output();
     assert!(killed.expect("docker is there").status.success());

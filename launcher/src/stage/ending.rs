@@ -130,14 +130,6 @@ impl<E: Engine> Stage<E> {
         })
     }
 
-    /// Everything that the stage wrote is stored and reported.
-    pub(super) async fn complete_log(&self, entry: &Entry) -> Result<(), StageError> {
-        let name = super::container_name(self.attempt);
-        super::container::persist(|| self.shared.engine.remove(&name)).await?;
-        tracing::debug!(attempt = %entry.attempt, "the container is removed");
-        Ok(self.shared.journal.step(self.attempt, Step::LogComplete)?)
-    }
-
     /// Seals, signs and stores the workspace, if the write stage needs it.
     pub(super) async fn seal(&self, entry: &Entry) -> Result<(), StageError> {
         let keeps = entry.ending.as_ref().is_some_and(|ending| ending.keeps_workspace);

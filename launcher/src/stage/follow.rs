@@ -92,10 +92,7 @@ impl<E: Engine> Stage<E> {
                 _ = wish.wait_for(|wish| *wish == Wish::HandOver) => return Ok(Driven::HandedOver),
             }
         };
-        if !container_ended {
-            // The last frame is there; the container goes at once, or is ended.
-            let _ = tokio::time::timeout(Duration::from_secs(10), &mut ended).await;
-        }
+        // After the last frame nothing runs in the container but the worker binary, on its way out.
         self.end(followed).await?;
         Ok(Driven::Done)
     }

@@ -26,6 +26,8 @@ fn tracked_run_of_terraform() {
         .hook("before-plan", r#"printf '%s' "${TF_VAR_db_password%battery*}"; sleep 0.3; printf '%s\n' "battery${TF_VAR_db_password#*battery}""#)
         .hook("before-plan", r#"seq 1 2000 | sed "s/7/$TF_VAR_db_password/""#)
         .hook("before-apply", r#"seq 1 2000; echo "and $TF_VAR_db_password""#)
+        // So that the apply can be looked at while it runs.
+        .hook("before-apply", "touch /count/applying; while [ ! -e /count/go ]; do sleep 0.1; done")
         .create();
 
     let run = stand.cli.trigger(&stack.id);
@@ -33,6 +35,7 @@ fn tracked_run_of_terraform() {
     assert_eq!(planned.delta(), [5, 0, 0]);
     stand.nothing_left(&launcher);
     stand.cli.confirm(&run);
+    stand.awaits("applying", LIMIT);
     stand.cli.reaches(&run, "APPLYING", LIMIT);
     let applying = containers(&stand.pool.id);
     assert_eq!(applying.len(), 1, "the apply has one container");
@@ -40,6 +43,7 @@ fn tracked_run_of_terraform() {
         (applying[0].label("gantry.run"), applying[0].label("gantry.stage")),
         (run.as_str(), "write")
     );
+    stand.give("go");
     let view = stand.cli.reaches(&run, "FINISHED", LIMIT);
 
     let expected = [

@@ -2,9 +2,11 @@
 //!
 //! An [`Engine`] makes, starts, watches and removes the one container of a stage. Every step may be
 //! asked again after a crash: it finds what an earlier call did and never does it twice, because the
-//! container's name is derived from the attempt. Only [`docker`] knows which engine it is.
+//! container's name is derived from the attempt. Only [`docker`] knows which engine it is; [`fake`]
+//! keeps the same promises without one.
 
 pub mod docker;
+pub mod fake;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,7 +31,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Makes the container, or finds it under its name.
+    /// Makes the container, or finds it under its name. There is one when this succeeds; when it fails,
+    /// there may be one all the same.
     fn create(&self, spec: &Spec) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Reads a regular file of at most `limit` bytes from a container; none if there is no such file.
@@ -40,7 +43,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Option<Vec<u8>>, EngineError>> + Send;
 
-    /// Starts the container, unless it runs.
+    /// Starts the container, unless it runs: also one that ran before. When this fails, it may run all
+    /// the same.
     fn start(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// What the container is doing; none if there is none.
@@ -56,10 +60,10 @@ pub trait Engine: Clone + Send + Sync + 'static {
         signal: Signal,
     ) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Ends and removes the container, if there is one.
+    /// Ends and removes the container, if there is one. There is none when this succeeds.
     fn remove(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// The names of all containers with our label of this pool and worker.
+    /// The names of all containers that have all of these labels, running or not.
     fn list(
         &self,
         labels: &[(&str, String)],
@@ -128,6 +132,8 @@ pub struct Spec {
     pub runtime: Option<String>,
     /// The group through which the worker binary reaches the launcher's directories; none if that is root's.
     pub group: Option<u32>,
+    /// How long an engine that stops waits for it to end by itself.
+    pub stop_grace: Duration,
 }
 
 /// What went wrong with an engine.

@@ -27,6 +27,8 @@ const ACT: Duration = Duration::from_secs(120);
 const PULL_SILENCE: Duration = Duration::from_secs(120);
 /// How long one wait is kept open before the state is asked for.
 const WAIT: Duration = Duration::from_secs(60);
+/// The pause before an engine is asked again that answered too early.
+const PAUSE: Duration = Duration::from_millis(200);
 /// The most processes in a container.
 const PIDS: i64 = 4096;
 /// What the worker binary needs: to become the phases' user, to end their processes, to give them the workspace.
@@ -104,18 +106,25 @@ impl Engine for Docker {
     }
 
     async fn create(&self, spec: &Spec) -> Result<(), EngineError> {
-        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-        let made = within(
-            "create the container",
-            ACT,
-            self.api.create_container(Some(options), body(spec)),
-        );
-        match made.await {
-            // 409: our own earlier call, or one whose answer was lost. The name is derived from the attempt,
-            // so it is the same stage.
-            Ok(_) | Err(Failure::Said { status: 409, .. }) => Ok(()),
-            Err(failure) => Err(failure.into()),
-        }
+        let what = "create the container";
+        let made = async {
+            loop {
+                let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+                let create = self.api.create_container(Some(options), body(spec));
+                match within(what, ACT, create).await {
+                    // Our own earlier call, or one whose answer was lost. The name is derived from the
+                    // attempt, so it is the same stage. The name is taken before the container is there.
+                    Err(Failure::Said { status: 409, .. }) => {
+                        if self.state(&spec.name).await?.is_some() {
+                            return Ok(());
+                        }
+                    }
+                    other => return other.map(drop).map_err(EngineError::from),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        in_time(what, ACT, made).await
     }
 
     async fn read_file(
@@ -178,10 +187,13 @@ impl Engine for Docker {
             let mut waits = Box::pin(self.api.wait_container(name, Some(options)));
             // How it ended is asked for below: a wait says it in three different ways, and an engine
             // that restarts ends it early.
-            let _ = tokio::time::timeout(WAIT, waits.next()).await;
+            let waited = tokio::time::timeout(WAIT, waits.next()).await;
             match self.state(name).await? {
                 Some(State::Running) => {}
                 Some(State::Created | State::Exited { .. }) | None => return Ok(()),
+            }
+            if waited.is_ok() {
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -202,14 +214,20 @@ impl Engine for Docker {
     }
 
     async fn remove(&self, name: &str) -> Result<(), EngineError> {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        let removed =
-            within("remove the container", ACT, self.api.remove_container(name, Some(options)));
-        match removed.await {
-            // 409: another call removes it at this moment.
-            Ok(()) | Err(Failure::Said { status: 404 | 409, .. }) => Ok(()),
-            Err(failure) => Err(failure.into()),
-        }
+        let what = "remove the container";
+        let removed = async {
+            loop {
+                let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+                let remove = self.api.remove_container(name, Some(options));
+                match within(what, ACT, remove).await {
+                    // Another call removes it at this moment.
+                    Err(Failure::Said { status: 409, .. }) => tokio::time::sleep(PAUSE).await,
+                    Ok(()) | Err(Failure::Said { status: 404, .. }) => return Ok(()),
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
+        };
+        in_time(what, ACT, removed).await
     }
 
     async fn list(&self, labels: &[(&str, String)]) -> Result<Vec<String>, EngineError> {
@@ -232,6 +250,7 @@ fn body(spec: &Spec) -> ContainerCreateBody {
         cmd: Some(Vec::new()),
         working_dir: Some("/".to_owned()),
         labels: Some(spec.labels.clone().into_iter().collect()),
+        stop_timeout: Some(i64::try_from(spec.stop_grace.as_secs()).unwrap_or(i64::MAX)),
         host_config: Some(HostConfig {
             network_mode: Some(spec.network.clone()),
             runtime: spec.runtime.clone(),
@@ -300,10 +319,18 @@ async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Failure> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result.map_err(|error| said(what, error)),
-        Err(_) => Err(Failure::Other(EngineError::Late { what: what.to_owned(), limit })),
-    }
+    // Boxed: these futures are of many kilobytes, and every caller's would be larger by them.
+    let call = Box::pin(async { Ok(call.await.map_err(|error| said(what, error))) });
+    in_time(what, limit, call).await.unwrap_or_else(|late| Err(Failure::Other(late)))
+}
+
+async fn in_time<T>(
+    what: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let late = |_| Err(EngineError::Late { what: what.to_owned(), limit });
+    tokio::time::timeout(limit, call).await.unwrap_or_else(late)
 }
 
 async fn next<S: Stream + Unpin>(

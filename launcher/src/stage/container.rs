@@ -149,6 +149,7 @@ impl<E: Engine> Stage<E> {
             network: config.network.clone(),
             runtime: config.runtime.clone(),
             group: (group != 0).then_some(group),
+            stop_grace: config.stop_grace.get() + super::follow::MARGIN,
         })
     }
 

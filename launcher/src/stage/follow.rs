@@ -25,7 +25,7 @@ use crate::log::{Log, message_id};
 /// The spool is looked at this often even if nothing was noticed.
 const TICK: Duration = Duration::from_secs(1);
 /// How much longer than its grace a stopped stage gets, for what it does after its last phase.
-const MARGIN: Duration = Duration::from_secs(60);
+pub(super) const MARGIN: Duration = Duration::from_secs(60);
 
 /// What the spool said.
 pub(super) struct Followed {

@@ -1,0 +1,61 @@
+//! What every container engine promises, held against the fake one and against a real Docker.
+//!
+//! Docker's part needs an engine and the image that `GANTRY_E2E_IMAGE` names: `cargo xtask test` has both.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[path = "container/contract.rs"]
+mod contract;
+#[path = "container/side.rs"]
+mod side;
+
+use side::{DockerSide, FakeSide};
+
+/// One test for each promise and engine.
+macro_rules! promises {
+    ($($promise:ident)*) => {
+        mod fake {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $promise() {
+                    contract::in_time(contract::$promise(&mut FakeSide::new())).await;
+                }
+            )*
+        }
+        mod docker {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $promise() {
+                    contract::in_time(async {
+                        contract::$promise(&mut DockerSide::new().await).await
+                    }).await;
+                }
+            )*
+        }
+    };
+}
+
+promises! {
+    it_says_what_it_is
+    an_image_says_what_it_sets
+    a_container_is_made_once_and_found_by_its_name
+    a_container_is_started_once
+    a_container_that_ended_runs_again_when_it_is_started
+    the_end_is_seen_by_whoever_asks_later
+    a_wait_that_is_dropped_changes_nothing
+    what_never_ran_has_ended
+    a_container_is_asked_to_stop_or_killed
+    what_does_not_run_takes_no_signal
+    a_container_is_removed_running_or_not
+    several_may_remove_at_once
+    several_may_make_at_once
+    what_was_removed_can_be_made_again
+    containers_are_found_by_all_of_their_labels
+    a_file_of_the_image_can_be_read
+    an_image_that_is_not_here_is_refused
+    an_image_that_nobody_has_cannot_be_pulled
+    a_mount_of_nothing_is_refused
+    what_is_not_there_cannot_be_started
+}

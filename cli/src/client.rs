@@ -155,11 +155,13 @@ impl Client {
         match answer.errors.into_iter().next() {
             None => Ok(answer.data.unwrap_or(Value::Null)),
             Some(complaint) if complaint.message.contains("unauthorized") => Err(self.refused()),
-            Some(Complaint { message, extensions: Hint { next: None } }) => {
-                Err(Failure::new(message))
-            }
-            Some(Complaint { message, extensions: Hint { next: Some(next) } }) => {
-                Err(Failure::new(message).next(next))
+            Some(Complaint { message, extensions: Hint { next } }) => {
+                let next = next.or_else(|| where_to_look(&message).map(str::to_owned));
+                let failure = Failure::new(message);
+                Err(match next {
+                    Some(next) => failure.next(next),
+                    None => failure,
+                })
             }
         }
     }
@@ -189,7 +191,10 @@ impl Client {
                 StatusCode::OK => return Ok(response),
                 StatusCode::UNAUTHORIZED if !is_last => self.forget(&token).await,
                 StatusCode::UNAUTHORIZED => break,
-                StatusCode::NOT_FOUND => return Err(Failure::new(format!("run {run} not found"))),
+                StatusCode::NOT_FOUND => {
+                    return Err(Failure::new(format!("run {run} not found"))
+                        .next("see `gantry run list STACK`"));
+                }
                 status => {
                     let content = bounded(response, 4096).await.unwrap_or_default();
                     return Err(self.strange(status, &content));
@@ -249,10 +254,16 @@ impl Client {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> Failure {
-        let failure = Failure::new(format!("cannot reach {}", self.endpoint()))
+        let cause = root(error);
+        let next = if cause.contains("peer certificate") {
+            "log in again with the server's own CA: `gantry login --from DATA/admin.json`"
+        } else {
+            "check that `gantry server` runs there, and the address that you logged in with"
+        };
+        Failure::new(format!("cannot reach {}", self.endpoint()))
             .with(Code::Unreachable)
-            .next("check that `gantry server` runs there, and the address and CA that you logged in with");
-        failure.because(error.without_url())
+            .next(next)
+            .because(cause)
     }
 
     fn strange(&self, status: StatusCode, content: &[u8]) -> Failure {
@@ -277,6 +288,26 @@ async fn bounded(mut response: Response, limit: usize) -> Result<Vec<u8>, reqwes
     Ok(content)
 }
 
+/// What is behind an error of a request. The layers above it name parts of the library.
+fn root(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// The command that lists what a complaint of the server's says it does not have.
+fn where_to_look(message: &str) -> Option<&'static str> {
+    match message.strip_suffix(" not found")?.split(' ').next()? {
+        "stack" => Some("see `gantry stack list`"),
+        "pool" => Some("see `gantry pool list`"),
+        "run" => Some("see `gantry run list STACK`"),
+        _ => None,
+    }
+}
+
 /// The host of a pre-signed url: the rest of it is a credential and is not shown.
 fn host(url: &str) -> String {
     let parsed = reqwest::Url::parse(url).ok();
@@ -290,7 +321,7 @@ fn host(url: &str) -> String {
 fn store_unreachable(url: &str, error: reqwest::Error) -> Failure {
     Failure::new(format!("cannot reach the object store at {}", host(url)))
         .with(Code::Unreachable)
-        .because(error.without_url())
+        .because(root(error))
         .next("check that this machine can reach it; `gantry server --objects-listen` sets where it listens")
 }
 
@@ -302,6 +333,12 @@ fn store_refused(url: &str, status: StatusCode, content: &[u8]) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_can_be_looked_up() {
+        assert_eq!(where_to_look("stack net not found"), Some("see `gantry stack list`"));
+        assert_eq!(where_to_look("cannot stop a run that is FINISHED"), None);
+    }
 
     #[test]
     fn a_signed_url_is_not_shown() {

@@ -133,7 +133,7 @@ impl Credentials {
     }
 
     fn kept(path: &Path) -> Result<Kept, Failure> {
-        if !path.exists() {
+        if path.try_exists().is_ok_and(|exists| !exists) {
             return Err(Failure::new("not logged in")
                 .with(Code::Unauthorized)
                 .next("run `gantry login --from DATA/admin.json`, or set GANTRY_API_ENDPOINT, GANTRY_API_KEY_ID and GANTRY_API_KEY_SECRET"));
@@ -281,6 +281,18 @@ mod tests {
             Credentials::find(&Environment::of(&[("GANTRY_CONFIG_DIR", config)])).unwrap_err();
         assert_eq!(failure.code(), Code::Unauthorized);
         assert!(failure.next_step().unwrap().contains("gantry login"));
+    }
+
+    #[test]
+    fn a_login_that_cannot_be_read_is_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        file::replace(&file, b"").unwrap();
+        let below_a_file = file.to_str().unwrap();
+        let pairs = [("GANTRY_CONFIG_DIR", below_a_file)];
+        let failure = Credentials::find(&Environment::of(&pairs)).unwrap_err();
+        assert_eq!(failure.code(), Code::Failed, "{failure}");
+        assert!(failure.to_string().starts_with("cannot read "), "{failure}");
     }
 
     #[test]

@@ -70,9 +70,34 @@ impl Failure {
         self.code
     }
 
-    /// What to do next, if that can be said.
+    /// What to do next, if that can be said: what the place of the failure knows, or else what
+    /// usually helps against its cause.
     pub fn next_step(&self) -> Option<&str> {
-        self.next.as_deref()
+        self.next.as_deref().or_else(|| self.causes().find_map(usual_step))
+    }
+
+    fn causes(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
+        let first = self.cause.as_deref().map(|it| it as &(dyn Error + 'static));
+        std::iter::successors(first, |error| (**error).source())
+    }
+}
+
+/// What helps against what the system refused.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the list of kinds is the library's, and grows")]
+fn usual_step(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    match error.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            Some("check the path")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Some("give this user access to it, or run this as its owner")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("give a path that can be written"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room there, or give a path elsewhere")
+        }
+        io::ErrorKind::AddrInUse => Some("stop what listens there, or give another address"),
+        _ => None,
     }
 }
 
@@ -81,15 +106,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         let mut said = self.what.clone();
-        let mut cause = self.cause.as_deref().map(|it| it as &dyn Error);
-        while let Some(error) = cause {
+        for error in self.causes() {
             let text = error.to_string();
             // Libraries like to repeat the cause in their own text.
             if !said.contains(&text) {
                 write!(f, ": {text}")?;
             }
             said = text;
-            cause = error.source();
         }
         Ok(())
     }
@@ -125,5 +148,16 @@ mod tests {
         assert_eq!(failure.to_string(), "cannot read a.key: no such file");
         assert_eq!(failure.next_step(), Some("make one"));
         assert_eq!(failure.code(), Code::Failed);
+    }
+
+    #[test]
+    fn what_the_system_refused_has_a_next_step() {
+        let refused =
+            |kind: io::ErrorKind| Failure::new("cannot write a.key").because(io::Error::from(kind));
+        assert_eq!(refused(io::ErrorKind::NotFound).next_step(), Some("check the path"));
+        assert!(refused(io::ErrorKind::StorageFull).next_step().unwrap().contains("make room"));
+        assert_eq!(refused(io::ErrorKind::Other).next_step(), None);
+        let said = refused(io::ErrorKind::NotFound).next("make one");
+        assert_eq!(said.next_step(), Some("make one"));
     }
 }

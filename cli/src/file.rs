@@ -5,14 +5,18 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use zeroize::Zeroizing;
 
 use crate::failure::{Explain as _, Failure};
 
-/// Refuses a path at which something exists already.
+/// Refuses a path at which something exists already, or at which nothing can be made.
 pub fn must_be_free(path: &Path) -> Result<(), Failure> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            access(folder(path), Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|error| cannot_write(path, error.into()))
+        }
         Ok(_) => Err(taken(path)),
         Err(error) => {
             Err(Failure::new(format!("cannot look at {}", path.display())).because(error))
@@ -44,6 +48,8 @@ pub fn create(path: &Path, content: &[u8]) -> Result<(), Failure> {
 /// Writes a file, 0600, in place of what was there: a reader sees the old one or the new one.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let write = || {
+        // Tried first, because the error of what follows names a file that nobody asked for.
+        access(folder(path), Access::WRITE_OK | Access::EXEC_OK)?;
         let mut file = tempfile::Builder::new().prefix(".gantry-").tempfile_in(folder(path))?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
@@ -112,6 +118,18 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(must_be_free(&path).is_err());
         assert!(create(&path, b"one").is_err());
+    }
+
+    #[test]
+    fn a_place_in_no_directory_is_refused_before_anything_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/pool.key");
+        for failure in [must_be_free(&path).unwrap_err(), replace(&path, b"one").unwrap_err()] {
+            let said = failure.to_string();
+            let expected = format!("cannot write {}: No such file", path.display());
+            assert!(said.starts_with(&expected) && !said.contains(".gantry-"), "{said}");
+            assert_eq!(failure.next_step(), Some("check the path"));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::log_stream::{Event, Parser, StateEvent};
+use crate::log_text::LogText;
 use crate::output::{self, Output};
 
 /// How long the server may be away before following ends.
@@ -20,12 +21,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long the server may say nothing: it sends at least a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 
+/// Where following begins: what was seen before is not shown again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// How much of the log, in bytes.
+    pub log: u64,
+    /// How many of the run's states.
+    pub states: u64,
+}
+
 struct Follower {
     output: Output,
-    /// How much of the log is printed.
-    offset: u64,
-    /// How many states are printed.
-    states: u64,
+    seen: Seen,
+    text: LogText,
 }
 
 enum Next {
@@ -35,21 +43,26 @@ enum Next {
     Broken,
 }
 
-/// Follows a run from byte `from` of its log until it is UNCONFIRMED or over.
+/// Follows a run from behind what was `seen` until it is UNCONFIRMED or over.
 ///
 /// The answer is [`Code::Done`] for UNCONFIRMED and FINISHED.
 pub async fn follow(
     client: &Client,
     run: &str,
-    from: u64,
+    seen: Seen,
     output: Output,
 ) -> Result<Code, Failure> {
-    let mut follower = Follower { output, offset: from, states: 0 };
+    let mut follower = Follower { output, seen, text: LogText::from(seen.log) };
     let mut give_up = Instant::now() + PATIENCE;
     let mut is_told = false;
     loop {
         let broken = match follower.once(client, run).await {
-            Ok(Next::Ended(state)) => return Ok(code(&state)),
+            Ok(Next::Ended(state)) => {
+                if state == "UNCONFIRMED" {
+                    output.note(&format!("-- {}", to_decide(run)));
+                }
+                return Ok(code(&state));
+            }
             Ok(Next::Broken) => {
                 give_up = Instant::now() + PATIENCE;
                 is_told = false;
@@ -71,6 +84,13 @@ pub async fn follow(
     }
 }
 
+/// What a person does about an UNCONFIRMED run.
+pub fn to_decide(run: &str) -> String {
+    format!(
+        "apply it with `gantry run confirm {run} --follow`, or drop it with `gantry run discard {run}`"
+    )
+}
+
 /// How the program ends when a followed run stands in `state`.
 pub fn code(state: &str) -> Code {
     match state {
@@ -81,7 +101,7 @@ pub fn code(state: &str) -> Code {
 
 impl Follower {
     async fn once(&mut self, client: &Client, run: &str) -> Result<Next, Failure> {
-        let mut response = client.follow(run, self.offset).await?;
+        let mut response = client.follow(run, self.seen.log).await?;
         let mut parser = Parser::default();
         // Silence, an error and an end without the event are all the same: the connection broke.
         while let Ok(Ok(Some(chunk))) = timeout(SILENCE, response.chunk()).await {
@@ -100,28 +120,24 @@ impl Follower {
     }
 
     fn log(&mut self, from: u64, bytes: &[u8]) -> Result<(), Failure> {
-        if from > self.offset {
+        if from > self.seen.log {
             return Err(Failure::new("the server left out a part of the log").next("try again"));
         }
-        let known = usize::try_from(self.offset - from).unwrap_or(usize::MAX).min(bytes.len());
+        let known = usize::try_from(self.seen.log - from).unwrap_or(usize::MAX).min(bytes.len());
         let new = &bytes[known..];
-        let at = self.offset;
-        self.offset += new.len() as u64;
-        if new.is_empty() {
-            return Ok(());
-        }
+        self.seen.log += new.len() as u64;
         if self.output.is_json() {
-            let text = String::from_utf8_lossy(new);
-            return self.output.line(&json!({ "event": "log", "from": at, "text": text }));
+            let part = self.text.push(new);
+            return self.output.log_part(part);
         }
-        self.output.bytes(new)
+        if new.is_empty() { Ok(()) } else { self.output.bytes(new) }
     }
 
     fn state(&mut self, event: &StateEvent) -> Result<(), Failure> {
-        if event.version < self.states {
+        if event.version < self.seen.states {
             return Ok(());
         }
-        self.states = event.version + 1;
+        self.seen.states = event.version + 1;
         let (state, note) = (&event.state, &event.note);
         let at = output::time(event.at);
         if self.output.is_json() {
@@ -136,8 +152,9 @@ impl Follower {
         Ok(())
     }
 
-    fn end(&self, state: &str) -> Result<(), Failure> {
+    fn end(&mut self, state: &str) -> Result<(), Failure> {
         if self.output.is_json() {
+            self.output.log_part(self.text.end())?;
             return self.output.line(&json!({ "event": "end", "state": state }));
         }
         Ok(())

@@ -11,6 +11,7 @@ mod file;
 mod follow;
 mod keys;
 mod log_stream;
+mod log_text;
 mod login;
 mod output;
 mod pool;
@@ -20,6 +21,7 @@ mod stack;
 mod state;
 mod variable;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -81,7 +83,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misunderstood(&error),
+    };
     let output = Output::new(arguments.output);
     match perform(arguments.command, output) {
         Ok(code) => code.into(),
@@ -90,6 +95,29 @@ fn main() -> ExitCode {
             failure.code().into()
         }
     }
+}
+
+/// Prints help where it was asked for, and else what is wrong with the arguments.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let wants_json = is_json(std::env::args_os().skip(1));
+    if !error.use_stderr() || !wants_json {
+        // Nothing is left to be told about closed outputs.
+        let _closed = error.print();
+        return if error.use_stderr() { Code::Usage } else { Code::Done }.into();
+    }
+    let text = error.to_string();
+    let what = text.lines().next().unwrap_or_default();
+    let failure =
+        Failure::usage(what.trim_start_matches("error: ")).next("see --help of the command");
+    Output::new(Format::Json).failure(&failure);
+    failure.code().into()
+}
+
+/// Whether arguments that could not be parsed ask for JSON.
+fn is_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let arguments: Vec<OsString> = arguments.collect();
+    arguments.iter().any(|it| it == "--output=json")
+        || arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 fn perform(command: Command, output: Output) -> Result<Code, Failure> {

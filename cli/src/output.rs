@@ -59,6 +59,12 @@ impl Output {
         self.bytes(&line)
     }
 
+    /// Prints a part of a log, where it begins and its text, as a line of JSON.
+    pub fn log_part(self, part: Option<(u64, String)>) -> Result<(), Failure> {
+        let Some((from, text)) = part else { return Ok(()) };
+        self.line(&json!({ "event": "log", "from": from, "text": text }))
+    }
+
     /// Writes bytes to standard output as they are, and at once.
     #[expect(clippy::unused_self, reason = "all output goes through one value")]
     pub fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
@@ -142,6 +148,20 @@ pub fn pairs(pairs: &[(&str, String)]) -> String {
     })
 }
 
+/// A name with its id, which is said once where both are the same.
+pub fn named(name: &str, id: &str) -> String {
+    if name == id { name.to_owned() } else { format!("{name} ({id})") }
+}
+
+/// A word that a shell takes as it is.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@+%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// A moment as RFC 3339, from seconds since 1970.
 pub fn time(seconds: i64) -> String {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(253_402_300_799));
@@ -157,6 +177,18 @@ mod tests {
         let rows = [["a".into(), "long name".into()], ["bbb".into(), "x".into()]];
         assert_eq!(table(["ID", "NAME"], &rows, ""), "ID   NAME\na    long name\nbbb  x\n");
         assert_eq!(table(["ID"], &[], "no runs yet"), "no runs yet");
+    }
+
+    #[test]
+    fn a_path_can_be_pasted_into_a_shell() {
+        assert_eq!(shell_word("net/pool.key"), "net/pool.key");
+        assert_eq!(shell_word("my pool's.key"), r"'my pool'\''s.key'");
+    }
+
+    #[test]
+    fn a_name_is_said_once() {
+        assert_eq!(named("net", "net"), "net");
+        assert_eq!(named("Net", "net"), "Net (net)");
     }
 
     #[test]

@@ -132,7 +132,13 @@ async fn create(client: &Client, arguments: Create, output: Output) -> Result<Co
     }
     let pool = match create_pool(client, &arguments, &request).await {
         Ok(pool) => pool,
-        Err(failure) => return Err(tidy(failure, files.key.as_deref())),
+        Err(failure) => {
+            if let Some(path) = &files.recovery {
+                let path = path.display();
+                output.note(&format!("the recovery key is made and holds: keep {path} offline"));
+            }
+            return Err(tidy(failure, files.key.as_deref()));
+        }
     };
     file::create(&files.token, pool.config.as_bytes()).map_err(|failure| {
         failure
@@ -145,7 +151,7 @@ async fn create(client: &Client, arguments: Create, output: Output) -> Result<Co
         "token_file": files.token,
         "recovery_file": files.recovery,
     });
-    output.answer(&answer, || created_text(&pool, &files))?;
+    output.answer(&answer, || created_text(&pool, &files, arguments.csr.as_deref()))?;
     Ok(Code::Done)
 }
 
@@ -211,8 +217,8 @@ fn tidy(failure: Failure, key: Option<&Path>) -> Failure {
     failure
 }
 
-fn created_text(pool: &Created, files: &Files) -> String {
-    let mut text = vec![("pool", format!("{} ({})", pool.name, pool.id))];
+fn created_text(pool: &Created, files: &Files, csr: Option<&Path>) -> String {
+    let mut text = vec![("pool", output::named(&pool.name, &pool.id))];
     let shown = |path: &Path| path.display().to_string();
     if let Some(key) = &files.key {
         text.push(("private key", shown(key)));
@@ -221,11 +227,14 @@ fn created_text(pool: &Created, files: &Files) -> String {
     if let Some(recovery) = &files.recovery {
         text.push(("recovery key", format!("{}: keep it offline", shown(recovery))));
     }
-    let key = files.key.as_deref().map_or("POOL.key".into(), shown);
+    let token = output::shell_word(&shown(&files.token));
+    let key = files.key.as_deref().map_or("KEY".into(), |key| output::shell_word(&shown(key)));
+    let which = csr.map_or(String::new(), |csr| {
+        format!(", where KEY is the private key of {}", csr.display())
+    });
     output::pairs(&text)
         + &format!(
-            "\nstart a launcher with\n  SPACELIFT_TOKEN=\"$(cat {})\" SPACELIFT_POOL_PRIVATE_KEY=\"$(base64 -w0 {key})\" gantry-launcher",
-            files.token.display()
+            "\nstart a launcher with{which}\n  SPACELIFT_TOKEN=\"$(cat {token})\" SPACELIFT_POOL_PRIVATE_KEY=\"$(base64 -w0 {key})\" gantry-launcher"
         )
 }
 

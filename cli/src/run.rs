@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Credentials, Environment};
 use crate::failure::{Code, Failure};
-use crate::follow::follow;
+use crate::follow::{Seen, follow, to_decide};
+use crate::log_text::LogText;
 use crate::output::{self, Output};
 
 /// `gantry run …`
@@ -16,7 +17,7 @@ use crate::output::{self, Output};
 pub enum Command {
     /// Start a run of a stack.
     Trigger(Trigger),
-    /// List a stack's runs, newest first.
+    /// List a stack's runs, newest first, 50 at a time.
     List {
         /// The stack's id
         stack: String,
@@ -95,9 +96,14 @@ impl Type {
 
 const TRIGGER: &str =
     "mutation($stack:ID!$type:RunType){runTrigger(stack:$stack,runType:$type){id,state}}";
+/// As many runs as the server lists at a time.
+const PAGE: usize = 50;
 const LIST: &str = "query($before:ID$stack:ID!){stack(id:$stack){runs(before:$before)\
     {id,type,state,title,createdAt,triggeredBy,delta{addCount,changeCount,deleteCount}}}}";
-const STACK: &str = "query($id:ID!){run(id:$id){state,logLength,stack{id}}}";
+const BRIEF: &str = "query($id:ID!){run(id:$id){logLength,stack{id},history{state}}}";
+/// What can keep a new run of a stack waiting.
+const WAITS: &str = "query($stack:ID!){stack(id:$stack){lockedBy,lockNote,runs{id,type,state,finished},\
+    workerPool{name,workersCount}}}";
 const SHOW: &str = "query($id:ID!){run(id:$id){id,type,state,title,createdAt,updatedAt,triggeredBy,note,\
     logLength,stack{id},delta{addCount,changeCount,deleteCount},outputs{name,sensitive,value},\
     history{state,timestamp,note,username},\
@@ -115,9 +121,9 @@ pub async fn perform(
         Command::List { stack, before } => list(&client, &stack, before, output).await,
         Command::Show { run } => show(&client, run, output).await,
         Command::Confirm { run, follow: is_followed } => {
-            let before = act(&client, run, Act::Confirm, output, is_followed).await?;
+            let seen = act(&client, run, Act::Confirm, output, is_followed).await?;
             if is_followed {
-                follow(&client, &run.to_string(), before, output).await
+                follow(&client, &run.to_string(), seen, output).await
             } else {
                 Ok(Code::Done)
             }
@@ -131,7 +137,7 @@ pub async fn perform(
             Ok(Code::Done)
         }
         Command::Logs { run, follow: true, from } => {
-            follow(&client, &run.to_string(), from, output).await
+            follow(&client, &run.to_string(), Seen { log: from, states: 0 }, output).await
         }
         Command::Logs { run, follow: false, from } => logs(&client, run, from, output).await,
     }
@@ -158,15 +164,90 @@ async fn trigger(client: &Client, arguments: Trigger, output: Output) -> Result<
             output.line(&json!({ "event": "run", "id": id, "stack": arguments.stack }))?;
         } else {
             output.note(&format!("-- run {id}"));
+            note_waits(client, &arguments, &id, output).await;
         }
-        return follow(client, &id, 0, output).await;
+        return follow(client, &id, Seen::default(), output).await;
     }
     let value = json!({ "id": id, "stack": arguments.stack, "state": state });
     output.answer(&value, || {
         output::pairs(&[("run", id.clone()), ("state", state.clone())])
             + &format!("\nsee it with\n  gantry run logs {id} --follow")
     })?;
+    if !output.is_json() {
+        note_waits(client, &arguments, &id, output).await;
+    }
     Ok(Code::Done)
+}
+
+#[derive(Deserialize)]
+struct WaitsAnswer {
+    stack: Option<Waits>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Waits {
+    locked_by: Option<String>,
+    lock_note: Option<String>,
+    runs: Vec<OtherRun>,
+    worker_pool: Option<PoolOfStack>,
+}
+
+#[derive(Deserialize)]
+struct OtherRun {
+    id: String,
+    r#type: String,
+    state: String,
+    finished: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PoolOfStack {
+    name: String,
+    workers_count: i64,
+}
+
+/// Tells a person why a new run does not begin, where that is not a matter of moments.
+async fn note_waits(client: &Client, arguments: &Trigger, run: &str, output: Output) {
+    let variables = json!({ "stack": arguments.stack });
+    // The run is there in any case; this is only a courtesy.
+    let Ok(WaitsAnswer { stack: Some(stack) }) = client.ask(WAITS, variables).await else { return };
+    for why in stack.reasons(&arguments.stack, arguments.run_type, run) {
+        output.note(&format!("-- it waits: {why}"));
+    }
+}
+
+impl Waits {
+    fn reasons(&self, stack: &str, run_type: Type, run: &str) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if matches!(run_type, Type::Tracked) {
+            if let Some(by) = &self.locked_by {
+                let note = self.lock_note.as_deref().filter(|note| !note.is_empty());
+                let note = note.map_or(String::new(), |note| format!(" ({note})"));
+                reasons.push(format!(
+                    "{by} has locked the stack{note}; `gantry stack unlock {stack}` lifts that"
+                ));
+            }
+            let is_before =
+                |it: &&OtherRun| it.id.as_str() < run && it.r#type != "PROPOSED" && !it.finished;
+            if let Some(other) = self.runs.iter().filter(is_before).min_by_key(|it| &it.id) {
+                reasons.push(match other.state.as_str() {
+                    "UNCONFIRMED" => {
+                        format!("run {} is UNCONFIRMED; {}", other.id, to_decide(&other.id))
+                    }
+                    state => format!("run {} ({state}) goes first", other.id),
+                });
+            }
+        }
+        if let Some(pool) = self.worker_pool.as_ref().filter(|pool| pool.workers_count == 0) {
+            reasons.push(format!(
+                "no worker of pool {} is connected; start a `gantry-launcher` with its token and key",
+                pool.name
+            ));
+        }
+        reasons
+    }
 }
 
 #[derive(Deserialize)]
@@ -244,8 +325,17 @@ async fn list(
                 [id, kind, state, delta_text(run.delta.as_ref()), output::time(run.created_at)]
             })
             .collect();
-        let none = "no runs yet: start one with `gantry run trigger`";
-        output::table(["ID", "TYPE", "STATE", "CHANGES", "CREATED"], &rows, none)
+        let none = match before {
+            Some(before) => format!("no runs before {before}"),
+            None => format!("no runs yet: start one with `gantry run trigger {stack}`"),
+        };
+        let table = output::table(["ID", "TYPE", "STATE", "CHANGES", "CREATED"], &rows, &none);
+        match runs.last() {
+            Some(last) if runs.len() >= PAGE => {
+                format!("{table}\nolder ones\n  gantry run list {stack} --before {}", last.id)
+            }
+            Some(_) | None => table,
+        }
     })?;
     Ok(Code::Done)
 }
@@ -269,6 +359,7 @@ struct BriefAnswer {
 struct Brief {
     log_length: u64,
     stack: StackOfRun,
+    history: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -282,16 +373,16 @@ enum Act {
     Stop(Option<String>),
 }
 
-/// Does something to a run; answers how long its log was before.
+/// Does something to a run; answers what there was to see of it before.
 async fn act(
     client: &Client,
     run: RunId,
     act: Act,
     output: Output,
     is_followed: bool,
-) -> Result<u64, Failure> {
+) -> Result<Seen, Failure> {
     let id = run.to_string();
-    let answer: BriefAnswer = client.ask(STACK, json!({ "id": id })).await?;
+    let answer: BriefAnswer = client.ask(BRIEF, json!({ "id": id })).await?;
     let brief = answer.run.ok_or_else(|| not_found(run))?;
     let mut variables = json!({ "stack": brief.stack.id, "run": id });
     let (declared, passed, name) = match act {
@@ -308,13 +399,11 @@ async fn act(
     let answer: Map<String, Value> = client.ask(&query, variables).await?;
     let state =
         answer.get(name).and_then(|it| it["state"].as_str()).unwrap_or("UNKNOWN").to_owned();
-    if is_followed {
-        output.note(&format!("-- run {id}: {state}"));
-    } else {
+    if !is_followed {
         let value = json!({ "id": id, "stack": brief.stack.id, "state": state });
         output.answer(&value, || format!("run {id} is {state}"))?;
     }
-    Ok(brief.log_length)
+    Ok(Seen { log: brief.log_length, states: brief.history.len() as u64 })
 }
 
 #[derive(Deserialize)]
@@ -431,6 +520,9 @@ impl Run {
             let rows: Vec<_> = self.outputs.iter().map(StackOutput::row).collect();
             text = text + "\n" + &output::table(["OUTPUT", "VALUE"], &rows, "");
         }
+        if self.state == "UNCONFIRMED" {
+            text = text + "\n" + &to_decide(&self.id);
+        }
         text
     }
 }
@@ -481,6 +573,7 @@ async fn show(client: &Client, run: RunId, output: Output) -> Result<Code, Failu
 async fn logs(client: &Client, run: RunId, from: u64, output: Output) -> Result<Code, Failure> {
     let mut response = client.log(&run.to_string(), from).await?;
     let mut at = from;
+    let mut text = LogText::from(from);
     loop {
         let chunk = response.chunk().await.map_err(|error| {
             Failure::new(format!("the log broke off after {at} bytes"))
@@ -488,10 +581,12 @@ async fn logs(client: &Client, run: RunId, from: u64, output: Output) -> Result<
                 .because(error.without_url())
                 .next(format!("go on with --from {at}"))
         })?;
-        let Some(chunk) = chunk else { return Ok(Code::Done) };
+        let Some(chunk) = chunk else {
+            output.log_part(text.end())?;
+            return Ok(Code::Done);
+        };
         if output.is_json() {
-            let text = String::from_utf8_lossy(&chunk);
-            output.line(&json!({ "event": "log", "from": at, "text": text }))?;
+            output.log_part(text.push(&chunk))?;
         } else {
             output.bytes(&chunk)?;
         }

@@ -30,18 +30,16 @@ pub struct Arguments {
     #[arg(long, env = "GANTRY_DATA", value_name = "DIR", default_value = "gantry-data")]
     data: PathBuf,
     /// Where the HTTPS API listens; port 0 takes any free one and keeps it
-    #[arg(long, env = "GANTRY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1983")]
+    #[arg(long, env = "GANTRY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1983",
+          value_parser = address)]
     listen: SocketAddr,
     /// Where the MQTT broker listens
-    #[arg(long, env = "GANTRY_MQTT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1984")]
+    #[arg(long, env = "GANTRY_MQTT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1984",
+          value_parser = address)]
     mqtt_listen: SocketAddr,
     /// Where the S3 endpoint listens
-    #[arg(
-        long,
-        env = "GANTRY_OBJECTS_LISTEN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:1985"
-    )]
+    #[arg(long, env = "GANTRY_OBJECTS_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:1985",
+          value_parser = address)]
     objects_listen: SocketAddr,
     /// A name or address by which this server is reached, for its certificate; may be repeated.
     /// Tokens and urls have the first one that means this machine elsewhere too
@@ -77,6 +75,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     } else {
         Err("it must be 4 s to 30 days".to_owned())
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "give an IP address and a port, such as 0.0.0.0:1983".to_owned())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -25,6 +25,11 @@ pub enum Command {
     Create(Box<Create>),
     /// List all stacks.
     List,
+    /// Lift a stack's lock, so that its runs go on: such as that of a run whose outcome is unknown.
+    Unlock {
+        /// The stack's id
+        stack: String,
+    },
     /// Upload a new version of a stack's source. Later runs use it.
     #[command(after_help = SOURCE_HELP)]
     Upload {
@@ -131,7 +136,8 @@ const RECIPIENTS: &str = "query($id:ID!){workerPool(id:$id){recipients{publicKey
 const CREATE: &str = "mutation($environment:[EnvVarInput!]$input:StackInput!$manageState:Boolean!\
     $secrets:SealedSecretsInput$slug:String){stackCreate(input:$input,manageState:$manageState,\
     slug:$slug,environment:$environment,secrets:$secrets){id,name}}";
-const LIST: &str = "{stacks{id,name,state,labels,autodeploy,createdAt,workerPool{id,name},\
+const UNLOCK: &str = "mutation($stack:ID!){stackUnlock(id:$stack){id}}";
+const LIST: &str = "{stacks{id,name,state,labels,autodeploy,createdAt,lockedBy,lockNote,workerPool{id,name},\
     source{id,sha256,size,author,message,createdAt}}}";
 const UPLOAD: &str = "mutation($stack:ID!){sourceUpload(stack:$stack)\
     {id,uploadUrl,uploadHeaders{entries{key,value}}}}";
@@ -149,6 +155,7 @@ pub async fn perform(
     match command {
         Command::Create(arguments) => create(&client, *arguments, environment, output).await,
         Command::List => list(&client, output).await,
+        Command::Unlock { stack } => unlock(&client, &stack, output).await,
         Command::Upload { stack, dir, message } => {
             let packed = pack(&dir, output)?;
             let source = upload(&client, &stack, packed, message.as_deref()).await?;
@@ -256,6 +263,7 @@ async fn create(
         .collect::<Result<Vec<_>, _>>()?;
     variable::check_distinct(names.chain(secrets.iter().map(|it| it.name.as_str())))?;
     variable::check_total(secrets.iter().map(|it| it.value.as_str()))?;
+    check_project_root(&arguments)?;
     let packed = pack(&arguments.source, output)?;
     let pool = pool::find(client, &arguments.pool).await?;
     let bundle = SecretBundle { stack: id.to_string(), secrets };
@@ -290,7 +298,7 @@ async fn create(
     });
     output.answer(&value, || {
         output::pairs(&[
-            ("stack", format!("{} ({})", stack.name, stack.id)),
+            ("stack", output::named(&stack.name, &stack.id)),
             ("source", source.id.clone()),
             ("sealed secrets", bundle.secrets.len().to_string()),
         ]) + &format!("\nstart a run with\n  gantry run trigger {} --follow", stack.id)
@@ -303,6 +311,19 @@ fn stack_id(arguments: &Create) -> Result<StackId, Failure> {
     slug.parse().map_err(|error| {
         Failure::usage("the stack needs an id of its own").because(error).next("give --id SLUG")
     })
+}
+
+/// The server checks its form; that it is there can be seen here only.
+fn check_project_root(arguments: &Create) -> Result<(), Failure> {
+    let Some(root) = arguments.project_root.as_deref().filter(|root| !root.is_empty()) else {
+        return Ok(());
+    };
+    let source = &arguments.source;
+    if source.is_dir() && !source.join(root).is_dir() {
+        return Err(Failure::usage(format!("{} has no directory {root}", source.display()))
+            .next("give --project-root a directory below the source"));
+    }
+    Ok(())
 }
 
 /// `name` as an id: other characters become one `-`.
@@ -398,8 +419,30 @@ struct Stack {
     labels: Vec<String>,
     autodeploy: bool,
     created_at: i64,
+    locked_by: Option<String>,
+    lock_note: Option<String>,
     worker_pool: Option<Named>,
     source: Option<Source>,
+}
+
+impl Stack {
+    /// Who has locked it, and why.
+    fn lock(&self) -> String {
+        let note = self.lock_note.as_deref().filter(|note| !note.is_empty());
+        match (self.locked_by.as_deref(), note) {
+            (None, _) => String::new(),
+            (Some(by), None) => format!("locked by {by}"),
+            (Some(by), Some(note)) => format!("locked by {by}: {note}"),
+        }
+    }
+}
+
+async fn unlock(client: &Client, stack: &str, output: Output) -> Result<Code, Failure> {
+    let _unlocked: Value = client.ask(UNLOCK, json!({ "stack": stack })).await?;
+    output.answer(&json!({ "id": stack, "locked_by": null }), || {
+        format!("stack {stack} is not locked")
+    })?;
+    Ok(Code::Done)
 }
 
 async fn list(client: &Client, output: Output) -> Result<Code, Failure> {
@@ -414,6 +457,8 @@ async fn list(client: &Client, output: Output) -> Result<Code, Failure> {
                 "labels": stack.labels,
                 "autodeploy": stack.autodeploy,
                 "created": output::time(stack.created_at),
+                "locked_by": stack.locked_by,
+                "lock_note": stack.lock_note,
                 "pool": stack.worker_pool.as_ref().map(|pool| &pool.id),
                 "source": stack.source.as_ref().map(Source::to_json),
             })
@@ -425,11 +470,12 @@ async fn list(client: &Client, output: Output) -> Result<Code, Failure> {
             .map(|stack| {
                 let pool = stack.worker_pool.as_ref().map(|pool| pool.name.clone());
                 let [id, name, state] = [&stack.id, &stack.name, &stack.state].map(Clone::clone);
-                [id, name, state, pool.unwrap_or_default(), output::time(stack.created_at)]
+                let created = output::time(stack.created_at);
+                [id, name, state, pool.unwrap_or_default(), created, stack.lock()]
             })
             .collect();
         let none = "no stacks yet: make one with `gantry stack create`";
-        output::table(["ID", "NAME", "STATE", "POOL", "CREATED"], &rows, none)
+        output::table(["ID", "NAME", "STATE", "POOL", "CREATED", "NOTE"], &rows, none)
     })?;
     Ok(Code::Done)
 }

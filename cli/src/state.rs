@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use gantry_model::{Epoch, RunId, StackId};
 use gantry_protocol::{
-    Digest, Header, Kind, PoolKey, PublicKey, SealedBytes, Signature, Statement,
+    Digest, Header, Kind, OpenError, PoolKey, PublicKey, SealedBytes, Signature, Statement,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -190,11 +190,24 @@ async fn pull(client: &Client, arguments: &Pull, output: Output) -> Result<Code,
     check(&arguments.stack, &version, &signers)?;
     let identities: Vec<&PoolKey> = keys.iter().collect();
     let state = sealed.open(&identities).map_err(|error| {
-        Failure::new("cannot open the state").because(error).next(
-            "give the key of the stack's pool or the recovery key; `gantry pool show` names what is sealed to whom",
-        )
+        if matches!(error, OpenError::NotARecipient { .. }) {
+            return not_the_key(&keys, &stack.recipients);
+        }
+        Failure::new("cannot open the state").because(error)
     })?;
     write(arguments, &state, output)
+}
+
+/// Says which keys were given and which open the state, by the fingerprints that `gantry pool show` names too.
+fn not_the_key(keys: &[PoolKey], recipients: &[Recipient]) -> Failure {
+    let given: Vec<_> = keys.iter().map(|key| key.public().fingerprint().to_string()).collect();
+    let wanted = recipients.iter().filter_map(|it| {
+        let key = PublicKey::parse(it.public_key.as_bytes()).ok()?;
+        Some(format!("the {} key {}", it.kind.to_lowercase(), key.fingerprint()))
+    });
+    let wanted: Vec<_> = wanted.collect();
+    Failure::new(format!("the state is not sealed to {}", given.join(", ")))
+        .next(format!("give --key for {}", wanted.join(" or ")))
 }
 
 fn missing(arguments: &Pull) -> Failure {
@@ -293,6 +306,18 @@ mod tests {
         assert!(check(&other_stack, &version(&key, &stack), &signers).is_err());
         let older = Version { serial: 6, ..version(&key, &stack) };
         assert!(check(&stack, &older, &signers).is_err());
+    }
+
+    #[test]
+    fn a_key_that_does_not_open_the_state_is_told_which_do() {
+        let (pool, other) = (PoolKey::generate(2048).unwrap(), PoolKey::generate(2048).unwrap());
+        let recipient =
+            Recipient { kind: "POOL".to_owned(), public_key: pool.public().to_pem().unwrap() };
+        let fingerprint = |key: &PoolKey| key.public().fingerprint().to_string();
+        let failure = not_the_key(std::slice::from_ref(&other), &[recipient]);
+        assert!(failure.to_string().contains(&fingerprint(&other)), "{failure}");
+        let next = failure.next_step().unwrap();
+        assert!(next.contains(&format!("the pool key {}", fingerprint(&pool))), "{next}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ fn every_command_explains_itself() {
         "stack",
         "stack create",
         "stack list",
+        "stack unlock",
         "stack upload",
         "run",
         "run trigger",

@@ -111,6 +111,18 @@ fn a_secret_leaves_this_machine_sealed_only() {
     let stacks = server.ask(&["stack", "list"]);
     assert_eq!(stacks[0]["id"], "network-prod");
     assert_eq!(stacks[0]["source"]["sha256"], made["source"]["sha256"]);
+    let elsewhere = ["--pool", "net", "--source", "source", "--project-root", "none"];
+    let (code, said) = server.fail(&[&["stack", "create", "b"], &elsewhere[..]].concat());
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("source has no directory none"), "{said}");
+}
+
+/// What a person is told on standard error, and the run's id.
+fn trigger_for_a_person(server: &Server) -> (String, String) {
+    let output = server.run(&["run", "trigger", "net"]);
+    let answer = String::from_utf8(output.stdout).unwrap();
+    let run = answer.split_whitespace().nth(1).unwrap();
+    (String::from_utf8(output.stderr).unwrap(), run.to_owned())
 }
 
 #[test]
@@ -120,13 +132,21 @@ fn a_run_is_triggered_shown_and_stopped() {
     server.ask(&["stack", "create", "net", "--pool", "net", "--source", "source"]);
     let triggered = server.ask(&["run", "trigger", "net"]);
     let run = triggered["id"].as_str().unwrap();
+    let (said, later) = trigger_for_a_person(&server);
+    assert!(said.contains("no worker of pool net is connected"), "{said}");
+    assert!(said.contains(&format!("it waits: run {run} (")), "{said}");
+    server.ask(&["run", "stop", &later]);
     server.restart();
     let shown = server.ask(&["run", "show", run]);
     assert_eq!((&shown["stack"], &shown["type"]), (&json!("net"), &json!("TRACKED")));
     assert_eq!(shown["history"][0]["state"], "QUEUED");
     assert!(shown["history"][0]["at"].as_str().unwrap().ends_with('Z'), "{shown}");
     assert_eq!((&shown["delta"], &shown["outputs"]), (&Value::Null, &json!({})));
-    assert_eq!(server.ask(&["run", "list", "net"])[0]["id"], run);
+    assert_eq!(server.ask(&["run", "list", "net"])[1]["id"], run);
+    let before = server.run(&["run", "list", "net", "--before", run]).stdout;
+    assert_eq!(before, format!("no runs before {run}\n").as_bytes());
+    let (_, said) = server.fail(&["stack", "unlock", "net"]);
+    assert!(said.contains("the stack is not locked"), "{said}");
     let (code, said) = server.fail(&["run", "confirm", run]);
     assert_eq!(code, 1, "{said}");
     assert_eq!(server.ask(&["run", "stop", run, "--note", "enough"])["state"], "CANCELED");

@@ -39,7 +39,29 @@ fn wrong_arguments_end_with_2_and_do_not_show_secrets() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(!said.contains("hush"), "{said}");
+        let json = ["--output", "json"];
+        let output =
+            gantry(folder.path()).args(json).args(arguments).envs(credentials).output().unwrap();
+        assert!(output.stdout.is_empty());
+        let said: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(said["error"]["code"], 2, "{said}");
+        assert!(said["error"]["message"].as_str().is_some_and(|it| !it.is_empty()), "{said}");
     }
+}
+
+#[test]
+fn a_pool_whose_files_have_no_place_is_not_made() {
+    let server = Server::start();
+    server.ask(&["login", "--from", "data/admin.json"]);
+    for place in [["--key-out", "none/a.key"], ["--token-out", "none/a.token"]] {
+        let (code, said) = server.fail(&[&["pool", "create", "a"], &place[..]].concat());
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(&format!("cannot write {}", place[1])), "{said}");
+        assert!(said.contains("next: check the path"), "{said}");
+    }
+    assert_eq!(server.ask(&["pool", "list"]), serde_json::json!([]));
+    assert!(!server.folder.path().join("a.key").exists());
+    assert!(!server.folder.path().join("recovery.key").exists());
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub trait Outgoing: Send + Sync + 'static {
     /// When the journal cannot be written, or never had so much.
     fn acknowledge(&self, up_to: u64) -> Result<(), OutgoingError>;
 
-    /// The highest `seq` that waits; wakes the session when there is more to send.
+    /// The highest `seq` that there ever was; wakes the session when there is more to send.
     fn changed(&self) -> watch::Receiver<u64>;
 }
 
@@ -151,6 +151,16 @@ pub enum SessionError {
         /// The first one that is still here.
         begins: u64,
     },
+    /// The control plane has messages that this journal never held.
+    #[error(
+        "the control plane has messages of this journal up to {has} and the journal ends at {last}"
+    )]
+    Ahead {
+        /// The last one that it has.
+        has: u64,
+        /// The last one that was ever here.
+        last: u64,
+    },
     /// The journal cannot be written.
     #[error(transparent)]
     Outgoing(#[from] OutgoingError),
@@ -175,6 +185,9 @@ impl Explain for SessionError {
             Self::Gap { .. } => {
                 "the control plane was set back, perhaps restored from a backup: once no run is in hand here, start with an empty GANTRY_STATE_DIR"
             }
+            Self::Ahead { .. } => {
+                "GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove what its runs left in Docker, then start with an empty GANTRY_STATE_DIR"
+            }
             Self::Outgoing(_) => "check that GANTRY_STATE_DIR can be written and has space",
             Self::Message(_) => "report this with the log: it is a mistake of the launcher's",
             Self::Tls(_) => "use an RSA key of 2048 to 8192 bits, and the token made for it",
@@ -186,7 +199,7 @@ impl Explain for SessionError {
         match self {
             Self::NotAdmitted { .. } => Exit::Refused,
             Self::Unreachable { .. } => Exit::Broker,
-            Self::Gap { .. } | Self::Outgoing(_) => Exit::State,
+            Self::Gap { .. } | Self::Ahead { .. } | Self::Outgoing(_) => Exit::State,
             Self::Tls(_) => Exit::Configuration,
             Self::Message(_) | Self::Crypto(_) => Exit::Unexpected,
         }

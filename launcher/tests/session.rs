@@ -140,6 +140,20 @@ async fn a_control_plane_that_does_not_answer_is_given_up_for_a_new_connection()
     assert_eq!(first.hello.instance, talk.known.hello.instance);
 }
 
+/// Ten thousand launchers that come back at once make connecting slow, not the answer to a `hello`.
+#[tokio::test(start_paused = true)]
+async fn however_long_connecting_takes_the_answer_to_hello_has_all_its_time() {
+    let mut play = Play::start();
+    let attempt = play.attempt().await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let mut remote = attempt.accept();
+    let known = play.counterpart.meet(worker(1), &remote.next().await.unwrap()).unwrap();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let welcome = play.counterpart.welcome(0).into();
+    remote.deliver(play.counterpart.say(&known, None, &welcome).unwrap()).await;
+    play.opened().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_was_reset_ends_the_launcher() {
     let mut play = Play::start();

@@ -11,6 +11,7 @@
 
 mod body;
 mod envelope;
+mod shorten;
 mod window;
 
 pub use body::{

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use gantry_model::{Attempt, Epoch, JournalId, MessageId, PoolId, RunId, Section, Stage, WorkerId};
 use gantry_protocol::message::{
-    Binding, Claim, Direction, Envelope, EnvelopeError, FromControlPlane, FromLauncher, Grant,
-    Hello, MAX_ENVELOPE, PutUrl, RunInHand, Segment, StageOutcome, StageResult, Step, UrlPurpose,
-    Versions,
+    Arrival, Binding, Bye, Claim, Closing, Decision, Decline, Direction, Envelope, EnvelopeError,
+    FromControlPlane, FromLauncher, Grant, Heartbeat, Hello, MAX_ENVELOPE, Output, PutUrl,
+    RunInHand, Segment, StageOutcome, StageResult, StateStored, Step, UrlPurpose, Versions, Window,
 };
 use gantry_protocol::{SessionKey, Signature};
 use proptest::prelude::*;
@@ -105,6 +105,75 @@ fn what_does_not_fit_is_refused_and_named() {
     assert!(matches!(Envelope::decode(later), Err(EnvelopeError::Version(2))));
 }
 
+/// A `bye` whose envelope has exactly this size.
+fn of_size(size: usize) -> Result<Vec<u8>, EnvelopeError> {
+    let bye = |length| -> FromLauncher { Bye { reason: "x".repeat(length) }.into() };
+    let encode = |message| Envelope::encode(&message, id(), None, &binding(""), |_| vec![7; 64]);
+    let rest = encode(bye(0))?.len();
+    encode(bye(size - rest))
+}
+
+#[test]
+fn an_envelope_has_at_most_64_kib() {
+    let largest = of_size(MAX_ENVELOPE).unwrap();
+    assert_eq!(largest.len(), MAX_ENVELOPE);
+    assert!(Envelope::decode(&largest).is_ok());
+    let over = of_size(MAX_ENVELOPE + 1);
+    assert!(matches!(over, Err(EnvelopeError::TooLarge { size }) if size == MAX_ENVELOPE + 1));
+    let padded = [&largest[..], b" "].concat();
+    assert!(matches!(Envelope::decode(&padded), Err(EnvelopeError::TooLarge { .. })));
+}
+
+#[test]
+fn a_signature_has_at_most_1368_characters() {
+    let open = |characters: usize| {
+        let mut envelope = Envelope::decode(&of_size(1000).unwrap()).unwrap();
+        envelope.sig = "A".repeat(characters);
+        let mut asked = false;
+        let _ = envelope.open::<FromLauncher>(&binding(""), |_, _| {
+            asked = true;
+            true
+        });
+        asked
+    };
+    assert!(open(1368));
+    assert!(!open(1372));
+}
+
+#[test]
+fn json_without_a_bottom_is_no_message() {
+    let deep = "[".repeat(30_000) + &"]".repeat(30_000);
+    let envelope = |kind: &str, body: &str| {
+        format!(
+            r#"{{"v":1,"id":"0000000000000000000000000A","kind":"{kind}","body":{body},"sig":""}}"#
+        )
+    };
+    for kind in ["result", "bye", "dance"] {
+        for body in [deep.clone(), format!(r#"{{"outputs":{deep},"more":{deep}}}"#)] {
+            let text = envelope(kind, &body);
+            let Ok(envelope) = Envelope::decode(text.as_bytes()) else { continue };
+            assert!(envelope.open::<FromLauncher>(&binding(""), |_, _| true).is_err());
+        }
+    }
+    assert!(Envelope::decode(deep.as_bytes()).is_err());
+    assert!(Envelope::decode("{\"v\":".repeat(10_000).as_bytes()).is_err());
+}
+
+#[test]
+fn at_most_64_messages_wait_behind_a_gap() {
+    let mut window = Window::after(0);
+    for seq in 2..=66 {
+        assert_eq!(window.arrive(seq, seq), Arrival::Early);
+    }
+    let Arrival::Next(next) = window.arrive(1, 1) else { panic!("nothing was missing") };
+    assert_eq!((next.len(), window.received()), (65, 65), "the one too many is sent again");
+    assert_eq!(window.arrive(66, 66), Arrival::Next(vec![(66, 66)]));
+    // Numbers that no honest sender reaches.
+    assert_eq!(window.arrive(u64::MAX, 0), Arrival::Early);
+    assert_eq!(window.arrive(0, 0), Arrival::Repeated);
+    assert_eq!(Window::after(u64::MAX).arrive(u64::MAX, 0), Arrival::Repeated);
+}
+
 #[test]
 fn unknown_fields_are_ignored_and_unknown_kinds_told() {
     let text =
@@ -166,6 +235,102 @@ fn messages_on_the_wire() {
         })
         .collect();
     insta::assert_json_snapshot!(wire);
+}
+
+/// Every message of a launcher's that holds something of a container, a policy or a person.
+fn with_texts(text: &str, count: usize) -> Vec<FromLauncher> {
+    let outputs = (0..count)
+        .map(|number| Output {
+            name: format!("{text}{number}"),
+            is_sensitive: false,
+            value: Some(serde_json::json!({ "value": text })),
+        })
+        .collect();
+    let closing = Closing { section: Section::Plan, length: u64::MAX };
+    let decision = Decision {
+        attempt: attempt(),
+        is_allowed: false,
+        denials: vec![text.to_owned(); count],
+        policy_sha256: "a".repeat(64),
+    };
+    let state = StateStored {
+        attempt: attempt(),
+        serial: u64::MAX,
+        lineage: text.to_owned(),
+        header: "h".repeat(32 * 1024),
+        payload_sha256: "a".repeat(64),
+        payload_size: u64::MAX,
+        predecessor: Some("a".repeat(64)),
+        signature: "s".repeat(1368),
+        key: "k".repeat(256),
+    };
+    let result = StageResult {
+        attempt: attempt(),
+        outcome: StageOutcome::Failed { reason: text.to_owned(), phase: None, code: Some(1) },
+        delta: None,
+        outputs,
+        log: vec![closing; 7],
+        continues: false,
+    };
+    let reason = || text.to_owned();
+    let heartbeat = Heartbeat { runs: vec![attempt()], is_healthy: false, note: Some(reason()) };
+    vec![
+        decision.into(),
+        state.into(),
+        result.into(),
+        heartbeat.into(),
+        Bye { reason: reason() }.into(),
+        Decline { attempt: attempt(), reason: reason() }.into(),
+    ]
+}
+
+#[test]
+fn a_short_message_loses_no_more_than_it_must() {
+    let mut messages = with_texts("why", 3);
+    let shortened: Vec<_> = messages.iter().map(|it| it.clone().shortened()).collect();
+    for message in &mut messages {
+        if let FromLauncher::Result(result) = message {
+            result.outputs.iter_mut().for_each(|output| output.value = None);
+        }
+    }
+    assert_eq!(shortened, messages);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a container, a policy or a person put into it.
+    #[test]
+    fn a_shortened_message_fits(text in any::<char>(), length in 0..70_000_usize, count in 0..600_usize) {
+        let text: String = std::iter::repeat_n(text, length).collect();
+        // Long and many at once would only take long.
+        let count = if length > 1000 { count % 8 } else { count };
+        for message in with_texts(&text, count) {
+            let seq = gantry_protocol::message::Message::is_sequenced(&message).then_some(u64::MAX);
+            let shortened = message.clone().shortened();
+            let encoded = Envelope::encode(&shortened, id(), seq, &binding(""), |_| vec![7; 64]);
+            prop_assert!(encoded.is_ok(), "{:?}", encoded);
+        }
+    }
+
+    /// Any JSON under the name of any kind is a message or an error.
+    #[test]
+    fn any_body_is_answered(kind in 0..40_usize, change in any::<prop::sample::Index>(), value in "[0-9]{1,25}|\"[a-z]{0,9}\"|null|true|\\[\\]|\\{\\}|-1|1e400") {
+        let mut messages = with_texts("a", 1);
+        messages.push(claim());
+        let message = &messages[kind % messages.len()];
+        let body = gantry_protocol::message::Message::body(message).unwrap();
+        let mut body: serde_json::Value = serde_json::from_str(body.get()).unwrap();
+        let fields = body.as_object_mut().unwrap();
+        let name = fields.keys().nth(change.index(fields.len())).unwrap().clone();
+        if let Ok(value) = serde_json::from_str(&value) {
+            fields.insert(name, value);
+        }
+        let body = serde_json::value::to_raw_value(&body).unwrap();
+        let kind = gantry_protocol::message::Message::kind(message);
+        let _ = <FromLauncher as gantry_protocol::message::Message>::from_body(kind, &body);
+        let _ = <FromControlPlane as gantry_protocol::message::Message>::from_body(kind, &body);
+    }
 }
 
 proptest! {

@@ -124,6 +124,7 @@ impl<C: Connector> Driver<C> {
             Err(why) => return Over::Lost { why, held: None },
         };
         link.publish(hello);
+        exchange.greeted(Instant::now());
         loop {
             let effects = match self.step(&mut exchange, &mut link).await {
                 Step::Effects(effects) => effects,

@@ -20,7 +20,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::inbox::{Inbox, MOST_AT_ONCE};
-use super::{Health, Identity, LinkError, Outgoing, Receipt, SessionError, SessionEvent, Timing};
+use super::{
+    Health, Identity, LinkError, Outgoing, Receipt, SessionError, SessionEvent, Timing, Waiting,
+};
 
 /// How many of our messages may be on their way: as many as the other side keeps behind a gap.
 const IN_FLIGHT: u64 = 64;
@@ -202,6 +204,14 @@ impl Exchange {
         Ok(Beginning { exchange, will, hello: hello.into() })
     }
 
+    /// The `hello` is on the wire: from now on its answer may take [`Timing::patience`], however long it
+    /// took to connect.
+    pub fn greeted(&mut self, now: Instant) {
+        if let State::Greeting { deadline } = &mut self.state {
+            *deadline = now + self.timing.patience;
+        }
+    }
+
     /// Whether the `welcome` arrived.
     #[must_use]
     pub const fn is_open(&self) -> bool {
@@ -297,8 +307,8 @@ impl Exchange {
         let count = usize::try_from(room).unwrap_or(usize::MAX);
         let mut effects = Vec::new();
         for waiting in waiting.into_iter().take(count) {
-            let numbered = Some((waiting.seq, waiting.id));
-            match self.encode(context.identity, &waiting.message, numbered) {
+            let seq = waiting.seq;
+            match self.encode_waiting(context.identity, waiting) {
                 Ok(bytes) => effects.push(Effect::Publish(bytes)),
                 Err(error) => {
                     effects.push(Effect::End(End::Fatal(error)));
@@ -306,7 +316,7 @@ impl Exchange {
                 }
             }
             if let State::Open(open) = &mut self.state {
-                open.sent = waiting.seq;
+                open.sent = seq;
                 let due = context.now + open.resend_after;
                 open.resend_at.get_or_insert(due);
             }
@@ -376,6 +386,11 @@ impl Exchange {
     ) -> Result<Vec<Effect>, Refusal> {
         if welcome.protocol != VERSION {
             return Err(Refusal::Protocol(welcome.protocol));
+        }
+        let (has, last) = (welcome.received, *context.outgoing.changed().borrow());
+        if has > last && context.outgoing.waiting(has - 1).is_empty() {
+            let ahead = SessionError::Ahead { has, last };
+            return Ok(vec![Effect::End(End::Fatal(ahead))]);
         }
         let leaf_valid = Duration::from_millis(welcome.leaf_valid_ms).min(SIGNING_LEAF_LIFETIME);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
@@ -492,8 +507,7 @@ impl Exchange {
         let mut effects = Vec::new();
         let waiting = context.outgoing.waiting(after);
         for waiting in waiting.into_iter().take_while(|waiting| waiting.seq <= up_to) {
-            let numbered = Some((waiting.seq, waiting.id));
-            match self.encode(context.identity, &waiting.message, numbered) {
+            match self.encode_waiting(context.identity, waiting) {
                 Ok(bytes) => effects.push(Effect::Publish(bytes)),
                 Err(error) => effects.push(Effect::End(End::Fatal(error))),
             }
@@ -525,6 +539,22 @@ impl Exchange {
             Signature::from_bytes(signature.to_vec())
                 .is_ok_and(|signature| leaf.verify(bytes, &signature).is_ok())
         })
+    }
+
+    /// A message of the journal. One that is too long is cut: it holds up everything behind it until the
+    /// control plane has it, whatever a container or a policy put into it.
+    fn encode_waiting(
+        &self,
+        identity: &mut Identity,
+        waiting: Waiting,
+    ) -> Result<Bytes, SessionError> {
+        let numbered = Some((waiting.seq, waiting.id));
+        match self.encode(identity, &waiting.message, numbered) {
+            Err(SessionError::Message(EnvelopeError::TooLarge { .. })) => {
+                self.encode(identity, &waiting.message.shortened(), numbered)
+            }
+            encoded => encoded,
+        }
     }
 
     /// A message of this session that has no place in the order. One that cannot be said is refused:

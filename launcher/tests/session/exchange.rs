@@ -15,8 +15,8 @@ use gantry_launcher::session::{
 use gantry_model::WorkerId;
 use gantry_protocol::Authority;
 use gantry_protocol::message::{
-    Ack, Envelope, FromControlPlane, FromLauncher, Heartbeat, NeedUrls, RefusalReason, Refused,
-    Unsupported, UrlPurpose,
+    Ack, Decision, Envelope, FromControlPlane, FromLauncher, Heartbeat, NeedUrls, RefusalReason,
+    Refused, Unsupported, UrlPurpose,
 };
 use insta::assert_snapshot;
 use serde_json::Value;
@@ -378,6 +378,48 @@ fn a_control_plane_that_was_set_back_is_told_apart() {
     the control plane has messages of this journal up to 2 and the journal begins at 5
       next: the control plane was set back, perhaps restored from a backup: once no run is in hand here, start with an empty GANTRY_STATE_DIR
     ");
+}
+
+/// Otherwise what this journal says from now on would be taken for repeated, and nobody would notice.
+#[test]
+fn a_journal_that_was_set_back_is_told_apart() {
+    let mut talk = Talk::begin(worker(1));
+    for number in 1..=5 {
+        talk.outgoing.push(report(number));
+    }
+    let effects = talk.welcome(6);
+    let [Effect::End(End::Fatal(error @ SessionError::Ahead { has: 6, last: 5 }))] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_snapshot!(gantry_launcher::explain::explain(error), @"
+    the control plane has messages of this journal up to 6 and the journal ends at 5
+      next: GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove what its runs left in Docker, then start with an empty GANTRY_STATE_DIR
+    ");
+    assert!(!talk.exchange.is_open());
+
+    let mut talk = Talk::begin(worker(1));
+    let effects = talk.welcome(u64::MAX);
+    assert!(matches!(effects[..], [Effect::End(End::Fatal(_))]), "{effects:?}");
+}
+
+/// What a container or a policy put into a message must not hold up the journal.
+#[test]
+fn a_message_that_is_too_long_is_cut_and_sent() {
+    let mut talk = Talk::open(worker(1));
+    let denials = vec!["\u{1}".repeat(4096); 100];
+    let decision =
+        Decision { attempt: attempt(1), is_allowed: false, denials, policy_sha256: "a".repeat(64) };
+    talk.outgoing.push(decision.into());
+    talk.outgoing.push(report(1));
+    let said = talk.fill();
+    assert_eq!(said.iter().map(|said| said.seq).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    let FromLauncher::Decision(cut) = &said[0].message else { panic!("{said:?}") };
+    assert!(!cut.is_allowed && cut.denials[0].starts_with("\u{1}\u{1}"));
+    assert_eq!(cut.denials.last().unwrap(), &format!("and {} more", 101 - cut.denials.len()));
+    let effects = talk.tick_after(Duration::from_secs(5));
+    let again = effects.iter().filter_map(|effect| talk.heard(effect));
+    assert_eq!(again.filter(|it| it.seq.is_some()).collect::<Vec<_>>(), said, "as it was");
 }
 
 #[test]

@@ -393,6 +393,30 @@ async fn something_else_at_the_brokers_address_is_told_in_words() {
     ");
 }
 
+/// Anybody on the way can send an alert before the broker has proven who it is. It must not end the
+/// launcher as a refusal of the pool's does.
+#[tokio::test]
+async fn an_alert_of_nobody_in_particular_is_no_refusal_of_the_pools() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut servers = JoinSet::new();
+    servers.spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 4096];
+        let _ = socket.read(&mut buffer).await;
+        // A TLS record: alert, TLS 1.2, two bytes: fatal, certificate revoked.
+        let _ = socket.write_all(&[21, 3, 3, 0, 2, 2, 44]).await;
+        let _ = socket.read(&mut buffer).await;
+    });
+    let error = failure(port).await;
+    assert!(matches!(error, LinkError::Foreign { .. }), "{error:?}");
+    assert_snapshot!(text(&error, port), @"
+    what answers at localhost:<port> is not the pool's broker
+      because: received fatal alert: CertificateRevoked
+      next: something intercepts TLS, the token is of another control plane, or this host's clock is wrong
+    ");
+}
+
 #[tokio::test]
 async fn a_key_of_4096_bits_connects() {
     let key = gantry_protocol::PoolKey::generate(4096).unwrap();

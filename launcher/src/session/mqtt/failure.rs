@@ -22,10 +22,12 @@ pub(super) fn on_connect(endpoint: &str, error: ConnectionError) -> LinkError {
         ConnectionError::Io(source) if tls_of(&source).is_none() => {
             LinkError::Unreachable { endpoint: endpoint(), source }
         }
-        ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
-            io_failure(endpoint, error)
-        }
-        ConnectionError::Tls(TlsError::TLS(error)) => tls_failure(endpoint, error),
+        ConnectionError::Tls(TlsError::Io(error)) => match tls_of(&error) {
+            Some(tls) => in_handshake(endpoint, tls.clone()),
+            None => io_failure(endpoint, error),
+        },
+        ConnectionError::Io(error) => io_failure(endpoint, error),
+        ConnectionError::Tls(TlsError::TLS(error)) => in_handshake(endpoint, error),
         ConnectionError::ConnectionRefused(code) => refused(code),
         other => on_connection(other),
     }
@@ -61,6 +63,15 @@ fn io_failure(endpoint: impl Fn() -> String, error: io::Error) -> LinkError {
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof => LinkError::Closed,
         _ => LinkError::Failed(error.into()),
+    }
+}
+
+/// Until the handshake is over nobody has proven to be the broker, so an alert is no word of the pool's.
+/// A broker that refuses the certificate says so after it, as TLS 1.3 has it.
+fn in_handshake(endpoint: impl Fn() -> String, error: Tls) -> LinkError {
+    match error {
+        source @ Tls::AlertReceived(_) => LinkError::Foreign { endpoint: endpoint(), source },
+        other => tls_failure(endpoint, other),
     }
 }
 

@@ -5,15 +5,18 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use openssl::sha::sha256;
+use openssl::sha::Sha256;
 use rustix::fs::FlockOperation;
 
 use crate::blob::hex;
 use crate::explain::{Exit, Explain};
 use crate::workspace::make;
 
-/// The worker binary, static, as the build made it.
-const WORKER_BINARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gantry-worker"));
+/// The worker binary, static, as the build made it, compressed. Read only where it is not unpacked yet:
+/// pages of it that nobody reads cost no memory.
+const WORKER_BINARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gantry-worker.zst"));
+/// The hash of the worker binary itself, in lower-case hex.
+const WORKER_SHA256: &str = env!("GANTRY_WORKER_SHA256");
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -101,15 +104,14 @@ impl StateDir {
     /// When it cannot be written.
     pub fn worker_binary(&self) -> Result<PathBuf, HostError> {
         let directory = self.path.join("bin");
-        let hash = hex(&sha256(WORKER_BINARY));
-        let path = directory.join(format!("gantry-worker-{}", &hash[..16]));
+        let path = directory.join(format!("gantry-worker-{}", &WORKER_SHA256[..16]));
         let write = || -> io::Result<()> {
-            if fs::read(&path).is_ok_and(|there| there == WORKER_BINARY) {
+            if sha256_of(&path).is_ok_and(|there| there == WORKER_SHA256) {
                 return Ok(());
             }
             make(&directory, 0o700)?;
             let fresh = directory.join("gantry-worker.new");
-            fs::write(&fresh, WORKER_BINARY)?;
+            zstd::stream::copy_decode(WORKER_BINARY, fs::File::create(&fresh)?)?;
             fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
             fs::File::open(&fresh)?.sync_all()?;
             fs::rename(&fresh, &path)
@@ -119,9 +121,49 @@ impl StateDir {
     }
 }
 
+/// The hash of a file, read in small parts.
+fn sha256_of(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut part = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(hex(&hash.finish())),
+            length => hash.update(&part[..length]),
+        }
+    }
+}
+
 /// The kernel's id of this boot: another one after every start of the host.
 #[must_use]
 pub fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_binary_is_put_whole_and_a_changed_one_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::hold(directory.path()).unwrap();
+        let path = state.worker_binary().unwrap();
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(whole, include_bytes!(concat!(env!("OUT_DIR"), "/gantry-worker")));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
+        let changed = |mut bytes: Vec<u8>| {
+            bytes[whole.len() / 2] ^= 1;
+            bytes
+        };
+        for broken in [changed(whole.clone()), whole[..whole.len() - 1].to_vec(), Vec::new()] {
+            fs::write(&path, broken).unwrap();
+            assert_eq!(state.worker_binary().unwrap(), path);
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+        let kept = fs::metadata(&path).unwrap().modified().unwrap();
+        state.worker_binary().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), kept);
+    }
 }

@@ -27,6 +27,8 @@ pub use record::{Change, Ending, KeptState, Mark};
 
 /// The most messages that are handed to the session at once.
 const BATCH: usize = 64;
+/// How many state versions of an attempt are remembered, the latest ones: an entry must fit one frame.
+const STATES: usize = 256;
 
 /// A launcher's journal.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ pub struct Entry {
     pub stop: Option<String>,
     /// Where its log stands.
     pub mark: Mark,
-    /// The state versions that are stored.
+    /// The state versions that are stored, the latest 256 of them.
     pub states: Vec<KeptState>,
     /// How it ended, from [`Step::Ended`] on.
     pub ending: Option<Ending>,
@@ -187,7 +189,10 @@ impl Journal {
         }
         if inner.file.is_long() {
             let records = inner.known.records();
-            inner.file.rewrite(&records)?;
+            if let Err(error) = inner.file.rewrite(&records) {
+                // The changes hold all the same.
+                tracing::warn!(%error, "the journal could not be made shorter, and goes on as it is");
+            }
         }
         drop(inner);
         if seq.is_some() {
@@ -312,7 +317,11 @@ impl Known {
             }
             Record::Mark { attempt, mark } => self.change(attempt, |entry| entry.mark = mark),
             Record::State { attempt, state } => {
-                self.change(attempt, |entry| entry.states.push(state));
+                self.change(attempt, |entry| {
+                    let surplus = (entry.states.len() + 1).saturating_sub(STATES);
+                    entry.states.drain(..surplus);
+                    entry.states.push(state);
+                });
             }
             Record::Ended { attempt, ending } => self.change(attempt, |entry| {
                 entry.step = Step::Ended;

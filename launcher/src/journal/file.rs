@@ -6,8 +6,8 @@
 //! another name and renamed. So only the last frame can be cut, and a cut one was never relied on.
 
 use std::fs;
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::record::Record;
@@ -17,7 +17,7 @@ const VERSION: u16 = 1;
 const HEADER: usize = 8;
 /// The largest payload of a frame, in bytes.
 const MAX_FRAME: usize = 1 << 20;
-/// The size from which the file is written anew.
+/// The least size from which the file is written anew.
 const LONG: u64 = 4 << 20;
 /// The largest file that is read.
 const MAX_FILE: u64 = 256 << 20;
@@ -68,7 +68,14 @@ pub enum JournalError {
 pub(super) struct File {
     path: PathBuf,
     handle: fs::File,
+    /// How long its whole frames are together. What stands behind them is worth nothing.
     length: u64,
+    /// The length from which the file is worth writing anew: never below twice of what must stay.
+    long: u64,
+    /// Half a frame may stand behind `length`.
+    is_torn: bool,
+    /// The file has its name, and the directory may not know it durably.
+    is_unsettled: bool,
 }
 
 impl File {
@@ -85,32 +92,32 @@ impl File {
         file.read_to_end(&mut bytes).map_err(at)?;
         if bytes.len() < HEADER {
             // A first start that was cut short: nothing was ever relied on.
-            file.set_len(0).and_then(|()| file.rewind()).map_err(at)?;
-            file.write_all(&header()).and_then(|()| file.sync_all()).map_err(at)?;
+            file.set_len(0).map_err(at)?;
+            file.write_all_at(&header(), 0).and_then(|()| file.sync_all()).map_err(at)?;
             sync_directory(directory).map_err(at)?;
-            return Ok(Self { path, handle: file, length: HEADER as u64 });
+            return Ok(Self::new(path, file, HEADER as u64));
         }
         if bytes[..HEADER] != header() {
             return Err(JournalError::Version { path });
         }
         let good = replay(&path, &bytes, &mut record)?;
         file.set_len(good).map_err(at)?;
-        file.seek(io::SeekFrom::Start(good)).map_err(at)?;
-        Ok(Self { path, handle: file, length: good })
+        Ok(Self::new(path, file, good))
     }
 
-    /// Appends one frame; durable when this returns.
+    const fn new(path: PathBuf, handle: fs::File, length: u64) -> Self {
+        Self { path, handle, length, long: LONG, is_torn: false, is_unsettled: false }
+    }
+
+    /// Appends one frame; durable when this returns, and worth nothing if this fails.
     pub fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
         let frame = frame(records)?;
-        let written = self.handle.write_all(&frame).and_then(|()| self.handle.sync_data());
-        if let Err(source) = written {
-            // Nothing of the frame may stay, or a later one would stand behind a torn one.
-            let undone = self
-                .handle
-                .set_len(self.length)
-                .and_then(|()| self.handle.seek(io::SeekFrom::Start(self.length)).map(|_| ()));
-            if let Err(error) = undone {
-                tracing::error!(%error, "the journal keeps half a frame");
+        self.settle().map_err(|source| self.io(source))?;
+        let written = self.handle.write_all_at(&frame, self.length);
+        if let Err(source) = written.and_then(|()| self.handle.sync_data()) {
+            self.is_torn = true;
+            if let Err(error) = self.settle() {
+                tracing::error!(%error, "the journal keeps half a frame until it can be written again");
             }
             return Err(self.io(source));
         }
@@ -118,31 +125,48 @@ impl File {
         Ok(())
     }
 
-    /// Whether the file is worth writing anew.
-    pub const fn is_long(&self) -> bool {
-        self.length > LONG
+    /// Mends what an earlier failure left: a frame must neither stand behind a torn one nor in a file
+    /// whose name a crash would take away.
+    fn settle(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.handle.set_len(self.length)?;
+            self.is_torn = false;
+        }
+        if self.is_unsettled {
+            self.path.parent().map_or(Ok(()), sync_directory)?;
+            self.is_unsettled = false;
+        }
+        Ok(())
     }
 
-    /// Writes the file anew with these records alone.
+    /// Whether the file is worth writing anew.
+    pub const fn is_long(&self) -> bool {
+        self.length > self.long
+    }
+
+    /// Writes the file anew with these records alone. If this fails, all records stay as they are.
     pub fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        // After a failure it is not tried again with every frame.
+        self.long = self.length + LONG;
         let fresh = self.path.with_extension("new");
         let mut bytes = header().to_vec();
         for record in records {
             bytes.extend(frame(std::slice::from_ref(record))?);
         }
         let write = || -> io::Result<fs::File> {
-            let mut file = options().create(true).truncate(true).open(&fresh)?;
-            file.write_all(&bytes)?;
+            let file = options().create(true).truncate(true).open(&fresh)?;
+            file.write_all_at(&bytes, 0)?;
             file.sync_all()?;
             fs::rename(&fresh, &self.path)?;
-            if let Some(directory) = self.path.parent() {
-                sync_directory(directory)?;
-            }
             Ok(file)
         };
+        // From the rename on this file is the journal: what went into the other one would be lost.
         self.handle = write().map_err(|source| self.io(source))?;
         self.length = bytes.len() as u64;
-        Ok(())
+        self.long = LONG.max(2 * self.length);
+        self.is_torn = false;
+        self.is_unsettled = true;
+        self.settle().map_err(|source| self.io(source))
     }
 
     fn io(&self, source: io::Error) -> JournalError {
@@ -205,13 +229,75 @@ fn whole_frame(bytes: &[u8], at: usize) -> Option<(Vec<Record>, usize)> {
 }
 
 /// One frame at a time is written and synchronised, so what a crash leaves is one frame whose end is
-/// missing or was never written, or the zeros of a file that grew before its content came.
+/// missing or was never written, or the zeros of a file that grew before its content came. No whole
+/// frame stands behind it: then it is the length that is damaged, and frames that counted would go.
 fn is_cut(rest: &[u8]) -> bool {
-    let claimed = rest.get(..4).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
-    claimed.is_none_or(|length| 8 + length as usize >= rest.len())
-        || rest.iter().all(|byte| *byte == 0)
+    let head = &rest[..rest.len().min(8)];
+    let is_blank = head.iter().all(|byte| *byte == 0);
+    let reaches_the_end = head.first_chunk().is_none_or(|length| {
+        let claimed = u32::from_be_bytes(*length) as usize;
+        claimed <= MAX_FRAME && 8 + claimed >= rest.len()
+    });
+    (is_blank || reaches_the_end) && (1..rest.len()).all(|at| whole_frame(rest, at).is_none())
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(directory: &Path) -> usize {
+        let mut count = 0;
+        File::open(directory, |_| count += 1).expect("the journal opens");
+        count
+    }
+
+    /// What is left of a frame that could not be written stands in no later one's way.
+    #[test]
+    fn a_frame_that_failed_is_gone_before_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::Acknowledged { up_to: 1 };
+        let mut file = File::open(directory.path(), |_| {}).unwrap();
+        file.append(std::slice::from_ref(&record)).unwrap();
+        let whole = std::mem::replace(&mut file.handle, fs::File::open(&file.path).unwrap());
+        file.append(std::slice::from_ref(&record)).unwrap_err();
+        // As far as the disk took it, and the disk did not take the cut either.
+        whole.write_all_at(&[0, 0, 4, 0, 1, 2, 3, 4, 5].repeat(40), file.length).unwrap();
+        file.handle = whole;
+        file.append(std::slice::from_ref(&record)).unwrap();
+        assert_eq!(count(directory.path()), 2);
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_anew_goes_on_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::Acknowledged { up_to: 1 };
+        let mut file = File::open(directory.path(), |_| {}).unwrap();
+        file.append(std::slice::from_ref(&record)).unwrap();
+        fs::create_dir(directory.path().join("journal.new")).unwrap();
+        file.rewrite(&[]).unwrap_err();
+        file.append(std::slice::from_ref(&record)).unwrap();
+        assert!(!file.is_long());
+        assert_eq!(count(directory.path()), 2);
+    }
+
+    /// A file that must stay long is not written anew with every frame.
+    #[test]
+    fn writing_anew_waits_until_it_halves_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let kind = "x".repeat(1000);
+        let body = || serde_json::value::RawValue::from_string("{}".to_owned()).unwrap();
+        let id = gantry_model::MessageId::from_ulid(ulid::Ulid::from_parts(1, 1));
+        let records: Vec<_> = (0..6000)
+            .map(|seq| Record::Queued { seq, id, kind: kind.clone(), body: body() })
+            .collect();
+        let mut file = File::open(directory.path(), |_| {}).unwrap();
+        file.rewrite(&records).unwrap();
+        assert!(file.length > LONG);
+        file.append(&records[..1]).unwrap();
+        assert!(!file.is_long());
+    }
 }

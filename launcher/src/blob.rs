@@ -1,16 +1,19 @@
 //! Objects in and out, by pre-signed url.
 //!
 //! The launcher has no credentials for the object store: the control plane gives it an url for each
-//! object. Objects are only ever created, so a put that is sent again finds its own first try and is
-//! content. What is got is bounded and checked against the hash that a signed message named.
+//! object. Objects are only ever created. What is got is bounded and checked against the hash that a
+//! signed message named. However large an object is, a store that goes on taking or giving it is
+//! waited for; one that falls silent is not.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use openssl::sha::Sha256;
-use reqwest::{Body, Client, StatusCode, redirect};
+use reqwest::{Body, Client, Response, StatusCode, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio_util::io::ReaderStream;
@@ -19,6 +22,12 @@ use tokio_util::io::ReaderStream;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long nothing may come.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long nothing may go. Longer, because what the kernel holds of it goes unseen.
+const STANDSTILL: Duration = Duration::from_secs(120);
+/// How much goes at once.
+const PART: usize = 64 * 1024;
+/// How much of the answer to a put is looked at.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// The object store, as a launcher sees it.
 #[derive(Debug, Clone)]
@@ -40,6 +49,12 @@ pub enum BlobError {
         /// Why.
         source: reqwest::Error,
     },
+    /// The store took or gave nothing for a while; it may go on later.
+    #[error("the object store {host} has fallen silent: it is tried again")]
+    Silent {
+        /// The host that was asked.
+        host: String,
+    },
     /// The store has trouble of its own, or asks to come back later.
     #[error("the object store {host} answers {status}: it is tried again")]
     Trouble {
@@ -47,6 +62,12 @@ pub enum BlobError {
         host: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// There is an object at this url, and it was put by an earlier try, or is not ours.
+    #[error("the object store {host} has an object there already")]
+    Exists {
+        /// The host that was asked.
+        host: String,
     },
     /// The url is not accepted (any more).
     #[error("the object store {host} refuses the url with {status}: it has expired or was altered")]
@@ -76,8 +97,12 @@ impl BlobError {
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Trouble { .. } => true,
-            Self::Ca | Self::Refused { .. } | Self::Altered { .. } | Self::Io(_) => false,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Trouble { .. } => true,
+            Self::Ca
+            | Self::Exists { .. }
+            | Self::Refused { .. }
+            | Self::Altered { .. }
+            | Self::Io(_) => false,
         }
     }
 }
@@ -115,7 +140,6 @@ impl Objects {
             .https_only(true)
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
             .build()
             .map_err(|_| BlobError::Ca)?;
         Ok(Self { client })
@@ -127,7 +151,10 @@ impl Objects {
     /// Any but [`BlobError::Altered`].
     pub async fn put(&self, url: &str, content: Bytes) -> Result<(), BlobError> {
         let length = content.len() as u64;
-        self.send(url, Body::from(content), length).await
+        let parts = (0..content.len())
+            .step_by(PART)
+            .map(move |at| Ok(content.slice(at..content.len().min(at + PART))));
+        self.send(url, futures::stream::iter(parts), length).await
     }
 
     /// Puts `head` and behind it a whole file as one new object.
@@ -141,27 +168,39 @@ impl Objects {
         file: std::fs::File,
     ) -> Result<(), BlobError> {
         let length = head.len() as u64 + file.metadata()?.len();
-        let rest = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 * 1024);
+        let rest = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PART);
         let whole = futures::stream::iter([Ok(head)]).chain(rest);
-        self.send(url, Body::wrap_stream(whole), length).await
+        self.send(url, whole, length).await
     }
 
-    async fn send(&self, url: &str, body: Body, length: u64) -> Result<(), BlobError> {
+    async fn send(
+        &self,
+        url: &str,
+        body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        length: u64,
+    ) -> Result<(), BlobError> {
+        let gone = Arc::new(AtomicU64::new(0));
+        let going = Arc::clone(&gone);
+        let body = body.inspect(move |part| {
+            let length = part.as_ref().map_or(0, Bytes::len);
+            going.fetch_add(length as u64, Ordering::Relaxed);
+        });
         let request = self
             .client
             .put(url)
             .header("if-none-match", "*")
             .header("content-length", length)
-            .body(body);
-        let answer = request.send().await.map_err(|source| unreachable(url, source))?;
+            .body(Body::wrap_stream(body));
+        let answer = while_moving(request.send(), || gone.load(Ordering::Relaxed)).await;
+        let answer = answer.ok_or_else(|| silent(url))?;
+        let answer = answer.map_err(|source| unreachable(url, source))?;
         let status = answer.status();
         // Read to its end, or the connection cannot be used again.
-        let _ = answer.bytes().await;
-        // The key is ours alone, so what is there came from an earlier try whose answer was lost.
-        if status.is_success() || status == StatusCode::PRECONDITION_FAILED {
-            return Ok(());
+        let _ = tokio::time::timeout(SILENCE, skip(answer)).await;
+        if status == StatusCode::PRECONDITION_FAILED {
+            return Err(BlobError::Exists { host: host(url) });
         }
-        Err(unwanted(url, status))
+        if status.is_success() { Ok(()) } else { Err(unwanted(url, status)) }
     }
 
     /// Gets an object into `into`, which may hold part of it when this fails.
@@ -175,8 +214,9 @@ impl Objects {
         into: &mut (dyn Write + Send),
     ) -> Result<(), BlobError> {
         let altered = |why| BlobError::Altered { what: expected.what, why };
-        let answer =
-            self.client.get(url).send().await.map_err(|source| unreachable(url, source))?;
+        let answer = tokio::time::timeout(SILENCE, self.client.get(url).send()).await;
+        let answer = answer.map_err(|_| silent(url))?;
+        let answer = answer.map_err(|source| unreachable(url, source))?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Err(altered("it is gone"));
         }
@@ -186,7 +226,9 @@ impl Objects {
         let mut hash = Sha256::new();
         let mut length = 0;
         let mut parts = answer.bytes_stream();
-        while let Some(part) = parts.next().await {
+        while let Some(part) =
+            tokio::time::timeout(SILENCE, parts.next()).await.map_err(|_| silent(url))?
+        {
             let part = part.map_err(|source| unreachable(url, source))?;
             length += part.len() as u64;
             if length > expected.size {
@@ -206,6 +248,30 @@ impl Objects {
     }
 }
 
+/// Waits for `sent` as long as `gone` rises; none when it stands still.
+async fn while_moving<T>(sent: impl Future<Output = T>, gone: impl Fn() -> u64) -> Option<T> {
+    tokio::pin!(sent);
+    let mut before = 0;
+    loop {
+        if let Ok(sent) = tokio::time::timeout(STANDSTILL, &mut sent).await {
+            return Some(sent);
+        }
+        let now = gone();
+        if now == before {
+            return None;
+        }
+        before = now;
+    }
+}
+
+async fn skip(mut answer: Response) {
+    let mut left = MAX_ANSWER;
+    while let Ok(Some(part)) = answer.chunk().await {
+        let Some(rest) = left.checked_sub(part.len()) else { return };
+        left = rest;
+    }
+}
+
 /// Lower-case hex.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -222,6 +288,10 @@ fn unreachable(url: &str, source: reqwest::Error) -> BlobError {
     BlobError::Unreachable { host: host(url), source: source.without_url() }
 }
 
+fn silent(url: &str) -> BlobError {
+    BlobError::Silent { host: host(url) }
+}
+
 fn unwanted(url: &str, status: StatusCode) -> BlobError {
     let host = host(url);
     let passing = status.is_server_error()
@@ -236,4 +306,33 @@ fn host(url: &str) -> String {
         .ok()
         .and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)))
         .unwrap_or_else(|| "an url that is none".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// A put of a large object over a slow line takes as long as it takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_put_is_waited_for_as_long_as_it_moves() {
+        let minute = Duration::from_secs(60);
+        let gone = AtomicU64::new(0);
+        let slow = async {
+            for _ in 0..30 {
+                tokio::time::sleep(minute).await;
+                gone.fetch_add(1, Ordering::Relaxed);
+            }
+            "there"
+        };
+        assert_eq!(while_moving(slow, || gone.load(Ordering::Relaxed)).await, Some("there"));
+        let stuck = async {
+            gone.fetch_add(1, Ordering::Relaxed);
+            pending::<()>().await;
+        };
+        let begin = tokio::time::Instant::now();
+        assert_eq!(while_moving(stuck, || gone.load(Ordering::Relaxed)).await, None);
+        assert!(begin.elapsed() <= 5 * minute);
+    }
 }

@@ -51,10 +51,36 @@ pub trait Keep: Send + Sync {
     ) -> impl Future<Output = Result<String, BlobError>> + Send;
 }
 
+/// Takes what is put at an url, once.
+pub trait Put: Send + Sync {
+    /// Tries to put a new object.
+    ///
+    /// # Errors
+    /// Any but [`BlobError::Altered`].
+    fn put(
+        &self,
+        url: &str,
+        content: Content<'_>,
+    ) -> impl Future<Output = Result<(), BlobError>> + Send;
+}
+
+impl Put for Objects {
+    async fn put(&self, url: &str, content: Content<'_>) -> Result<(), BlobError> {
+        match content {
+            Content::Bytes(bytes) => self.put(url, bytes.clone()).await,
+            Content::File(head, file) => {
+                let mut file = file.try_clone()?;
+                file.rewind()?;
+                self.put_file(url, head.clone(), file).await
+            }
+        }
+    }
+}
+
 /// The object store, for one attempt.
 #[derive(Clone)]
-pub struct Store {
-    objects: Objects,
+pub struct Store<P = Objects> {
+    objects: P,
     urls: Arc<Urls>,
 }
 
@@ -79,7 +105,11 @@ impl Urls {
         let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
         for url in urls {
             let until = now + Duration::from_millis(url.valid_ms);
-            stock.entry(url.purpose).or_default().push((url, until));
+            let stock = stock.entry(url.purpose).or_default();
+            // The wire may deliver a message twice, and an object is put only once.
+            if stock.iter().all(|(known, _)| known.key != url.key) {
+                stock.push((url, until));
+            }
         }
         drop(stock);
         self.arrived.notify_waiters();
@@ -109,50 +139,129 @@ impl Urls {
     }
 }
 
-impl Store {
+impl<P: Put> Store<P> {
     /// The store as one attempt uses it.
     #[must_use]
-    pub fn new(objects: Objects, urls: Arc<Urls>) -> Self {
+    pub fn new(objects: P, urls: Arc<Urls>) -> Self {
         Self { objects, urls }
-    }
-
-    async fn try_put(&self, url: &str, content: Content<'_>) -> Result<(), BlobError> {
-        match content {
-            Content::Bytes(bytes) => self.objects.put(url, bytes.clone()).await,
-            Content::File(head, file) => {
-                let mut file = file.try_clone()?;
-                file.rewind()?;
-                self.objects.put_file(url, head.clone(), file).await
-            }
-        }
     }
 }
 
-impl Keep for Store {
+impl<P: Put> Keep for Store<P> {
     async fn put(&self, purpose: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
         let mut pause = Duration::from_millis(200);
         loop {
             let url = self.urls.take(purpose).await;
+            let mut may_be_there = false;
             loop {
-                match self.try_put(&url.url, content).await {
+                match self.objects.put(&url.url, content).await {
                     Ok(()) => return Ok(url.key),
-                    Err(error @ (BlobError::Unreachable { .. } | BlobError::Trouble { .. })) => {
+                    // An earlier try of ours arrived, and its answer was lost.
+                    Err(BlobError::Exists { .. }) if may_be_there => return Ok(url.key),
+                    Err(error) if error.is_passing() => {
+                        may_be_there = true;
                         tracing::warn!(attempt = %self.urls.attempt, %error, "storing is tried again");
                     }
-                    // Expired meanwhile: another url, another object.
-                    Err(error @ BlobError::Refused { .. }) => {
+                    // Expired meanwhile, or used for something else: another url, another object.
+                    Err(error @ (BlobError::Refused { .. } | BlobError::Exists { .. })) => {
                         tracing::warn!(attempt = %self.urls.attempt, %error, "another url is asked for");
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(MAX_PAUSE);
                         break;
                     }
-                    Err(error @ (BlobError::Ca | BlobError::Altered { .. } | BlobError::Io(_))) => {
-                        return Err(error);
-                    }
+                    Err(error) => return Err(error),
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use gantry_model::{Epoch, RunId, Stage};
+    use ulid::Ulid;
+
+    use super::*;
+
+    /// Answers as it is told, and notes what was put where.
+    #[derive(Default)]
+    struct Scripted {
+        answers: Mutex<VecDeque<Result<(), BlobError>>>,
+        tried: Mutex<Vec<String>>,
+    }
+
+    impl Put for Scripted {
+        async fn put(&self, url: &str, _: Content<'_>) -> Result<(), BlobError> {
+            self.tried.lock().unwrap().push(url.to_owned());
+            self.answers.lock().unwrap().pop_front().unwrap_or(Ok(()))
+        }
+    }
+
+    fn exists() -> Result<(), BlobError> {
+        Err(BlobError::Exists { host: "h".to_owned() })
+    }
+
+    fn trouble() -> Result<(), BlobError> {
+        Err(BlobError::Trouble { host: "h".to_owned(), status: 500 })
+    }
+
+    fn refused() -> Result<(), BlobError> {
+        Err(BlobError::Refused { host: "h".to_owned(), status: 403 })
+    }
+
+    fn url(n: u64) -> PutUrl {
+        let (key, url) = (format!("key-{n}"), format!("url-{n}"));
+        PutUrl { purpose: UrlPurpose::Log, key, url, valid_ms: 3_600_000 }
+    }
+
+    /// Puts one object after the other with these urls in stock; gives their keys and what was tried.
+    async fn put(
+        objects: usize,
+        urls: Vec<PutUrl>,
+        answers: Vec<Result<(), BlobError>>,
+    ) -> (Vec<String>, Vec<String>) {
+        let run = RunId::from_ulid(Ulid::from_parts(1, 1));
+        let attempt = Attempt { run, stage: Stage::Read, epoch: Epoch(1) };
+        let stock = Arc::new(Urls::new(attempt, Arc::new(|_| {})));
+        stock.add(urls);
+        let scripted = Scripted { answers: Mutex::new(answers.into()), ..Scripted::default() };
+        let store = Store::new(scripted, stock);
+        let mut keys = Vec::new();
+        for _ in 0..objects {
+            let content = Bytes::from_static(b"x");
+            keys.push(store.put(UrlPurpose::Log, Content::Bytes(&content)).await.unwrap());
+        }
+        let tried = store.objects.tried.into_inner().unwrap();
+        (keys, tried)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_put_whose_answer_was_lost_is_found_again() {
+        let (keys, tried) = put(1, vec![url(1), url(2)], vec![trouble(), exists()]).await;
+        assert_eq!((keys, tried), (vec!["key-1".to_owned()], vec!["url-1".to_owned(); 2]));
+    }
+
+    /// What lies there was never put by this try: it is another part of the log.
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_was_there_before_is_not_taken_for_ours() {
+        let (keys, _) = put(1, vec![url(1), url(2)], vec![exists()]).await;
+        assert_eq!(keys, ["key-2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_url_that_came_twice_is_used_once() {
+        let (keys, _) = put(2, vec![url(1), url(1), url(2)], Vec::new()).await;
+        assert_eq!(keys, ["key-1", "key-2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_url_that_expired_is_replaced() {
+        let (keys, tried) = put(1, vec![url(1), url(2)], vec![trouble(), refused()]).await;
+        assert_eq!(keys, ["key-2"]);
+        assert_eq!(tried, ["url-1", "url-1", "url-2"]);
     }
 }

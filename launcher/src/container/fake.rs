@@ -126,10 +126,13 @@ struct Inside {
     here: BTreeMap<String, Stored>,
     elsewhere: BTreeMap<String, Stored>,
     containers: BTreeMap<String, Container>,
-    faults: VecDeque<(Call, Fault)>,
+    /// Each with the number of calls that come before it.
+    faults: VecDeque<(Call, usize, Fault)>,
     asked: Vec<Call>,
     history: Vec<(String, Happened)>,
     is_cut: bool,
+    /// How many calls met no socket since it was cut.
+    missed: usize,
 }
 
 #[derive(Clone, Default)]
@@ -174,17 +177,35 @@ impl Fake {
 
     /// The next `call` that has no fault yet gets this one.
     pub fn fail(&self, call: Call, fault: Fault) {
-        self.change(|inside| inside.faults.push_back((call, fault)));
+        self.fail_later(call, 0, fault);
+    }
+
+    /// The `call` behind so many good ones gets this fault.
+    pub fn fail_later(&self, call: Call, good: usize, fault: Fault) {
+        self.change(|inside| inside.faults.push_back((call, good, fault)));
     }
 
     /// Takes the socket away: connections break, new ones are refused. Containers go on.
     pub fn cut(&self) {
-        self.change(|inside| inside.is_cut = true);
+        self.change(|inside| (inside.is_cut, inside.missed) = (true, 0));
     }
 
     /// Brings the socket back.
     pub fn mend(&self) {
         self.change(|inside| inside.is_cut = false);
+    }
+
+    /// The engine starts the container for somebody who does not wait for its answer any more.
+    ///
+    /// # Errors
+    /// What the engine would have answered.
+    pub fn start_late(&self, name: &str) -> Result<(), String> {
+        if let Some(spec) = self.change(|inside| inside.start(name))?
+            && let Some(code) = self.program.started(&spec)
+        {
+            self.exit(name, code);
+        }
+        Ok(())
     }
 
     /// The container's program ends with this code, if it runs.
@@ -217,6 +238,11 @@ impl Fake {
             .await;
     }
 
+    /// Waits until somebody met no socket since it was cut.
+    pub async fn missed(&self) {
+        self.until(|inside| inside.missed > 0).await;
+    }
+
     async fn until(&self, is_so: impl Fn(&Inside) -> bool) {
         let mut changed = self.changed.subscribe();
         loop {
@@ -247,6 +273,7 @@ impl Fake {
     ) -> Result<T, EngineError> {
         let (is_cut, fault) = self.change(|inside| {
             inside.asked.push(call);
+            inside.missed += usize::from(inside.is_cut);
             (inside.is_cut, inside.fault(call))
         });
         if is_cut {
@@ -272,8 +299,14 @@ impl Fake {
 
 impl Inside {
     fn fault(&mut self, call: Call) -> Option<Fault> {
-        let at = self.faults.iter().position(|(of, _)| *of == call)?;
-        self.faults.remove(at).map(|(_, fault)| fault)
+        let at = self.faults.iter().position(|(of, ..)| *of == call)?;
+        match self.faults.get_mut(at) {
+            Some((_, good @ 1.., _)) => {
+                *good -= 1;
+                None
+            }
+            Some((_, 0, _)) | None => self.faults.remove(at).map(|(.., fault)| fault),
+        }
     }
 
     fn note(&mut self, name: &str, happened: Happened) {
@@ -373,15 +406,7 @@ impl Engine for Fake {
     }
 
     async fn start(&self, name: &str) -> Result<(), EngineError> {
-        let start = |fake: &Self| {
-            if let Some(spec) = fake.change(|inside| inside.start(name))?
-                && let Some(code) = fake.program.started(&spec)
-            {
-                fake.exit(name, code);
-            }
-            Ok(())
-        };
-        self.answer(Call::Start, start).await
+        self.answer(Call::Start, |fake| fake.start_late(name)).await
     }
 
     async fn state(&self, name: &str) -> Result<Option<State>, EngineError> {

@@ -9,10 +9,12 @@ use gantry_protocol::message::{StageOutcome, Step};
 
 use super::barrier::{self, Next};
 use super::{Stage, StageError, Wish, container_name};
-use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec};
+use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
 use crate::journal::Entry;
 
-/// The longest pause between two tries while the engine is away.
+/// The pause before the second try while the engine is away.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where the worker binary is in the container.
@@ -23,15 +25,24 @@ pub(super) async fn persist<T, F>(mut call: impl FnMut() -> F) -> Result<T, Engi
 where
     F: Future<Output = Result<T, EngineError>>,
 {
-    let mut pause = Duration::from_millis(200);
+    let mut pause = PAUSE;
+    let mut is_away = false;
     loop {
         match call().await {
             Err(error) if error.is_passing() => {
-                tracing::warn!(%error, "waiting for the container engine");
+                if !is_away {
+                    tracing::warn!(%error, "waiting for the container engine");
+                }
+                is_away = true;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
             }
-            other => return other,
+            other => {
+                if is_away {
+                    tracing::info!("the container engine answers again");
+                }
+                return other;
+            }
         }
     }
 }
@@ -39,8 +50,7 @@ where
 impl<E: Engine> Stage<E> {
     /// Takes the step that the barrier allows.
     pub(super) async fn begin(&self, entry: &Entry) -> Result<(), StageError> {
-        let name = container_name(self.attempt);
-        let state = persist(|| self.shared.engine.state(&name)).await?;
+        let state = self.state_of_container().await?;
         let has_begun = self.has_begun()?;
         let next = barrier::next(entry.step, state, has_begun);
         tracing::debug!(attempt = %self.attempt, step = ?entry.step, ?state, has_begun, ?next, "at the barrier");
@@ -64,6 +74,11 @@ impl<E: Engine> Stage<E> {
         let spec = self.container()?;
         match persist(|| self.shared.engine.create(&spec)).await {
             Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Created)?),
+            // It may have been made all the same: its name tells.
+            Err(error) if self.state_of_container().await?.is_some() => {
+                tracing::warn!(attempt = %self.attempt, %error, "making the container was refused, and it is there");
+                Ok(self.shared.journal.step(self.attempt, Step::Created)?)
+            }
             Err(error) => self.failed_early(entry, &error).await,
         }
     }
@@ -77,16 +92,31 @@ impl<E: Engine> Stage<E> {
             self.show_commands(entry).await?;
         }
         self.shared.journal.step(self.attempt, Step::Starting)?;
-        let name = container_name(self.attempt);
-        match persist(|| self.shared.engine.start(&name)).await {
+        match self.shared.engine.start(&container_name(self.attempt)).await {
             Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Started)?),
-            // It may have been started all the same: only the mark tells.
-            Err(error) if self.has_begun()? => {
-                tracing::warn!(attempt = %self.attempt, %error, "the start failed and the stage has begun");
+            // Asked again, it would start a container that has run to its end in the meantime. So what
+            // came of it is for the barrier to see.
+            Err(error) if error.is_passing() => {
+                tracing::warn!(attempt = %self.attempt, %error, "the container may have been started or not");
+                tokio::time::sleep(PAUSE).await;
+                Ok(())
+            }
+            // It may have been started all the same: the mark tells, or that it runs.
+            Err(error)
+                if self.has_begun()?
+                    || self.state_of_container().await? == Some(State::Running) =>
+            {
+                tracing::warn!(attempt = %self.attempt, %error, "starting the container was refused, and it was started");
                 Ok(self.shared.journal.step(self.attempt, Step::Started)?)
             }
             Err(error) => self.failed_early(entry, &error).await,
         }
+    }
+
+    /// What the container is doing; none if there is none.
+    pub(super) async fn state_of_container(&self) -> Result<Option<State>, EngineError> {
+        let name = container_name(self.attempt);
+        persist(|| self.shared.engine.state(&name)).await
     }
 
     pub(super) fn has_begun(&self) -> Result<bool, StageError> {
@@ -99,7 +129,7 @@ impl<E: Engine> Stage<E> {
     async fn stopped_early(&self, entry: &Entry) -> Result<(), StageError> {
         let reason = entry.stop.clone().unwrap_or_else(|| "asked to stop".to_owned());
         let line = format!("stopped before the first phase: {reason}");
-        self.end_early(entry, StageOutcome::Stopped { reason }, &[line]).await
+        self.end_unbegun(entry, StageOutcome::Stopped { reason }, &[line]).await
     }
 
     pub(super) async fn failed_early(
@@ -110,7 +140,26 @@ impl<E: Engine> Stage<E> {
         let reason = super::chain(error);
         let reason = crate::terraform::mask(&reason, &self.secrets);
         let outcome = StageOutcome::Failed { reason: reason.clone(), phase: None, code: None };
-        self.end_early(entry, outcome, &[reason]).await
+        self.end_unbegun(entry, outcome, &[reason]).await
+    }
+
+    /// Ends the stage before its first phase, when none can begin any more: a start whose answer nobody
+    /// got may still be under way, and nothing but the container's end ends that.
+    async fn end_unbegun(
+        &self,
+        entry: &Entry,
+        outcome: StageOutcome,
+        lines: &[String],
+    ) -> Result<(), StageError> {
+        if entry.step > Step::Granted {
+            let name = container_name(self.attempt);
+            persist(|| self.shared.engine.remove(&name)).await?;
+            if self.has_begun()? {
+                tracing::warn!(attempt = %self.attempt, "the container began when it was to be given up");
+                return Ok(self.shared.journal.step(self.attempt, Step::Started)?);
+            }
+        }
+        self.end_early(entry, outcome, lines).await
     }
 
     fn container(&self) -> Result<Spec, StageError> {

@@ -44,8 +44,7 @@ impl<E: Engine> Stage<E> {
 
     /// The container is gone and its spool has no last frame.
     async fn lost(&self, stop: Option<String>) -> Result<StageOutcome, StageError> {
-        let name = super::container_name(self.attempt);
-        let state = super::container::persist(|| self.shared.engine.state(&name)).await?;
+        let state = self.state_of_container().await?;
         let how = match state {
             Some(State::Exited { code }) => format!("it ended with code {code}"),
             Some(State::Created) => "it was never started".to_owned(),
@@ -55,6 +54,8 @@ impl<E: Engine> Stage<E> {
         let restarted = self.entry().is_some_and(|entry| entry.boot != self.shared.boot);
         let why = if restarted {
             "the host was restarted"
+        } else if state.is_none() {
+            "it was removed"
         } else {
             "Docker or the kernel stopped it, or its memory did not suffice"
         };
@@ -212,13 +213,17 @@ fn outcome_of(outcome: Outcome, stop: Option<String>) -> StageOutcome {
             };
             StageOutcome::Failed { reason, phase, code }
         }
-        Outcome::Stopped { reason, .. } => StageOutcome::Stopped {
-            reason: match (stop, reason) {
-                (Some(reason), _) => reason,
-                (None, StopReason::RunTimeout) => "the run took longer than it may".to_owned(),
-                (None, StopReason::Asked) => {
-                    "Docker stopped, or somebody signalled the container".to_owned()
-                }
+        Outcome::Stopped { phase, reason } => match (stop, reason) {
+            (Some(reason), _) => StageOutcome::Stopped { reason },
+            (None, StopReason::RunTimeout) => {
+                StageOutcome::Stopped { reason: "the run took longer than it may".to_owned() }
+            }
+            // The pool did not want it.
+            (None, StopReason::Asked) => StageOutcome::Failed {
+                reason: "Docker stopped, or somebody signalled the container: the tool was interrupted once"
+                    .to_owned(),
+                phase,
+                code: None,
             },
         },
     }

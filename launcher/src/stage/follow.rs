@@ -24,6 +24,8 @@ use crate::log::{Log, message_id};
 
 /// The spool is looked at this often even if nothing was noticed.
 const TICK: Duration = Duration::from_secs(1);
+/// A stop is said again this often: a container that was only just started does not hear it yet.
+const SAY_AGAIN: Duration = Duration::from_secs(2);
 /// How much longer than its grace a stopped stage gets, for what it does after its last phase.
 pub(super) const MARGIN: Duration = Duration::from_secs(60);
 
@@ -244,8 +246,16 @@ impl<E: Engine> Stage<E> {
         if let Err(error) = persist(|| engine.signal(&name, Signal::Stop)).await {
             return error.into();
         }
-        // The worker binary keeps the grace itself; this is for one that hangs.
-        tokio::time::sleep(self.shared.config.stop_grace.get() + MARGIN).await;
+        // The worker binary heeds the first that it hears, and keeps the grace itself; this is for one
+        // that hangs.
+        let over = Instant::now() + self.shared.config.stop_grace.get() + MARGIN;
+        while Instant::now() < over {
+            tokio::time::sleep(SAY_AGAIN).await;
+            match engine.signal(&name, Signal::Stop).await {
+                Err(error) if !error.is_passing() => return error.into(),
+                Ok(()) | Err(_) => {}
+            }
+        }
         tracing::warn!(attempt = %self.attempt, "the stage did not end within its grace");
         if let Err(error) = persist(|| engine.signal(&name, Signal::Kill)).await {
             return error.into();

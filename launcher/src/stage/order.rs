@@ -11,6 +11,7 @@ use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder
 use gantry_spool::{Limits, WhenFull};
 use zeroize::Zeroizing;
 
+use super::container::persist;
 use super::{Stage, container_name};
 use crate::config::Config;
 use crate::container::{Engine, EngineError, Image};
@@ -123,7 +124,7 @@ pub const fn run_type(run_type: RunType) -> &'static str {
 impl<E: Engine> Stage<E> {
     /// Writes the order, and the state if the stage has one, where the worker binary looks for them.
     pub(super) async fn write_order(&self) -> Result<(), OrderError> {
-        let image = self.shared.engine.image(self.image()).await?.unwrap_or_default();
+        let image = persist(|| self.shared.engine.image(self.image())).await?.unwrap_or_default();
         let user = self.user(&image).await?;
         let state = self.state_order().await?;
         let order = self.order(&image, user, state);
@@ -219,7 +220,8 @@ impl<E: Engine> Stage<E> {
             return Ok(User::default());
         }
         let container = container_name(self.attempt);
-        let read = self.shared.engine.read_file(&container, "/etc/passwd", MAX_PASSWD).await?;
+        let engine = &self.shared.engine;
+        let read = persist(|| engine.read_file(&container, "/etc/passwd", MAX_PASSWD)).await?;
         let passwd = String::from_utf8_lossy(&read.unwrap_or_default()).into_owned();
         find_user(name, group, &passwd)
             .ok_or_else(|| OrderError::User { user: image.user.chars().take(64).collect() })

@@ -15,7 +15,7 @@ use gantry_protocol::{Header, SealedBytes};
 use super::order::Variables;
 use super::{Shared, StageError, order};
 use crate::blob::{BlobError, Expected};
-use crate::container::Engine;
+use crate::container::{Engine, EngineError};
 use crate::journal::{Change, Entry};
 use crate::log::{Log, message_id};
 use crate::mask::{RefusalReason, Secrets};
@@ -24,6 +24,8 @@ use crate::workspace::{self, Directories, WorkspaceError};
 
 /// How long the policy may take, its builtins included.
 const POLICY_LIMIT: Duration = Duration::from_secs(15);
+/// How often a pull that broke off is begun again.
+const PULLS_AGAIN: u32 = 3;
 /// The largest source archive: 2 GiB.
 const MAX_SOURCE: u64 = 2 << 30;
 /// The largest sealed workspace: 16 GiB.
@@ -146,7 +148,7 @@ enum PrepareError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     #[error("the image {image} is not on this host and cannot be pulled")]
-    Image { image: String, source: crate::container::EngineError },
+    Image { image: String, source: EngineError },
     #[error("the {what} takes {size} bytes: the limit is {limit}")]
     TooLarge { what: &'static str, size: u64, limit: u64 },
 }
@@ -304,14 +306,25 @@ impl<E: Engine> super::Stage<E> {
         let (lines, mut seen) = tokio::sync::mpsc::channel::<String>(64);
         // A line that finds no room is one of many of the same pull.
         let progress = move |line: String| drop(lines.try_send(line));
-        let mut pull = std::pin::pin!(engine.pull(name, &progress));
-        let pulled = loop {
-            tokio::select! {
-                pulled = &mut pull => break pulled,
-                Some(line) = seen.recv() => say(log, line).await?,
+        let mut again = PULLS_AGAIN;
+        loop {
+            let mut pull = std::pin::pin!(engine.pull(name, &progress));
+            let pulled = loop {
+                tokio::select! {
+                    pulled = &mut pull => break pulled,
+                    Some(line) = seen.recv() => say(log, line).await?,
+                }
+            };
+            match pulled {
+                // Docker was restarted: what it has of the image is kept.
+                Err(EngineError::Unreachable { .. }) if again > 0 => {
+                    again -= 1;
+                    super::container::persist(|| engine.ping()).await.map_err(failed)?;
+                    say(log, format!("Docker broke off, pulling the image {name} again")).await?;
+                }
+                pulled => return pulled.map_err(failed),
             }
-        };
-        pulled.map_err(failed)
+        }
     }
 
     async fn lay_out(&self, log: &mut Log) -> Result<(), Preparing> {

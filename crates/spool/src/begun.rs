@@ -46,9 +46,9 @@ pub fn make_begun(dir: &Path) -> Result<Begun, BegunError> {
 /// Whether the mark exists, as whatever kind of file.
 ///
 /// # Errors
-/// When the spool directory itself cannot be opened.
+/// When the spool directory cannot be looked into: then nobody knows.
 pub fn has_begun(dir: &Path) -> Result<bool, SpoolError> {
-    Ok(exists(&open_dir(dir)?, BEGUN))
+    exists(&open_dir(dir)?, BEGUN)
 }
 
 #[cfg(test)]
@@ -62,6 +62,32 @@ mod tests {
         let _begun = make_begun(dir.path()).unwrap();
         assert!(has_begun(dir.path()).unwrap());
         assert!(matches!(make_begun(dir.path()), Err(BegunError::Already)));
+    }
+
+    #[test]
+    fn a_mark_that_cannot_be_seen_is_not_taken_for_none() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let _begun = make_begun(dir.path()).unwrap();
+        // It can be opened and not be looked into.
+        let closed = std::fs::Permissions::from_mode(0o444);
+        std::fs::set_permissions(dir.path(), closed).unwrap();
+        let path = dir.path().to_owned();
+        let seen = std::thread::spawn(move || {
+            if rustix::process::geteuid().is_root() {
+                // This thread's alone.
+                rustix::thread::set_thread_res_uid(
+                    None,
+                    rustix::process::Uid::from_raw(4242),
+                    None,
+                )
+                .unwrap();
+            }
+            has_begun(&path)
+        });
+        assert!(matches!(seen.join().unwrap(), Err(SpoolError::Io { .. })));
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     }
 
     #[test]

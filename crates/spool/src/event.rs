@@ -3,7 +3,15 @@
 use gantry_model::Phase;
 use serde::{Deserialize, Serialize};
 
-use crate::SideFile;
+use crate::order::{MAX_SHOWN, MAX_STATE};
+use crate::{SideFile, SideName};
+
+/// The longest lineage of a state, in bytes. Terraform's has 36.
+pub const MAX_LINEAGE: usize = 256;
+/// The longest text of a note and of a reason, in bytes.
+pub const MAX_TEXT: usize = 4096;
+/// The most state versions of one attempt: whoever follows the spool keeps a line of each.
+pub const MAX_STATES: u64 = 4096;
 
 /// Something that happened in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +39,7 @@ pub enum Event {
         number: u64,
         /// The state's own serial.
         serial: u64,
-        /// The state's own lineage, at most 256 bytes.
+        /// The state's own lineage, at most [`MAX_LINEAGE`].
         lineage: String,
         /// The state itself.
         file: SideFile,
@@ -63,7 +71,7 @@ pub enum Event {
     },
     /// The worker binary has something to say to whoever reads the log; one line, no secrets.
     Note {
-        /// At most 4096 bytes.
+        /// At most [`MAX_TEXT`].
         text: String,
     },
     /// The last frame of every spool.
@@ -71,6 +79,32 @@ pub enum Event {
         /// How it went.
         outcome: Outcome,
     },
+}
+
+impl Event {
+    /// Whether it keeps to the bounds of the format. What comes of an event lives on in journals and
+    /// messages, so a reader takes no other.
+    pub(crate) fn is_bounded(&self) -> bool {
+        match self {
+            Self::State { number, lineage, file, .. } => {
+                (1..=MAX_STATES).contains(number)
+                    && lineage.len() <= MAX_LINEAGE
+                    && file.is_bounded(SideName::State(*number), MAX_STATE)
+            }
+            Self::Plan { file } => file.is_bounded(SideName::Plan, MAX_SHOWN),
+            Self::Outputs { file } => file.is_bounded(SideName::Outputs, MAX_SHOWN),
+            Self::Errored { file } => file.is_bounded(SideName::Errored, MAX_STATE),
+            Self::Note { text: said }
+            | Self::Ended { outcome: Outcome::Failed { reason: said, .. } } => {
+                said.len() <= MAX_TEXT
+            }
+            Self::PhaseBegan { .. }
+            | Self::PhaseEnded { .. }
+            | Self::Truncated { .. }
+            | Self::Stopping { .. }
+            | Self::Ended { outcome: Outcome::Succeeded | Outcome::Stopped { .. } } => true,
+        }
+    }
 }
 
 /// Why a stage was stopped before its end.
@@ -97,7 +131,7 @@ pub enum Outcome {
         code: Option<i32>,
         /// The signal that ended its shell.
         signal: Option<i32>,
-        /// In words, at most 4096 bytes, no secrets.
+        /// In words, at most [`MAX_TEXT`], no secrets.
         reason: String,
     },
     /// The stage was stopped.

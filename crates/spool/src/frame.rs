@@ -137,9 +137,11 @@ impl Header {
         }
         match self.kind {
             Kind::Output => Ok(Body::Output(payload.to_vec())),
-            Kind::Event => serde_json::from_slice(payload)
-                .map(Body::Event)
-                .map_err(|_| "an event is not the JSON that the format asks for"),
+            Kind::Event => match serde_json::from_slice::<Event>(payload) {
+                Ok(event) if event.is_bounded() => Ok(Body::Event(event)),
+                Ok(_) => Err("an event says more than the format allows"),
+                Err(_) => Err("an event is not the JSON that the format asks for"),
+            },
         }
     }
 }

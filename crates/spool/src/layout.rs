@@ -187,8 +187,13 @@ pub(crate) fn open_regular(dir: &impl AsFd, name: &str) -> Result<Option<File>, 
     }
 }
 
-pub(crate) fn exists(dir: &impl AsFd, name: &str) -> bool {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+/// Whether there is a file of this name, of whatever kind. That it cannot be seen is no answer.
+pub(crate) fn exists(dir: &impl AsFd, name: &str) -> Result<bool, SpoolError> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(SpoolError::io("look for", name, error.into())),
+    }
 }
 
 /// Makes a file of the writer's that the launcher's group may read and remove.

@@ -22,7 +22,7 @@ mod writer;
 
 pub use begun::{Begun, BegunError, has_begun, make_begun};
 pub use error::SpoolError;
-pub use event::{Event, Outcome, StopReason};
+pub use event::{Event, MAX_LINEAGE, MAX_STATES, MAX_TEXT, Outcome, StopReason};
 pub use frame::{Body, Frame, MAX_EVENT, MAX_OUTPUT, MAX_PAYLOAD, Position, SEGMENT_SIZE, VERSION};
 pub use layout::{ANSWERS, InvalidSideName, SideName, is_stored, lay_out, mark_stored};
 pub use reader::Reader;

@@ -112,7 +112,7 @@ impl Reader {
 
     fn has_later_segment(&self) -> Result<bool, SpoolError> {
         let after = self.position.segment.saturating_add(1);
-        if exists(&self.dir, &segment_name(after)) {
+        if exists(&self.dir, &segment_name(after))? {
             return Ok(true);
         }
         let failed = |error: Errno| SpoolError::io("list", ".", error.into());

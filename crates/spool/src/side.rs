@@ -26,6 +26,17 @@ pub struct SideFile {
     pub sha256: String,
 }
 
+impl SideFile {
+    /// Whether it says what such a file can be.
+    pub(crate) fn is_bounded(&self, name: SideName, max: u64) -> bool {
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        self.name == name
+            && self.size <= max
+            && self.sha256.len() == 64
+            && self.sha256.bytes().all(is_digit)
+    }
+}
+
 /// Writes one side file. Dropped unfinished, it removes what it wrote.
 #[derive(Debug)]
 pub struct SideFileWriter {

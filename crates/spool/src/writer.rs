@@ -331,7 +331,8 @@ impl Writer {
             return true;
         }
         let dir = &self.dir;
-        self.former.retain(|(number, _, _)| exists(dir, &segment_name(*number)));
+        // One that cannot be seen counts as there.
+        self.former.retain(|(number, _, _)| exists(dir, &segment_name(*number)).unwrap_or(true));
         self.used() + wanted <= self.limits.quota
     }
 

@@ -10,8 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gantry_model::Phase;
+use gantry_spool::order::{MAX_SHOWN, MAX_STATE, Order};
 use gantry_spool::{
-    Accepted, Body, BootTime, Event, Frame, Limits, Position, Reader, SpoolError, WhenFull, Writer,
+    Accepted, Body, BootTime, Event, Frame, Limits, MAX_EVENT, MAX_LINEAGE, MAX_PAYLOAD,
+    MAX_STATES, MAX_TEXT, Outcome, Position, Reader, SideFile, SideName, SpoolError, WhenFull,
+    Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -26,6 +29,39 @@ fn bodies() -> impl Strategy<Value = Vec<Body>> {
     );
     let event = "\\PC{0,40}".prop_map(|text| Body::Event(Event::Note { text }));
     vec(prop_oneof![3 => output, 1 => event], 0..20)
+}
+
+/// JSON that is nearly an event.
+fn any_event() -> impl Strategy<Value = String> {
+    let name = prop::sample::select(vec![
+        "phase_began",
+        "phase_ended",
+        "state",
+        "plan",
+        "errored",
+        "truncated",
+        "stopping",
+        "note",
+        "ended",
+        "x",
+    ]);
+    let field = prop::sample::select(vec![
+        "phase", "code", "number", "serial", "lineage", "file", "bytes", "reason", "text",
+        "outcome", "name", "size", "sha256",
+    ]);
+    let value = prop_oneof![
+        Just("null".to_owned()),
+        any::<i128>().prop_map(|number| number.to_string()),
+        "[ -!#-~]{0,20}".prop_map(|text| format!("{text:?}")),
+        Just(r#"{"name":"plan.json","size":1,"sha256":""}"#.to_owned()),
+        Just(r#"{"outcome":"failed","reason":""}"#.to_owned()),
+        Just("\"plan\"".to_owned()),
+    ];
+    (name, vec((field, value), 0..8)).prop_map(|(name, fields)| {
+        let fields: Vec<_> =
+            fields.iter().map(|(field, value)| format!(",{field:?}:{value}")).collect();
+        format!("{{\"event\":{name:?}{}}}", fields.concat())
+    })
 }
 
 fn write(dir: &Path, bodies: &[Body]) {
@@ -158,6 +194,18 @@ proptest! {
         }
     }
 
+    /// Frames whose checksum is right, as a hostile writer makes them.
+    #[test]
+    fn any_frame_is_answered(kind in 0..4_u8, phase in 0..8_u8, payload in prop_oneof![vec(any::<u8>(), 0..200), any_event().prop_map(String::into_bytes)]) {
+        let _ = read_one(kind, phase, 0, &payload);
+    }
+
+    #[test]
+    fn any_order_is_answered(noise in vec(any::<u8>(), 0..200), text in any_event()) {
+        prop_assert!(Order::from_json(&noise).is_err());
+        prop_assert!(Order::from_json(text.as_bytes()).is_err());
+    }
+
     #[test]
     fn noise_is_an_error_or_nothing(noise in vec(any::<u8>(), 0..400), header in any::<bool>(), offset in 0..500_u64) {
         let dir = tempfile::tempdir().unwrap();
@@ -192,6 +240,114 @@ fn a_length_beyond_the_bound_is_corrupt_at_once() {
         error.to_string(),
         "the spool is corrupt at segment 0, byte 16: a frame is longer than the format allows"
     );
+}
+
+/// A segment with one frame as a hostile writer makes it: right in all but what it says.
+fn segment_with(kind: u8, phase: u8, reserved: u16, payload: &[u8]) -> Vec<u8> {
+    let mut header = Vec::new();
+    header.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+    header.extend([kind, phase]);
+    header.extend(reserved.to_le_bytes());
+    header.extend(7_u64.to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header);
+    crc.update(payload);
+    let segment = b"GANTRYSP\x01\0\0\0\0\0\0\0";
+    [segment, &header[..], &crc.finalize().to_le_bytes(), payload].concat()
+}
+
+fn read_one(kind: u8, phase: u8, reserved: u16, payload: &[u8]) -> Result<Vec<Frame>, SpoolError> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("00000000.seg"), segment_with(kind, phase, reserved, payload))
+        .unwrap();
+    read(dir.path(), Position::START)
+}
+
+fn is_taken(event: &Event) -> bool {
+    let frames = read_one(2, 0, 0, &serde_json::to_vec(event).unwrap());
+    match frames {
+        Ok(frames) => {
+            assert_eq!(frames.len(), 1);
+            true
+        }
+        Err(SpoolError::Corrupt { .. }) => false,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn frames_are_taken_up_to_their_limits_and_not_beyond() {
+    let length = |kind, length: usize| read_one(kind, 2, 0, &vec![b' '; length]);
+    assert_eq!(length(1, 0).unwrap().len(), 1);
+    assert_eq!(length(1, MAX_PAYLOAD).unwrap().len(), 1);
+    assert!(matches!(length(1, MAX_PAYLOAD + 1), Err(SpoolError::Corrupt { .. })));
+    let event = |length: usize| {
+        let mut json = br#"{"event":"phase_began","phase":"plan"}"#.to_vec();
+        json.resize(length, b' ');
+        read_one(2, 0, 0, &json)
+    };
+    assert_eq!(event(MAX_EVENT).unwrap().len(), 1);
+    assert!(matches!(event(MAX_EVENT + 1), Err(SpoolError::Corrupt { .. })));
+    for (kind, phase, reserved) in [(0, 2, 0), (3, 2, 0), (1, 6, 0), (1, 255, 0), (1, 2, 1)] {
+        let read = read_one(kind, phase, reserved, b"x");
+        assert!(matches!(read, Err(SpoolError::Corrupt { .. })), "{kind} {phase} {reserved}");
+    }
+}
+
+#[test]
+fn events_are_taken_up_to_their_limits_and_not_beyond() {
+    let note = |length| Event::Note { text: "x".repeat(length) };
+    assert!(is_taken(&note(MAX_TEXT)) && !is_taken(&note(MAX_TEXT + 1)));
+    let failed = |length| Event::Ended {
+        outcome: Outcome::Failed {
+            phase: None,
+            code: None,
+            signal: None,
+            reason: "x".repeat(length),
+        },
+    };
+    assert!(is_taken(&failed(MAX_TEXT)) && !is_taken(&failed(MAX_TEXT + 1)));
+
+    let file = |name, size| SideFile { name, size, sha256: "0a".repeat(32) };
+    let state = |number, lineage: usize, file| Event::State {
+        number,
+        serial: u64::MAX,
+        lineage: "l".repeat(lineage),
+        file,
+    };
+    let sound = |number| file(SideName::State(number), MAX_STATE);
+    assert!(is_taken(&state(1, MAX_LINEAGE, sound(1))));
+    assert!(is_taken(&state(MAX_STATES, 0, sound(MAX_STATES))));
+    assert!(!is_taken(&state(1, MAX_LINEAGE + 1, sound(1))));
+    assert!(!is_taken(&state(0, 0, sound(0))));
+    assert!(!is_taken(&state(MAX_STATES + 1, 0, sound(MAX_STATES + 1))));
+    assert!(!is_taken(&state(1, 0, sound(2))), "the file of another version");
+    assert!(!is_taken(&state(1, 0, file(SideName::State(1), MAX_STATE + 1))));
+    assert!(!is_taken(&state(1, 0, SideFile { sha256: "0A".repeat(32), ..sound(1) })));
+    assert!(!is_taken(&state(1, 0, SideFile { sha256: "0a".repeat(33), ..sound(1) })));
+
+    for (name, max) in [
+        (SideName::Plan, MAX_SHOWN),
+        (SideName::Outputs, MAX_SHOWN),
+        (SideName::Errored, MAX_STATE),
+    ] {
+        let event = |file| match name {
+            SideName::Plan => Event::Plan { file },
+            SideName::Outputs => Event::Outputs { file },
+            SideName::Errored | SideName::State(_) => Event::Errored { file },
+        };
+        assert!(is_taken(&event(file(name, max))) && !is_taken(&event(file(name, max + 1))));
+        assert!(!is_taken(&event(file(SideName::State(1), 1))));
+    }
+}
+
+#[test]
+fn json_without_a_bottom_is_no_event() {
+    let deep = "[".repeat(30_000) + &"]".repeat(30_000);
+    let json = format!(r#"{{"event":"phase_began","phase":"plan","more":{deep}}}"#);
+    // Whether or not it is taken: it ends.
+    let _ = read_one(2, 0, 0, json.as_bytes());
+    assert!(read_one(2, 0, 0, deep.as_bytes()).is_err());
 }
 
 #[test]

@@ -71,15 +71,17 @@ pub(crate) async fn output(mut pipe: Receiver, spool: &Spool, phase: Phase, prog
 pub(crate) async fn environment(mut pipe: Receiver) -> Option<Zeroizing<Vec<u8>>> {
     // One size from the beginning: a vector that grows leaves copies of secrets behind.
     let mut dump = Zeroizing::new(vec![0; MAX_DUMP + 1]);
-    let mut filled = 0;
+    let (mut filled, mut fits) = (0, true);
     loop {
-        // When it is full, the last byte is overwritten until the pipe ends.
         let (read, ended) = read(&mut pipe, &mut dump[filled..]).await;
-        filled = (filled + read).min(MAX_DUMP);
-        let too_large = filled == MAX_DUMP;
+        filled += read;
+        if filled > MAX_DUMP {
+            // The rest is read and forgotten.
+            (filled, fits) = (0, false);
+        }
         if ended {
             dump.truncate(filled);
-            return (!too_large).then_some(dump);
+            return fits.then_some(dump);
         }
     }
 }
@@ -95,6 +97,26 @@ pub(crate) async fn capture(mut pipe: Receiver, file: &mut SideFileWriter) -> io
         }
         if ended {
             return result;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dump_is_kept_up_to_its_limit_and_read_to_its_end_beyond() {
+        for (size, is_kept) in
+            [(0, true), (MAX_DUMP, true), (MAX_DUMP + 1, false), (5 * MAX_DUMP + 7, false)]
+        {
+            let (pipe, end) = pipe().unwrap();
+            let writer = std::thread::spawn(move || {
+                std::fs::File::from(end).write_all(&vec![b'x'; size]).unwrap();
+            });
+            let dump = environment(pipe).await;
+            writer.join().unwrap();
+            assert_eq!(dump.map(|dump| dump.len()), is_kept.then_some(size), "{size}");
         }
     }
 }

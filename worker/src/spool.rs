@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_model::Phase;
-use gantry_spool::{Accepted, BootTime, Event, Limits, SideFileWriter, SpoolError, Watch, Writer};
+use gantry_spool::{
+    Accepted, BootTime, Event, Limits, MAX_TEXT, SideFileWriter, SpoolError, Watch, Writer,
+};
 use tokio::io::unix::AsyncFd;
 
 /// How often a full spool is looked at when nothing announces room.
@@ -171,10 +173,6 @@ pub(crate) fn awaitable<T: AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
 
 /// What a frame takes of a text.
 pub(crate) fn shorten(mut text: String) -> String {
-    const MAX: usize = 4096;
-    if text.len() > MAX {
-        let end = (0..=MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-    }
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
     text
 }

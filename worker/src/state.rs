@@ -18,7 +18,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use gantry_spool::order::{MAX_STATE, StateOrder};
 use gantry_spool::{
-    ANSWERS, BootTime, Event, SideFileWriter, SideName, SpoolError, is_stored, open_side_file,
+    ANSWERS, BootTime, Event, MAX_LINEAGE, MAX_STATES, SideFileWriter, SideName, SpoolError,
+    is_stored, open_side_file,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
@@ -27,7 +28,6 @@ use zeroize::Zeroizing;
 use crate::spool::{Spool, changed};
 
 const USER: &str = "gantry";
-const MAX_LINEAGE: usize = 256;
 
 /// The state of one stack during one stage.
 pub(crate) struct StateServer {
@@ -83,8 +83,10 @@ impl Heading {
 enum Refused {
     #[error("this run may read the state, not write it")]
     ReadOnly,
-    #[error("the body is no state: it needs a serial and a lineage")]
+    #[error("the body is no state: it needs a serial and a lineage of at most 256 bytes")]
     NoState,
+    #[error("a stage writes at most {MAX_STATES} state versions: split its work into several runs")]
+    TooMany,
     #[error("a state may not be larger than 100 MiB")]
     TooLarge,
     #[error(
@@ -155,11 +157,11 @@ impl StateServer {
     }
 
     /// The present state, byte for byte.
-    fn read(&self) -> io::Result<Option<Vec<u8>>> {
+    fn read(&self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         let inner = self.lock_inner();
         let Some(version) = &inner.current else { return Ok(None) };
         let size = usize::try_from(version.size).map_err(io::Error::other)?;
-        let mut bytes = vec![0; size];
+        let mut bytes = Zeroizing::new(vec![0; size]);
         version.file.read_exact_at(&mut bytes, 0)?;
         Ok(Some(bytes))
     }
@@ -198,6 +200,9 @@ impl StateServer {
             }
         }
         let number = inner.written + 1;
+        if number > MAX_STATES {
+            return Err(Refused::TooMany);
+        }
         let stored = file.finish(SideName::State(number)).map_err(Refused::NoRoom)?;
         let file =
             open_side_file(self.spool.dir(), stored.name, MAX_STATE).map_err(Refused::NoRoom)?;

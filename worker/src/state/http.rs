@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -12,9 +13,10 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Refused, StateServer};
@@ -22,8 +24,13 @@ use gantry_spool::SpoolError;
 
 /// No lock is larger.
 const MAX_LOCK: usize = 64 * 1024;
+/// No request line and headers together are larger.
+const MAX_HEAD: usize = 16 * 1024;
 /// More connections than these wait.
 const MAX_CONNECTIONS: usize = 32;
+/// How long a connection may take to send the head of its next request, and how long each part of a
+/// body: whoever only holds connections must not keep the tool from storing its state.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The environment variables by which the tool finds the server.
 type Variables = Vec<(&'static str, Zeroizing<String>)>;
@@ -48,7 +55,7 @@ impl StateServer {
         }
         Ok(match (request.method().as_str(), request.uri().path()) {
             ("GET", "/state") => match self.read() {
-                Ok(Some(state)) => json(StatusCode::OK, state.into()),
+                Ok(Some(state)) => json(StatusCode::OK, Bytes::from_owner(state)),
                 Ok(None) => text(StatusCode::NOT_FOUND, "there is no state yet"),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the state cannot be read"),
             },
@@ -70,10 +77,9 @@ impl StateServer {
         self.check_write(lock_id)?;
         let mut file = self.begin_write()?;
         let mut body = request.into_body();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refused::CutOff)?;
-            if let Some(bytes) = frame.data_ref() {
-                file.write_all(bytes).map_err(|error| {
+        while let Some(bytes) = part(&mut body).await? {
+            if !bytes.is_empty() {
+                file.write_all(&bytes).map_err(|error| {
                     if error.kind() == io::ErrorKind::FileTooLarge {
                         Refused::TooLarge
                     } else {
@@ -112,7 +118,12 @@ async fn serve(server: Arc<StateServer>, listener: TcpListener) {
                 connections.spawn(async move {
                     let service = service_fn(|request| server.answer(request));
                     // Whoever hangs up early does not need an answer.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(PATIENCE)
+                        .max_header_size(MAX_HEAD)
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -123,22 +134,27 @@ async fn serve(server: Arc<StateServer>, listener: TcpListener) {
 async fn small_body(request: Request<Incoming>) -> Result<Bytes, Refused> {
     let mut body = request.into_body();
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refused::CutOff)?;
-        if let Some(data) = frame.data_ref() {
-            if bytes.len() + data.len() > MAX_LOCK {
-                return Err(Refused::NoLock);
-            }
-            bytes.extend_from_slice(data);
+    while let Some(data) = part(&mut body).await? {
+        if bytes.len() + data.len() > MAX_LOCK {
+            return Err(Refused::NoLock);
         }
+        bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+/// The next part of a body; none at its end.
+async fn part(body: &mut Incoming) -> Result<Option<Bytes>, Refused> {
+    let frame = timeout(PATIENCE, body.frame()).await.map_err(|_| Refused::CutOff)?;
+    let frame = frame.transpose().map_err(|_| Refused::CutOff)?;
+    Ok(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 fn done(result: Result<(), Refused>) -> Response<Full<Bytes>> {
     let Err(refused) = result else { return text(StatusCode::OK, "") };
     let status = match &refused {
-        Refused::ReadOnly => StatusCode::FORBIDDEN,
+        // Tools do not try again after these.
+        Refused::ReadOnly | Refused::TooMany => StatusCode::FORBIDDEN,
         Refused::NoState | Refused::NoLock | Refused::CutOff => StatusCode::BAD_REQUEST,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::Conflict { .. } => StatusCode::CONFLICT,

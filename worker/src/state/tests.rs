@@ -54,10 +54,10 @@ fn state(serial: u64, more: &str) -> String {
 #[test]
 fn a_state_is_read_back_as_it_was_written() {
     let stage = stage(None, true);
-    assert_eq!(stage.server.read().unwrap(), None);
+    assert!(stage.server.read().unwrap().is_none());
     assert_eq!(stage.post(&state(1, "a")).unwrap(), Some(1));
     assert_eq!(stage.post(&state(2, "b")).unwrap(), Some(2));
-    assert_eq!(stage.server.read().unwrap().unwrap(), state(2, "b").as_bytes());
+    assert_eq!(stage.server.read().unwrap().unwrap().as_slice(), state(2, "b").as_bytes());
     let serials: Vec<_> = stage
         .events()
         .into_iter()
@@ -83,7 +83,7 @@ fn the_same_again_is_no_new_version_and_other_bytes_are_a_conflict() {
 #[test]
 fn the_given_state_sent_back_is_no_new_version() {
     let stage = stage(Some(&state(7, "a")), true);
-    assert_eq!(stage.server.read().unwrap().unwrap(), state(7, "a").as_bytes());
+    assert_eq!(stage.server.read().unwrap().unwrap().as_slice(), state(7, "a").as_bytes());
     assert_eq!(stage.post(&state(7, "a")).unwrap(), None);
     assert!(matches!(stage.post(&state(7, "b")), Err(Refused::Conflict { .. })));
     assert_eq!(stage.post(&state(8, "a")).unwrap(), Some(1));
@@ -140,6 +140,133 @@ async fn an_unstored_version_is_answered_after_a_while() {
     let stage = stage(None, true);
     let long_ago = BootTime(BootTime::now().0.saturating_sub(60_000_000_000));
     stage.server.stored(Written { number: 1, at: long_ago }).await;
+}
+
+#[test]
+fn a_lineage_has_at_most_256_bytes() {
+    let stage = stage(None, true);
+    let state = |length| format!(r#"{{"serial":1,"lineage":"{}"}}"#, "x".repeat(length));
+    assert!(matches!(stage.post(&state(257)), Err(Refused::NoState)));
+    assert_eq!(stage.post(&state(256)).unwrap(), Some(1));
+    assert_eq!(stage.events().len(), 1, "a reader takes it");
+}
+
+#[test]
+fn a_stage_writes_a_bounded_number_of_versions() {
+    let stage = stage(None, true);
+    stage.server.lock_inner().written = MAX_STATES - 1;
+    assert_eq!(stage.post(&state(1, "a")).unwrap(), Some(MAX_STATES));
+    assert!(matches!(stage.post(&state(2, "a")), Err(Refused::TooMany)));
+    assert_eq!(stage.post(&state(1, "a")).unwrap(), Some(MAX_STATES), "the same again");
+    assert_eq!(stage.events().len(), 1, "a reader takes it");
+}
+
+#[test]
+fn a_state_has_at_most_100_mib() {
+    let stage = stage(None, true);
+    let mut file = stage.server.begin_write().unwrap();
+    let piece = vec![b' '; 1 << 20];
+    for _ in 0..MAX_STATE >> 20 {
+        file.write_all(&piece).unwrap();
+    }
+    assert_eq!(file.size(), MAX_STATE);
+    assert_eq!(file.write_all(b" ").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+}
+
+/// Depth and length of what is no part of the heading cost nothing.
+#[test]
+fn a_deep_state_is_a_state() {
+    let stage = stage(None, true);
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let state = format!(r#"{{"serial":1,"lineage":"l","more":{deep}}}"#);
+    assert_eq!(stage.post(&state).unwrap(), Some(1));
+    assert!(matches!(stage.post(&deep), Err(Refused::NoState)));
+    let lock = Bytes::from(format!(r#"{{"ID":"a","more":{deep}}}"#));
+    stage.server.lock(lock).unwrap();
+}
+
+/// A server on a real socket, with its tasks.
+async fn served(stage: Stage) -> (u16, String, tokio::task::JoinSet<()>, tempfile::TempDir) {
+    let authorization = stage.server.authorization.to_string();
+    let (server, variables) = stage.server.listen().await.unwrap();
+    let address = variables.iter().find(|(name, _)| *name == "TF_HTTP_ADDRESS").unwrap();
+    let port = address.1.trim_end_matches("/state").rsplit(':').next().unwrap().parse().unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server);
+    (port, authorization, tasks, stage.dir)
+}
+
+/// Sends this and gives the answer's first line.
+async fn ask(port: u16, request: &[u8]) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    // It may hang up before it has read everything.
+    let _ = socket.write_all(request).await;
+    let mut answer = [0; 64];
+    let mut filled = 0;
+    while let Ok(read @ 1..) = socket.read(&mut answer[filled..]).await {
+        filled += read;
+    }
+    let answer = String::from_utf8_lossy(&answer[..filled]).into_owned();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_unauthorized_is_refused() {
+    let (port, authorization, _tasks, _dir) = served(stage(None, true)).await;
+    let head = |more: &str| {
+        format!("GET /state HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{more}\r\n").into_bytes()
+    };
+    let known = format!("authorization: {authorization}\r\n");
+    assert_eq!(ask(port, &head(&known)).await, "HTTP/1.1 404 Not Found");
+    assert_eq!(ask(port, &head("")).await, "HTTP/1.1 401 Unauthorized");
+    let twice = format!("authorization: Basic eA==\r\n{known}");
+    assert_eq!(ask(port, &head(&twice)).await, "HTTP/1.1 401 Unauthorized");
+    let large = format!("{known}x: {}\r\n", "x".repeat(64 * 1024));
+    let answer = ask(port, &head(&large)).await;
+    assert!(!answer.contains("404"), "{answer}");
+    let many = "x: 1\r\n".repeat(200);
+    let answer = ask(port, &head(&format!("{known}{many}"))).await;
+    assert!(!answer.contains("404"), "{answer}");
+    for noise in
+        [&b"\0\0\0\0"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n"]
+    {
+        let answer = ask(port, noise).await;
+        assert!(!answer.contains("200"), "{answer}");
+    }
+    let lock = |length: usize| {
+        let info = format!(r#"{{"ID":"{}"}}"#, "x".repeat(length - 9));
+        let length = info.len();
+        format!(
+            "LOCK /lock HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{known}content-length: {length}\r\n\r\n{info}"
+        )
+    };
+    assert_eq!(ask(port, lock(64 * 1024 + 1).as_bytes()).await, "HTTP/1.1 400 Bad Request");
+    assert_eq!(ask(port, lock(64 * 1024).as_bytes()).await, "HTTP/1.1 200 OK");
+}
+
+/// All connections that there may be, each of which sends a part of a request and then nothing.
+#[tokio::test(start_paused = true)]
+async fn whoever_holds_connections_does_not_keep_the_tool_out() {
+    use tokio::io::AsyncWriteExt as _;
+    for part in ["", "GET /state HT", "POST /state HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n"] {
+        let (port, authorization, _tasks, _dir) = served(stage(None, true)).await;
+        let known = format!("authorization: {authorization}\r\n\r\n");
+        let mut held = Vec::new();
+        for _ in 0..40 {
+            let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            socket.write_all(part.as_bytes()).await.unwrap();
+            if part.starts_with("POST") {
+                socket.write_all(format!("{known}{{").as_bytes()).await.unwrap();
+            }
+            held.push(socket);
+        }
+        let request = format!("GET /state HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{known}");
+        let asked = ask(port, request.as_bytes());
+        let answered = tokio::time::timeout(Duration::from_secs(600), asked).await;
+        assert_eq!(answered.expect("it gets its turn"), "HTTP/1.1 404 Not Found", "{part:?}");
+        drop(held);
+    }
 }
 
 #[test]

@@ -22,6 +22,19 @@ async fn state_versions_follow_each_other() {
     assert_eq!((current.serial, current.predecessor), (2, Some(state_hash(1))));
 }
 
+/// The tool was answered long ago: a name that is too long is no reason to lose what it names.
+#[tokio::test]
+async fn a_state_version_with_a_long_lineage_is_kept() {
+    let world = World::new().await;
+    let (_, mut launcher, attempt) = world.writing().await;
+    let mut long = state(attempt, 1, None);
+    long.lineage = format!("a{}", "ż".repeat(200));
+    world.say(&mut launcher, long).await;
+    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    assert!(states[0].is_current);
+    assert_eq!(states[0].lineage, format!("a{}", "ż".repeat(127)));
+}
+
 #[tokio::test]
 async fn a_state_version_that_follows_another_one_than_the_newest_is_orphaned() {
     let world = World::new().await;

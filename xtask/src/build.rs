@@ -72,8 +72,10 @@ struct Built {
 fn build(cx: &Context, arguments: &[&str]) -> Result<Built> {
     let mut command = cx.config.cargo();
     command.args(arguments).arg("--message-format=json-render-diagnostics");
-    let (process, stdout) = Process::spawn_reading("cargo build", &mut command)?;
-    let ticket = cx.undo.later_stop(&process, Duration::from_secs(5));
+    let start = || Process::spawn_reading("cargo build", &mut command);
+    let ((process, stdout), ticket) = cx
+        .undo
+        .make("stop cargo", start, |(process, _)| process.stopping(Duration::from_secs(5)))?;
     let mut built = Built::default();
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read what cargo says")?;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -48,8 +48,8 @@ impl Context {
 
     /// Runs a command whose output goes straight to the person, until it ends. False if it failed.
     pub fn show(&self, name: &str, command: &mut Command) -> Result<bool> {
-        let process = Process::spawn(name, command)?;
-        let ticket = self.undo.later_stop(&process, Duration::from_secs(5));
+        let start = || Process::spawn(name, command);
+        let (process, ticket) = self.undo.start(Duration::from_secs(5), start)?;
         let status = process.wait();
         self.undo.done(ticket);
         Ok(status?.success())
@@ -62,6 +62,22 @@ impl Context {
         } else {
             bail!("{name} failed: see its output above")
         }
+    }
+
+    /// Makes sure that [`as_root`] works. A password is asked for now, because what runs in the background cannot ask.
+    pub fn become_root(&self, what_for: &str) -> Result<()> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        if self.config.find("sudo").is_none() {
+            bail!("root has to {what_for}, and there is no sudo: run this again as root");
+        }
+        if self.show("sudo", as_root("true").stdout(Stdio::null()))? {
+            return Ok(());
+        }
+        bail!(
+            "root has to {what_for}, and sudo refuses: run this again as root, or as a user whom sudo serves"
+        )
     }
 }
 

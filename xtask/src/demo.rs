@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: one run end to end, in real containers, for a person who watches.
 
+mod files;
+
 use std::{
     fs,
     path::Path,
@@ -70,14 +72,14 @@ pub fn run(cx: &Context, options: &Options) -> Result<ExitCode> {
     cx.say.step("Launcher", "joins the pool over MQTT with mutual TLS, by SPACELIFT_TOKEN and SPACELIFT_POOL_PRIVATE_KEY");
     let took = stand.start_launcher(cx, &image, network)?;
     cx.say.detail(&format!("registered {} ms after its start", took.as_millis()));
-    let play = Play { cx, stand: &stand, secret: secret()?, shown: String::new() };
+    let play = Play { cx, stand: &mut stand, secret: secret()?, shown: String::new() };
     play.act(options, &engine)
 }
 
 /// The stack, its runs, and all that was shown of them.
 struct Play<'a> {
     cx: &'a Context,
-    stand: &'a Stand,
+    stand: &'a mut Stand,
     secret: String,
     shown: String,
 }
@@ -112,6 +114,8 @@ impl Play<'_> {
         let second = self.newest_run()?;
         let shown = self.expect_state(&second, "FINISHED")?;
         self.check_nothing_changed(&run, &second, &shown)?;
+        // A run is over before its launcher has cleaned up: two stages of the first one, one of the second.
+        self.stand.wait_until_removed(3)?;
         self.cx.say.step("Secret", "the stack's before_plan hook printed it, on purpose");
         self.check_secret()?;
         self.cx.say.step("Stored", "where everything lies");
@@ -137,7 +141,7 @@ impl Play<'_> {
         self.cx.say.detail(&format!("$ gantry {}", arguments.join(" ")));
         let mut command = self.stand.gantry(arguments);
         let name = format!("gantry {}", arguments[..2].join(" "));
-        let ended = each_line(&name, RUN_LIMIT, &mut command, |_, line| {
+        let ended = each_line(&self.cx.undo, &name, RUN_LIMIT, &mut command, |_, line| {
             self.cx.say.detail(&format!("| {line}"));
             self.shown += line;
             self.shown.push('\n');
@@ -182,13 +186,10 @@ impl Play<'_> {
             "--format",
             "{{json .}}",
         ]);
-        let events = Service::start(
-            "docker events",
-            &self.stand.dir.join("docker-events.log"),
-            &mut command,
-        )?;
-        self.cx.undo.later_stop(events.process(), Duration::from_secs(5));
-        Ok(events)
+        let log = self.stand.dir.join("docker-events.log");
+        let start = || Service::start("docker events", &log, &mut command);
+        let stop = |it: &Service| it.process().stopping(Duration::from_secs(5));
+        Ok(self.cx.undo.make("stop docker events", start, stop)?.0)
     }
 
     fn show_containers(&self, events: &mut Service, run: &str) -> Result<()> {
@@ -235,7 +236,7 @@ impl Play<'_> {
         self.cx.say.detail(&format!(
             "the log shows `{line}`; the secret is nowhere in what was shown above"
         ));
-        let holder = find_in_files(&self.stand.dir, self.secret.as_bytes())?;
+        let holder = files::find_in_files(&self.stand.dir, self.secret.as_bytes())?;
         if let Some(path) = holder {
             bail!("THE SECRET STANDS IN THE CLEAR IN {path}");
         }
@@ -254,8 +255,8 @@ impl Play<'_> {
         line("server's CA", "data/ca.pem");
         line("first API key", "data/admin.json");
         line("objects, sealed but logs", "data/objects");
-        for (prefix, count, bytes) in objects(&dir.join("data/objects"))? {
-            self.cx.say.detail(&format!("  {prefix:<26} {count} files, {bytes} bytes"));
+        for (prefix, count, bytes) in files::objects(&dir.join("data/objects"))? {
+            self.cx.say.detail(&format!("  {prefix:<26} {count} of them, {bytes} bytes"));
         }
         line("the pool's key, yours alone", "spacelift.key");
         line("the recovery key, likewise", "recovery.key");
@@ -283,14 +284,12 @@ impl Play<'_> {
                 "GANTRY_CONFIG_DIR={} {program} run list {STACK}",
                 config.display()
             ));
-            self.stand.write_stop_script(
-                cx,
-                engine.started.as_ref().map(|started| started.pid_file.as_path()),
-            )?;
+            self.stand.write_stop_script(cx, engine.started.as_ref())?;
             cx.undo.keep_all();
         } else {
             cx.say
                 .step("Clean-up", "launcher, server and their directory; --keep would leave them");
+            cx.say.detail("Docker keeps the runner image for the next time");
             cx.undo.run();
         }
         cx.say.line(&format!("\ndone in {:.1} s", cx.say.elapsed().as_secs_f64()));
@@ -316,45 +315,4 @@ fn container_name(event: &str) -> Option<String> {
     let id = actor.get("ID")?.as_str()?;
     let name = actor.get("Attributes")?.get("name")?.as_str()?;
     Some(format!("{name} ({})", id.get(..12).unwrap_or(id)))
-}
-
-/// The first file below a folder in which the bytes stand.
-fn find_in_files(folder: &Path, wanted: &[u8]) -> Result<Option<String>> {
-    for path in files(folder)? {
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        if bytes.windows(wanted.len()).any(|window| window == wanted) {
-            return Ok(Some(path.display().to_string()));
-        }
-    }
-    Ok(None)
-}
-
-/// Per first part of the key: how many files, and how large together.
-fn objects(folder: &Path) -> Result<Vec<(String, usize, u64)>> {
-    let mut sums = std::collections::BTreeMap::<String, (usize, u64)>::new();
-    for path in files(folder)? {
-        let below = path.strip_prefix(folder).unwrap_or(&path);
-        let prefix: Vec<_> = below.iter().take(2).map(|part| part.to_string_lossy()).collect();
-        let sum = sums.entry(prefix.join("/")).or_default();
-        *sum = (sum.0 + 1, sum.1 + fs::metadata(&path)?.len());
-    }
-    Ok(sums.into_iter().map(|(prefix, (count, bytes))| (prefix, count, bytes)).collect())
-}
-
-fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in
-            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
-        {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() {
-                files.push(entry.path());
-            }
-        }
-    }
-    Ok(files)
 }

@@ -20,6 +20,8 @@ use crate::{
 
 const SHORT: Duration = Duration::from_secs(20);
 const STARTED: &str = "API listen on";
+/// Every dockerd writes its process id here unless told otherwise, and does not start where another one did.
+const PID_FILE: &str = "/var/run/docker.pid";
 
 /// What became of a question to the engine.
 enum Answer {
@@ -39,8 +41,10 @@ pub struct Engine {
 
 /// An engine that this task started.
 pub struct Started {
-    /// Where its process id is.
-    pub pid_file: PathBuf,
+    /// Its process id.
+    pub pid: u32,
+    /// Where its log is.
+    pub folder: PathBuf,
 }
 
 /// Makes sure that an engine answers.
@@ -57,6 +61,7 @@ pub fn ensure(cx: &Context) -> Result<Engine> {
     // Where there is a systemd, the package brought a service that starts with the machine anyway.
     if was_installed
         && Path::new("/run/systemd/system").exists()
+        && cx.become_root("start the service that was just installed").is_ok()
         && cx.show("systemctl", as_root("systemctl").args(["start", "docker"]))?
         && let Some(version) = answers(cx)?
     {
@@ -64,7 +69,32 @@ pub fn ensure(cx: &Context) -> Result<Engine> {
         return Ok(Engine { started: None });
     }
     cx.agree("start a Docker engine (dockerd) as root, until this task ends")?;
-    Ok(Engine { started: Some(start(cx)?) })
+    cx.become_root("start a Docker engine")?;
+    match start(cx) {
+        Ok(started) => Ok(Engine { started: Some(started) }),
+        // Two engines on one machine would take each other's socket away, and dockerd knows.
+        Err(error) if format!("{error:#}").contains("ensure docker is not running") => {
+            wait_for_another(cx)?;
+            Ok(Engine { started: None })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for an engine that somebody else is starting.
+fn wait_for_another(cx: &Context) -> Result<()> {
+    cx.say.detail("another dockerd is just starting: it is waited for");
+    for _ in 0..60 {
+        if let Some(version) = answers(cx)? {
+            cx.say.detail(&format!("Docker {version} answers; it is used as it is and left alone"));
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    bail!(
+        "{PID_FILE} says that a Docker engine runs, but none answers: restart that engine, or remove the file if there \
+         is none"
+    )
 }
 
 /// Installs what is missing of engine and command. Whether anything was.
@@ -102,7 +132,8 @@ fn ask(cx: &Context) -> Result<Answer> {
         "docker version",
         SHORT,
         Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]),
-    )?;
+    )
+    .context("a Docker engine is there and does not answer: look at its log, or restart it")?;
     if output.success {
         return Ok(Answer::Runs(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
     }
@@ -111,10 +142,11 @@ fn ask(cx: &Context) -> Result<Answer> {
 }
 
 fn start(cx: &Context) -> Result<Started> {
-    let folder = tempfile::Builder::new().prefix("gantry-dockerd-").tempdir()?.keep();
-    let gone = folder.clone();
-    cx.undo
-        .later(format!("remove {}", folder.display()), move || Ok(std::fs::remove_dir_all(gone)?));
+    let make = || Ok(tempfile::Builder::new().prefix("gantry-dockerd-").tempdir()?.keep());
+    let (folder, _) = cx.undo.make("remove dockerd's log", make, |folder: &PathBuf| {
+        let folder = folder.clone();
+        move || Ok(std::fs::remove_dir_all(folder)?)
+    })?;
     mount_cgroups(cx)?;
     match start_with(cx, &folder, &[]) {
         Ok(started) => Ok(started),
@@ -127,17 +159,18 @@ fn start(cx: &Context) -> Result<Started> {
 }
 
 fn start_with(cx: &Context, folder: &Path, extra: &[&str]) -> Result<Started> {
-    let pid_file = folder.join("dockerd.pid");
     let log = folder.join("dockerd.log");
     cx.say.detail(&format!("dockerd starts, its log is {}", log.display()));
     let mut command = as_root("dockerd");
-    command.arg("--pidfile").arg(&pid_file).args(extra);
+    command.args(extra);
     if !rustix::process::geteuid().is_root() {
         command.arg("--group").arg(rustix::process::getegid().as_raw().to_string());
     }
-    let mut service = Service::start("dockerd", &log, &mut command)?;
-    let (process, stop) = (service.process().clone(), stop_command(&pid_file));
-    cx.undo.later("stop dockerd", move || end(&process, stop));
+    let start = || Service::start("dockerd", &log, &mut command);
+    let (mut service, _) = cx.undo.make("stop dockerd", start, |service| {
+        let process = service.process().clone();
+        move || end(&process)
+    })?;
     service.wait_for("its socket", Duration::from_secs(90), |line| {
         line.contains(STARTED).then_some(())
     })?;
@@ -145,22 +178,21 @@ fn start_with(cx: &Context, folder: &Path, extra: &[&str]) -> Result<Started> {
         Some(version) => cx.say.detail(&format!("Docker {version} answers")),
         None => bail!("dockerd started, but does not answer{}", service.tail()),
     }
-    Ok(Started { pid_file })
+    // Not that of our child, which may be sudo.
+    let pid =
+        std::fs::read_to_string(PID_FILE).with_context(|| format!("cannot read {PID_FILE}"))?;
+    let pid = pid.trim().parse().with_context(|| format!("{PID_FILE} holds no process id"))?;
+    Ok(Started { pid, folder: folder.to_owned() })
 }
 
-/// Where dockerd runs as root and we do not, the signal has to come from root too.
-fn stop_command(pid_file: &Path) -> Option<Command> {
-    (!rustix::process::geteuid().is_root()).then(|| {
-        let mut command = as_root("pkill");
-        command.arg("--pidfile").arg(pid_file);
-        command
-    })
-}
-
-fn end(process: &Process, stop: Option<Command>) -> Result<()> {
+fn end(process: &Process) -> Result<()> {
     let grace = Duration::from_secs(30);
-    let Some(mut stop) = stop else { return process.stop(grace) };
-    process::output("sudo pkill", SHORT, &mut stop)?;
+    if rustix::process::geteuid().is_root() || process.wait_for(Duration::ZERO)?.is_some() {
+        return process.stop(grace);
+    }
+    // It runs as root and we do not: the signal has to come from root too. `kill` is the shell's own.
+    let kill = format!("kill \"$(cat {PID_FILE})\"");
+    process::output("sudo kill", SHORT, as_root("sh").args(["-c", &kill]))?;
     process.wait_for(grace)?.map(drop).context("it did not end")
 }
 
@@ -179,7 +211,15 @@ fn mount_cgroups(cx: &Context) -> Result<()> {
         why: "mounts the control groups that Docker needs",
     };
     tools::ensure(cx, &[&need])?;
-    cx.must("cgroupfs-mount", &mut as_root("cgroupfs-mount"))
+    cx.must("cgroupfs-mount", &mut as_root("cgroupfs-mount"))?;
+    cx.undo.make(
+        "unmount the control groups",
+        || Ok(()),
+        |()| {
+            || process::output("cgroupfs-umount", SHORT, &mut as_root("cgroupfs-umount")).map(drop)
+        },
+    )?;
+    Ok(())
 }
 
 /// The network for containers of runs: the default bridge, or none where that does not work. Says so.

@@ -6,7 +6,6 @@
 
 use std::{
     fs,
-    io::Write,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -71,8 +70,10 @@ fn build(cx: &Context, tool: &str, path: &Path) -> Result<String> {
     }
     let recipe = cx.config.root.join("docker/runner");
     let busybox = tools::static_busybox(cx).context("busybox-static was just found and is gone")?;
+    let layout = cx.config.root.join("xtask/src/image.rs");
+    let dockerfile = recipe.join("Dockerfile");
     let content =
-        digest(&[&recipe.join("Dockerfile"), &busybox, path, Path::new(CERTIFICATE_FILE)], tool)?;
+        digest(&[&layout, &dockerfile, &busybox, path, Path::new(CERTIFICATE_FILE)], tool)?;
     if label(LOCAL)?.as_deref() == Some(content.as_str()) {
         cx.say.detail(&format!("{LOCAL} is up to date"));
         return Ok(LOCAL.to_owned());
@@ -82,16 +83,31 @@ fn build(cx: &Context, tool: &str, path: &Path) -> Result<String> {
         busybox.display(),
         path.display()
     ));
-    let folder = tempfile::Builder::new().prefix("gantry-image-").tempdir()?;
+    // Not left to the end of its scope alone: a signal comes before that.
+    let make = || Ok(tempfile::Builder::new().prefix("gantry-image-").tempdir()?);
+    let (folder, ticket) = cx.undo.make("remove what the image is made from", make, |folder| {
+        let path = folder.path().to_owned();
+        move || gone(fs::remove_dir_all(path))
+    })?;
     lay_out(folder.path(), &busybox, tool, path)?;
     let mut command = Command::new("docker");
     command
         .args(["build", "--tag", LOCAL, "--build-arg", &format!("CONTENT={content}"), "--file"])
-        .arg(recipe.join("Dockerfile"))
+        .arg(dockerfile)
         .arg(folder.path());
     // The one builder that each version of the engine brings.
     process::read("docker build", Duration::from_mins(5), command.env("DOCKER_BUILDKIT", "0"))?;
+    folder.close()?;
+    cx.undo.done(ticket);
     Ok(LOCAL.to_owned())
+}
+
+/// Whoever removes it first, it is gone.
+fn gone(removed: std::io::Result<()>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn label(image: &str) -> Result<Option<String>> {
@@ -107,17 +123,11 @@ fn label(image: &str) -> Result<Option<String>> {
     Ok(output.success.then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
 }
 
-/// One hash over all that the image is made of.
+/// Short hashes of all that the image is made of, without the paths: a file that moved is the same file.
 fn digest(files: &[&Path], tool: &str) -> Result<String> {
     let each = sha256sum(Command::new("sha256sum").args(files))?;
-    let mut list = tempfile::NamedTempFile::new()?;
-    // Without the paths: a file that moved is the same file.
-    for line in each.lines() {
-        writeln!(list, "{}", line.split(' ').next().unwrap_or_default())?;
-    }
-    writeln!(list, "{tool}\n{}", include_str!("image.rs"))?;
-    let whole = sha256sum(Command::new("sha256sum").arg(list.path()))?;
-    Ok(whole.split(' ').next().unwrap_or_default().to_owned())
+    let short = each.lines().filter_map(|line| line.trim_start_matches('\\').get(..16));
+    Ok([tool].into_iter().chain(short).collect::<Vec<_>>().join("-"))
 }
 
 fn sha256sum(command: &mut Command) -> Result<String> {

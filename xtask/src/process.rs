@@ -18,6 +18,11 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use crate::undo::Undo;
+
+/// How long a program that only tells us something has to end.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A child of ours. Clones are the same child.
 #[derive(Clone)]
 pub struct Process {
@@ -113,6 +118,12 @@ impl Process {
         }
     }
 
+    /// [`Self::stop`], to be called later.
+    pub fn stopping(&self, grace: Duration) -> impl FnOnce() -> Result<()> + Send + use<> {
+        let process = self.clone();
+        move || process.stop(grace).with_context(|| process.name().to_owned())
+    }
+
     /// SIGTERM, then after `grace` SIGKILL. Returns when it has ended.
     pub fn stop(&self, grace: Duration) -> Result<()> {
         self.signal(Signal::TERM)?;
@@ -169,16 +180,21 @@ pub fn read(name: &str, limit: Duration, command: &mut Command) -> Result<String
 }
 
 /// Runs a command, hands every line of both its outputs to `each` as it comes, and gives its exit status. The lines
-/// of the two outputs come in the order in which they arrive here.
+/// of the two outputs come in the order in which they arrive here. After a signal to us it ends too.
 pub fn each_line(
+    undo: &Undo,
     name: &str,
     limit: Duration,
     command: &mut Command,
     mut each: impl FnMut(Stream, &str),
 ) -> Result<ExitStatus> {
-    let mut child = spawn_piped(name, command)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let process = Process::hold(name, child)?;
+    let start = || {
+        let mut child = spawn_piped(name, command)?;
+        let outputs = (child.stdout.take(), child.stderr.take());
+        Ok((Process::hold(name, child)?, outputs))
+    };
+    let ((process, (stdout, stderr)), ticket) =
+        undo.make("stop what was started", start, |(process, _)| process.stopping(GRACE))?;
     let (sender, lines) = std::sync::mpsc::sync_channel(256);
     let other = sender.clone();
     thread::spawn(move || forward(stdout, Stream::Out, &sender));
@@ -189,12 +205,15 @@ pub fn each_line(
             Ok((stream, line)) => each(stream, &line),
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                process.stop(Duration::from_secs(2))?;
+                process.stop(GRACE)?;
+                undo.done(ticket);
                 bail!("{name} did not end within {} s", limit.as_secs());
             }
         }
     }
-    finish(&process, Duration::from_secs(10))
+    let status = finish(&process, Duration::from_secs(10));
+    undo.done(ticket);
+    status
 }
 
 /// Which of its outputs a program wrote to.
@@ -268,6 +287,7 @@ pub fn timespec(duration: Duration) -> Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::say::Say;
 
     fn sh(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -296,6 +316,7 @@ mod tests {
     fn lines_come_in_order_and_an_unfinished_last_line_comes_too() {
         let mut seen = Vec::new();
         let status = each_line(
+            &Undo::new(Say::to_stderr()),
             "a shell",
             Duration::from_mins(1),
             &mut sh("echo one; printf two"),

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::{build::Programs, context::Context, process, service::Service};
+use crate::{build::Programs, context::Context, engine::Started, process, service::Service};
 
 const SHORT: Duration = Duration::from_secs(30);
 /// `openssl req` looks for two 2048-bit primes by luck.
@@ -55,8 +55,10 @@ impl Stand {
         for listener in ["--listen", "--mqtt-listen", "--objects-listen"] {
             command.args([listener, "127.0.0.1:0"]);
         }
-        let mut server = Service::start("gantry server", &dir.join("server.log"), &mut command)?;
-        cx.undo.later_stop(server.process(), Duration::from_secs(15));
+        let log = dir.join("server.log");
+        let start = || Service::start("gantry server", &log, &mut command);
+        let stop = |it: &Service| it.process().stopping(Duration::from_secs(15));
+        let (mut server, _) = cx.undo.make("stop the server", start, stop)?;
         server.wait_for("its `ready:` line", Duration::from_mins(1), |line| {
             line.contains("ready:").then_some(())
         })?;
@@ -112,15 +114,27 @@ impl Stand {
             .env("GANTRY_SECRETS_DIR", &self.secrets);
         command.envs(cx.config.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)));
         let began = Instant::now();
-        let mut worker =
-            Service::start("gantry-launcher", &self.dir.join("launcher.log"), &mut command)?;
-        cx.undo.later_stop(worker.process(), Duration::from_secs(10));
+        let log = self.dir.join("launcher.log");
+        let start = || Service::start("gantry-launcher", &log, &mut command);
+        let stop = |it: &Service| it.process().stopping(Duration::from_secs(10));
+        let (mut worker, _) = cx.undo.make("stop the launcher", start, stop)?;
         worker.wait_for("\"registered\"", Duration::from_mins(1), |line| {
             let entry: Value = serde_json::from_str(line).ok()?;
             (entry.get("msg")?.as_str()? == "registered").then_some(())
         })?;
         self.worker = Some(worker);
         Ok(began.elapsed())
+    }
+
+    /// Waits until so many stages have ended since the launcher was started, and the launcher has removed all that
+    /// they left on this host.
+    pub fn wait_until_removed(&mut self, stages: usize) -> Result<()> {
+        let mut done = 0;
+        self.worker_mut()?.wait_for("the removal of its containers", SHORT, |line| {
+            let entry: Value = serde_json::from_str(line).ok()?;
+            done += usize::from(entry.get("msg")?.as_str()? == "done");
+            (done == stages).then_some(())
+        })
     }
 
     /// The launcher, once it was started.
@@ -182,7 +196,7 @@ impl Stand {
     }
 
     /// Writes a script that ends and removes everything, for `--keep`.
-    pub fn write_stop_script(&self, cx: &Context, dockerd: Option<&Path>) -> Result<PathBuf> {
+    pub fn write_stop_script(&self, cx: &Context, dockerd: Option<&Started>) -> Result<PathBuf> {
         let mut script = vec![
             "#!/bin/sh".to_owned(),
             "# Ends what `cargo xtask demo --keep` left running, and removes it.".to_owned(),
@@ -191,12 +205,11 @@ impl Stand {
             let pid = service.process().pid();
             script.push(format!("kill {pid} 2>/dev/null && tail --pid={pid} -f /dev/null"));
         }
-        if let Some(pid_file) = dockerd {
-            let folder = pid_file.parent().context("a pid file has a folder")?.display();
-            let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
-            script.push(format!("{sudo}pkill --pidfile {} && rm -rf {folder}", pid_file.display()));
-        }
         script.push(format!("rm -rf {} {}", self.secrets.display(), self.dir.display()));
+        if let Some(Started { pid, folder }) = dockerd {
+            let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
+            script.push(format!("{sudo}sh -c 'kill {pid}' && rm -rf {}", folder.display()));
+        }
         let path = self.dir.join("stop");
         fs::write(&path, script.join("\n") + "\n")?;
         fs::set_permissions(&path, Permissions::from_mode(0o700))?;
@@ -240,35 +253,34 @@ fn clean(program: &Path) -> Command {
 }
 
 fn directory(cx: &Context, image: &str) -> Result<PathBuf> {
-    let dir = private_directory("gantry-demo-", &std::env::temp_dir())?;
-    let (gone, image) = (dir.clone(), image.to_owned());
-    cx.undo.later(format!("remove {}", dir.display()), move || {
-        // Containers write as other users. Only where we may not remove that, a container does.
-        if fs::remove_dir_all(&gone).is_err() {
-            let mut command = Command::new("docker");
-            command.args(["run", "--rm", "--user", "0", "--entrypoint", "find", "--volume"]);
-            command.arg(format!("{}:/stand", gone.display())).args([
-                &image,
-                "/stand",
-                "-mindepth",
-                "1",
-                "-delete",
-            ]);
-            process::output("docker run", SHORT, &mut command)?;
-            fs::remove_dir_all(&gone)?;
-        }
-        Ok(())
-    });
-    let below = dir.clone();
-    cx.undo.later("remove containers", move || remove_containers(&below));
+    let make = || private_directory("gantry-demo-", &std::env::temp_dir());
+    let (dir, _) = cx.undo.make("remove the directory", make, |dir| {
+        let (dir, image) = (dir.clone(), image.to_owned());
+        move || remove_containers(&dir).and_then(|()| remove_directory(&dir, &image))
+    })?;
     Ok(dir)
+}
+
+/// Containers write as other users. Only where we may not remove that, a container does.
+fn remove_directory(dir: &Path, image: &str) -> Result<()> {
+    if fs::remove_dir_all(dir).is_ok() {
+        return Ok(());
+    }
+    let mut command = Command::new("docker");
+    command.args(["run", "--rm", "--user", "0", "--entrypoint", "find", "--volume"]);
+    command.arg(format!("{}:/stand", dir.display()));
+    command.args([image, "/stand", "-mindepth", "1", "-delete"]);
+    process::output("docker run", SHORT, &mut command)?;
+    fs::remove_dir_all(dir).with_context(|| dir.display().to_string())
 }
 
 /// Secrets of a run may only lie in memory.
 fn secrets_directory(cx: &Context) -> Result<PathBuf> {
-    let dir = private_directory("gantry-demo-", Path::new("/dev/shm"))?;
-    let gone = dir.clone();
-    cx.undo.later(format!("remove {}", dir.display()), move || Ok(fs::remove_dir_all(gone)?));
+    let make = || private_directory("gantry-demo-", Path::new("/dev/shm"));
+    let (dir, _) = cx.undo.make("remove the directory of secrets", make, |dir| {
+        let dir = dir.clone();
+        move || fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
+    })?;
     Ok(dir)
 }
 

@@ -108,7 +108,9 @@ pub fn ensure(cx: &Context, needs: &[&Need]) -> Result<()> {
     if cx.config.find("apt-get").is_none() {
         bail!("this machine has no apt-get: install these yourself: {}", packages.join(", "));
     }
-    cx.agree(&format!("install {} with apt-get", packages.join(", ")))?;
+    let packages_in_words = packages.join(", ");
+    cx.agree(&format!("install {packages_in_words} with apt-get"))?;
+    cx.become_root(&format!("install {packages_in_words}"))?;
     install(cx, &packages)?;
     match missing.iter().find(|need| !is_present(cx, &need.present)) {
         None => Ok(()),

@@ -1,7 +1,8 @@
 //! What is to be ended and removed when a task ends.
 //!
 //! Whoever starts or makes something says at once how it is undone. [`Undo::run`] does so in reverse order, once:
-//! after success, after an error, and from the signal thread after Ctrl-C. A second Ctrl-C, a second later or more, leaves at once.
+//! after success, after an error, and from the signal thread after Ctrl-C. A second Ctrl-C, a second later or more,
+//! leaves at once.
 
 use std::{
     sync::{
@@ -56,23 +57,37 @@ impl Undo {
         Self { entries: Arc::default(), interrupted: Arc::default(), say }
     }
 
-    /// Remembers how something is undone.
-    pub fn later(
+    /// Starts or makes something, and remembers how it is undone. A signal comes before both or after both, so that
+    /// nothing can be made and forgotten; after it nothing is made any more.
+    pub fn make<T, A>(
         &self,
         what: impl Into<String>,
-        action: impl FnOnce() -> Result<()> + Send + 'static,
-    ) -> Ticket {
+        make: impl FnOnce() -> Result<T>,
+        undo: impl FnOnce(&T) -> A,
+    ) -> Result<(T, Ticket)>
+    where
+        A: FnOnce() -> Result<()> + Send + 'static,
+    {
         let mut entries = self.lock();
+        if self.interrupted.load(Ordering::SeqCst) {
+            drop(entries);
+            park();
+        }
+        let made = make()?;
+        let action = Box::new(undo(&made));
         entries.next += 1;
         let ticket = entries.next;
-        entries.stack.push(Entry { ticket, what: what.into(), action: Box::new(action) });
-        Ticket(ticket)
+        entries.stack.push(Entry { ticket, what: what.into(), action });
+        Ok((made, Ticket(ticket)))
     }
 
-    /// Remembers to stop a process, gently for as long as `grace`.
-    pub fn later_stop(&self, process: &Process, grace: Duration) -> Ticket {
-        let process = process.clone();
-        self.later(format!("stop {}", process.name()), move || process.stop(grace))
+    /// Starts a process, and remembers to stop it, gently for as long as `grace`.
+    pub fn start(
+        &self,
+        grace: Duration,
+        start: impl FnOnce() -> Result<Process>,
+    ) -> Result<(Process, Ticket)> {
+        self.make("stop what was started", start, |process| process.stopping(grace))
     }
 
     /// Forgets an action: what it would undo is gone already.
@@ -88,8 +103,8 @@ impl Undo {
     /// Undoes everything. After a signal this never returns: the signal thread does the work and exits.
     pub fn run(&self) {
         self.drain();
-        while self.interrupted.load(Ordering::SeqCst) {
-            thread::park();
+        if self.interrupted.load(Ordering::SeqCst) {
+            park();
         }
     }
 
@@ -137,6 +152,13 @@ impl Undo {
     }
 }
 
+/// Leaves the rest to the signal thread.
+fn park() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -149,13 +171,15 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         for number in 1..=3 {
             let sender = sender.clone();
-            undo.later(format!("undo {number}"), move || {
+            let action = move || {
                 sender.send(number)?;
                 anyhow::ensure!(number != 2, "number two always fails");
                 Ok(())
-            });
+            };
+            undo.make(format!("undo {number}"), || Ok(()), |()| action).unwrap();
         }
-        let ticket = undo.later("undo what is gone", || panic!("this one was taken back"));
+        let panic = || panic!("this one was taken back");
+        let ((), ticket) = undo.make("undo what is gone", || Ok(()), |()| panic).unwrap();
         undo.done(ticket);
         undo.run();
         undo.run();

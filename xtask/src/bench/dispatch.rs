@@ -67,7 +67,7 @@ pub fn run(cx: &Context, runs: u32) -> Result<Value> {
     let (mut ours, mut bare) = (Ours::default(), Bare::default());
     // The first of each warms caches and does not count.
     for number in 0..=runs {
-        let (times, run) = (baseline::one(&docker, &spec)?, one_run(&mut stand)?);
+        let (times, run) = (baseline::one(&docker, &spec)?, one_run(cx, &mut stand)?);
         if number > 0 {
             bare.first.add(times.first);
             bare.total.add(times.total);
@@ -128,17 +128,22 @@ fn build_image(cx: &Context, base: &str) -> Result<()> {
     Ok(())
 }
 
-fn one_run(stand: &mut Stand) -> Result<Run> {
+fn one_run(cx: &Context, stand: &mut Stand) -> Result<Run> {
     let (mut id, mut recorded) = (None, None);
     let mut command = stand.gantry(&["run", "trigger", STACK, "--type", "proposed", "--follow"]);
-    let status =
-        each_line("gantry run trigger", Duration::from_mins(2), &mut command, |_, line| {
+    let status = each_line(
+        &cx.undo,
+        "gantry run trigger",
+        Duration::from_mins(2),
+        &mut command,
+        |_, line| {
             // The state is told as soon as it is recorded: the connection stands since the run was queued.
             if line.ends_with(" FINISHED") {
                 recorded = now().ok();
             }
             id = id.take().or_else(|| line.strip_prefix("-- run ").map(str::to_owned));
-        })?;
+        },
+    )?;
     ensure!(status.success(), "a run failed: {status}{}", stand.worker()?.tail());
     let id = id.context("the command line names no run")?;
     let recorded = recorded.context("the command line tells no FINISHED")?;

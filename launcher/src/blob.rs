@@ -129,8 +129,7 @@ impl Objects {
             let certificate = certificate.map_err(|_| BlobError::Ca)?;
             roots.add(certificate).map_err(|_| BlobError::Ca)?;
         }
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
+        let tls = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
             .with_safe_default_protocol_versions()
             .map_err(|_| BlobError::Ca)?
             .with_root_certificates(roots)

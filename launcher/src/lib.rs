@@ -20,4 +20,5 @@ pub mod stage;
 pub mod start;
 pub mod store;
 pub mod terraform;
+pub mod tls;
 pub mod workspace;

@@ -21,8 +21,9 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
 use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::link::{Address, Connector, Link, LinkError};
 use super::{SessionError, Timing};
 use crate::config::Config;
+use crate::tls::{self, ClientKey};
 
 /// How many of our messages the broker may have without acknowledging. The client keeps a slot for
 /// each, and would keep 65,535 of them.
@@ -70,7 +72,7 @@ impl Mqtt {
         Ok(Self {
             host: token.broker.host().to_owned(),
             port: token.broker.port(),
-            tls: Arc::new(tls(token, key)?),
+            tls: Arc::new(client(token, key)?),
             keep_alive: timing.keep_alive.max(SHORTEST_KEEP_ALIVE),
             patience: timing.patience,
         })
@@ -292,7 +294,7 @@ impl Reader {
 }
 
 /// Only the token's authority counts, and the pool's certificate is shown on every connect.
-fn tls(token: &PoolToken, key: &PoolKey) -> Result<ClientConfig, SessionError> {
+fn client(token: &PoolToken, key: &PoolKey) -> Result<ClientConfig, SessionError> {
     let unreadable = |_| rustls::Error::General("the PEM text cannot be read".to_owned());
     let certificates =
         |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
@@ -301,12 +303,12 @@ fn tls(token: &PoolToken, key: &PoolKey) -> Result<ClientConfig, SessionError> {
         roots.add(authority)?;
     }
     let chain = certificates(token.certificate()).map_err(unreadable)?;
-    let key = PrivateKeyDer::from_pem_slice(&key.to_pem()?).map_err(unreadable)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
+    let shown = CertifiedKey::new(chain, Arc::new(ClientKey::of(key)?));
+    shown.keys_match()?;
+    let mut client = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    tls.resumption = Resumption::disabled();
-    Ok(tls)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+    client.resumption = Resumption::disabled();
+    Ok(client)
 }

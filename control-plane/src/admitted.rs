@@ -54,6 +54,14 @@ impl Admitted {
         pools.workers.entry(worker).or_insert(pool);
     }
 
+    /// The worker is nobody's any more.
+    pub(crate) fn forget_worker(&self, worker: WorkerId, pool: PoolId) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if pools.workers.get(&worker) == Some(&pool) {
+            pools.workers.remove(&worker);
+        }
+    }
+
     /// The pool's present certificate.
     pub(crate) fn face(&self, pool: PoolId) -> Option<Arc<Face>> {
         self.pools.read().unwrap_or_else(PoisonError::into_inner).faces.get(&pool).cloned()
@@ -87,5 +95,9 @@ mod tests {
         admitted.note_worker(worker, pool(1));
         admitted.note_worker(worker, pool(2));
         assert_eq!(admitted.owner_of(worker), Some(pool(1)));
+        admitted.forget_worker(worker, pool(2));
+        assert_eq!(admitted.owner_of(worker), Some(pool(1)));
+        admitted.forget_worker(worker, pool(1));
+        assert_eq!(admitted.owner_of(worker), None);
     }
 }

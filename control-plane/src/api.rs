@@ -21,7 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -35,8 +35,6 @@ use crate::control_plane::ControlPlane;
 use schema::Schema;
 use session::Sessions;
 
-/// The longest request. The largest that we know carries a stack's sealed secrets.
-pub const MAX_REQUEST: usize = 4 << 20;
 /// How many can follow logs at the same time.
 const MAX_FOLLOWERS: usize = 1000;
 
@@ -85,7 +83,6 @@ pub fn router(control_plane: ControlPlane, config: ApiConfig) -> Router {
         .route("/healthz", get(health))
         .route("/ca.pem", get(ca))
         .route("/schema.graphql", get(sdl_text))
-        .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(api)
 }
 

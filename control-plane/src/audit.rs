@@ -55,7 +55,7 @@ impl ControlPlane {
         limit: u32,
     ) -> Result<Vec<AuditEntry>, OperationError> {
         let mut conn = self.store().read().await?;
-        let select = "SELECT * FROM audit WHERE $1 IS NULL OR id < $1 ORDER BY id DESC LIMIT $2";
+        let select = "SELECT * FROM audit WHERE id < COALESCE($1, '~') ORDER BY id DESC LIMIT $2";
         let rows = sqlx::query(select)
             .bind(before)
             .bind(i64::from(limit.clamp(1, MAX_PAGE)))

@@ -8,6 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_model::{PoolId, Terms, Timestamp, WorkerId};
 use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::admitted::Admitted;
 use crate::authority::Issuer;
@@ -69,6 +71,8 @@ pub(crate) struct Inner {
     /// Serials whose sessions the broker has to close.
     pub(crate) revoked: mpsc::Sender<String>,
     pub(crate) to_close: Mutex<mpsc::Receiver<String>>,
+    /// What people change and may not be left half done.
+    changes: TaskTracker,
 }
 
 impl ControlPlane {
@@ -91,11 +95,26 @@ impl ControlPlane {
             posted: Mutex::new(posted),
             revoked,
             to_close: Mutex::new(to_close),
+            changes: TaskTracker::new(),
         };
         let control_plane = Self { inner: Arc::new(inner) };
         control_plane.load_pools().await?;
         control_plane.take_up_leases().await?;
         Ok(control_plane)
+    }
+
+    /// Does something to its end, though nobody waits for it any more.
+    pub(crate) fn see_through<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.inner.changes.spawn(change)
+    }
+
+    /// Resolves when no change is under way. Call it when no more can come. Cancel safe.
+    pub async fn changes_done(&self) {
+        self.inner.changes.close();
+        self.inner.changes.wait().await;
     }
 
     /// Which certificates the broker may admit.

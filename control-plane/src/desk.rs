@@ -7,13 +7,14 @@
 
 mod hello;
 mod loose;
+mod settle;
 mod stage;
 mod stored;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use gantry_model::{Attempt, JournalId, PoolId, RunId, WorkerId};
+use gantry_model::{Attempt, JournalId, PoolId, WorkerId};
 use gantry_protocol::message::{
     Ack, Arrival, Binding, Direction, Envelope, EnvelopeError, FromControlPlane, FromLauncher,
     Unsupported, Window,
@@ -37,12 +38,10 @@ pub(crate) struct Bond {
     pub(crate) leaf: Arc<SigningLeaf>,
     /// The journal that the launcher goes on with.
     pub(crate) journal: JournalId,
-    /// What it had in hand when it said hello.
-    pub(crate) named: HashSet<Attempt>,
     /// Write stages that were granted to this journal and that the hello did not name. That they never
     /// started counts only once a later message proves that the hello was not an old one held back
     /// on its way.
-    pub(crate) unnamed: Vec<RunId>,
+    pub(crate) unnamed: Vec<Attempt>,
 }
 
 /// How far the messages of each session were taken in.
@@ -51,7 +50,8 @@ pub(crate) type Intakes = HashMap<WorkerKey, Intake>;
 /// How far the messages of a session were taken in.
 pub(crate) struct Intake {
     nonce: String,
-    window: Window<FromLauncher>,
+    /// None stands for a message that nobody here understands: it takes its place in the order.
+    window: Window<Option<FromLauncher>>,
     /// What of that is durable.
     durable: u64,
     /// A message came that only this session's launcher can have sent.
@@ -110,10 +110,13 @@ impl ControlPlane {
         let result = self.one_transaction(intakes, batch).await;
         for arrived in batch {
             if let Some(intake) = intakes.get_mut(&(arrived.pool, arrived.worker)) {
-                match &result {
-                    Ok(()) => intake.durable = intake.window.received(),
-                    // Not durable, so not taken in: the sender sends it again.
-                    Err(_) => intake.window = Window::after(intake.durable),
+                if result.is_ok() {
+                    intake.durable = intake.window.received();
+                } else {
+                    // Not durable, so not taken in: the sender sends it again. What a proof led to
+                    // was undone too; done a second time it changes nothing.
+                    intake.window = Window::after(intake.durable);
+                    intake.is_proven = false;
                 }
             }
         }
@@ -175,9 +178,20 @@ impl ControlPlane {
             return Ok(());
         };
         let sender = Sender { pool, worker, bond };
-        let Some(message) = open(unit, &sender, &envelope) else { return Ok(()) };
-        self.proven(unit, intakes, &sender, &message).await?;
-        let Some(seq) = envelope.seq else { return self.loose(unit, &sender, message).await };
+        let message = match open(unit, &sender, &envelope) {
+            Opened::Message(message) => {
+                self.proven(unit, intakes, &sender, &message).await?;
+                Some(*message)
+            }
+            Opened::NotUnderstood => None,
+            Opened::Refused => return Ok(()),
+        };
+        let Some(seq) = envelope.seq else {
+            return match message {
+                Some(message) => self.loose(unit, &sender, message).await,
+                None => Ok(()),
+            };
+        };
         let Some(intake) = intakes.get_mut(&sender.key()) else { return Ok(()) };
         let next = match intake.window.arrive(seq, message) {
             Arrival::Next(next) => next,
@@ -185,7 +199,7 @@ impl ControlPlane {
             Arrival::Early => return Ok(()),
         };
         touched.acknowledge.insert(sender.key(), Arc::clone(&sender.bond));
-        for (_, message) in next {
+        for message in next.into_iter().filter_map(|(_, message)| message) {
             self.sequenced(unit, &sender, message).await?;
         }
         Ok(())
@@ -206,8 +220,8 @@ impl ControlPlane {
         if intake.is_proven || !is_proof || intake.nonce != sender.bond.nonce {
             return Ok(());
         }
-        for run in &sender.bond.unnamed {
-            self.never_started(unit, sender, *run).await?;
+        for attempt in &sender.bond.unnamed {
+            self.never_started(unit, sender, *attempt).await?;
         }
         intake.is_proven = true;
         Ok(())
@@ -249,8 +263,18 @@ fn kind(envelope: &Envelope) -> String {
     envelope.kind.chars().take(64).collect()
 }
 
-/// The message, if it is of the sender's session.
-fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Option<FromLauncher> {
+/// What an envelope turned out to hold.
+enum Opened {
+    /// A message of the sender's session.
+    Message(Box<FromLauncher>),
+    /// Something of the sender's session that this version cannot make sense of. With a `seq` it is
+    /// passed over: a newer launcher must not wait for ever to have it acknowledged.
+    NotUnderstood,
+    /// Nothing that the sender's session has said.
+    Refused,
+}
+
+fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Opened {
     let Sender { pool, worker, bond } = sender;
     let binding = Binding {
         direction: Direction::FromLauncher,
@@ -263,23 +287,25 @@ fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Option<FromLau
             .is_ok_and(|signature| bond.key.verify(bytes, &signature).is_ok())
     };
     match envelope.open::<FromLauncher>(&binding, verify) {
-        Ok(message) => Some(message),
+        Ok(message) => Opened::Message(Box::new(message)),
         Err(EnvelopeError::UnknownKind(kind)) => {
             let unsupported = Unsupported { kind: kind.chars().take(64).collect(), run: None };
             let answer = FromControlPlane::Unsupported(unsupported);
             unit.say(sender.key(), Arc::clone(bond), answer);
-            None
+            Opened::NotUnderstood
+        }
+        Err(error @ (EnvelopeError::Body { .. } | EnvelopeError::Seq(_))) => {
+            tracing::warn!(%pool, %worker, kind = kind(envelope), "passed over a message: {error}");
+            Opened::NotUnderstood
         }
         Err(
             error @ (EnvelopeError::TooLarge { .. }
             | EnvelopeError::Malformed(_)
             | EnvelopeError::Version(_)
-            | EnvelopeError::Body { .. }
-            | EnvelopeError::Seq(_)
             | EnvelopeError::Signature(_)),
         ) => {
             tracing::warn!(%pool, %worker, kind = kind(envelope), "refused a message: {error}");
-            None
+            Opened::Refused
         }
     }
 }

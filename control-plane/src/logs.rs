@@ -152,7 +152,9 @@ async fn segments(
         AND run_start >= COALESCE((SELECT MAX(run_start) FROM segments WHERE run = $1 \
         AND run_start <= $2), 0) AND run_start + length > $2 ORDER BY run_start LIMIT $3";
     let one = "SELECT start, length, key FROM segments WHERE run = $1 AND start + length > $2 \
-        AND epoch = $4 AND stage = $5 AND section = $6 ORDER BY start LIMIT $3";
+        AND epoch = $4 AND stage = $5 AND section = $6 AND start >= COALESCE((SELECT MAX(start) \
+        FROM segments WHERE run = $1 AND epoch = $4 AND stage = $5 AND section = $6 \
+        AND start <= $2), 0) ORDER BY start LIMIT $3";
     let query = match scope {
         LogScope::Run => {
             sqlx::query(whole).bind(run.to_string()).bind(to_db(from)).bind(MAX_SEGMENTS)

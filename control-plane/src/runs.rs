@@ -1,8 +1,8 @@
 //! Runs: triggered, watched, confirmed, discarded and stopped by people.
 
 use gantry_model::{
-    Attempt, Epoch, InvalidTransition, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage,
-    Stopping, Timestamp, WorkerId,
+    Attempt, Epoch, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage, Stopping, Timestamp,
+    WorkerId,
 };
 use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode};
 use sqlx::Row as _;
@@ -183,7 +183,7 @@ impl ControlPlane {
         self.stack(stack).await?;
         let mut conn = self.store().read().await?;
         let select = format!(
-            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND ($2 IS NULL OR r.id < $2) \
+            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND r.id < COALESCE($2, '~') \
              ORDER BY r.id DESC LIMIT $3"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(select))
@@ -210,7 +210,7 @@ impl ControlPlane {
         note: Option<&str>,
     ) -> Result<Run, OperationError> {
         let said = said("confirmed", actor, note)?;
-        self.decide(actor, "run.confirm", run, |life| life.confirm(Some(said))).await
+        self.decide(actor, "run.confirm", run, |life| Ok(life.confirm(Some(said))?)).await
     }
 
     /// Turns a run's plan down, or drops a run that waits.
@@ -224,7 +224,7 @@ impl ControlPlane {
         note: Option<&str>,
     ) -> Result<Run, OperationError> {
         let said = said("discarded", actor, note)?;
-        self.decide(actor, "run.discard", run, |life| life.discard(Some(said))).await
+        self.decide(actor, "run.discard", run, |life| Ok(life.discard(Some(said))?)).await
     }
 
     async fn decide(
@@ -232,7 +232,7 @@ impl ControlPlane {
         actor: &str,
         act: &str,
         run: RunId,
-        decide: impl FnOnce(&mut RunLife) -> Result<(), InvalidTransition>,
+        decide: impl FnOnce(&mut RunLife) -> Result<(), OperationError>,
     ) -> Result<Run, OperationError> {
         let mut unit = self.begin().await?;
         let row = load_run(unit.conn(), run).await?;
@@ -267,6 +267,20 @@ impl ControlPlane {
         unit.audit(actor, "run.stop", &format!("run {run}"), "").await?;
         unit.commit().await?;
         self.run(run).await
+    }
+
+    /// Ends a run that no worker has yet.
+    ///
+    /// # Errors
+    /// When there is no such run, a worker has it, or it is over.
+    pub async fn cancel(&self, actor: &str, run: RunId) -> Result<Run, OperationError> {
+        self.decide(actor, "run.cancel", run, |life| match life.stop(actor)? {
+            Stopping::Over => Ok(()),
+            Stopping::Cancel(_) => {
+                Err(OperationError::Conflict("a worker has the run: stop it instead".to_owned()))
+            }
+        })
+        .await
     }
 
     /// The states that a run was in, oldest first.

@@ -10,6 +10,7 @@ use sqlx::Row as _;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::{RUN_COLUMNS, RunRow, id, load_run, read_run, save_run};
+use crate::unit::Unit;
 
 /// The most hand-offs of one transaction.
 const BATCH: i64 = 32;
@@ -20,8 +21,11 @@ struct Pair {
     worker: WorkerId,
 }
 
+/// Free, and not one that leaves offers lying: what it was sent would pile up.
 const IS_IDLE: &str = "w.is_connected = 1 AND w.is_drained = 0 AND w.is_healthy = 1 \
-                       AND w.is_passed_over = 0 AND w.run IS NULL";
+                       AND w.is_passed_over = 0 AND w.run IS NULL \
+                       AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.pool = w.pool \
+                       AND o.worker = w.id AND o.kind = 'offer')";
 
 impl ControlPlane {
     /// Offers every stage that waits to a free worker, as far as there are any. Answers whether all
@@ -55,7 +59,7 @@ impl ControlPlane {
         }
     }
 
-    /// Offers what still waits to whoever is still free. False if nothing was offered.
+    /// Offers what still waits to whoever is still free. False if that led nowhere.
     async fn offer_all(&self, offers: Vec<(Pair, Offer)>) -> Result<bool, OperationError> {
         if offers.is_empty() {
             return Ok(false);
@@ -72,7 +76,13 @@ impl ControlPlane {
                 .await?
                 .is_some();
             let Some(mut present) = load_run(unit.conn(), row.life.run).await? else { continue };
-            if !is_idle || present.life != row.life || self.bond((row.pool, worker)).is_none() {
+            if !is_idle || present.life != row.life {
+                continue;
+            }
+            if self.bond((row.pool, worker)).is_none() {
+                // Its session ended without a word. It would be chosen again and again.
+                no_session(&mut unit, row.pool, worker).await?;
+                is_any = true;
                 continue;
             }
             let before = present.life.clone();
@@ -121,4 +131,14 @@ impl ControlPlane {
         }
         Ok(pairs)
     }
+}
+
+/// The worker is not connected until its next hello.
+async fn no_session(unit: &mut Unit, pool: PoolId, worker: WorkerId) -> Result<(), OperationError> {
+    sqlx::query("UPDATE workers SET is_connected = 0 WHERE pool = $1 AND id = $2")
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .execute(unit.conn())
+        .await?;
+    Ok(())
 }

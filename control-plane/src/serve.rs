@@ -36,6 +36,11 @@ impl ControlPlane {
             let _guard = guard;
             this.watch_over(&end).await;
         });
+        let (this, _, end, guard) = each();
+        tasks.spawn(async move {
+            let _guard = guard;
+            this.forget_at_times(&end).await;
+        });
         let (this, wire, end, guard) = each();
         tasks.spawn(async move {
             let _guard = guard;

@@ -1,36 +1,30 @@
 //! Stacks: what is planned and applied, with which source, variables, secrets and state.
 
-use std::time::Duration;
+mod secrets;
+mod sources;
+mod states;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, Epoch, PoolId, StackId, Timestamp};
+use gantry_model::{PoolId, RunState, StackId, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
-use gantry_protocol::{Digest, Header};
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
+pub(crate) use self::sources::read_source;
+pub use self::sources::{NewSource, SourceUpload, StackSource};
+pub use self::states::StateVersion;
+
+use self::secrets::check_secrets;
 use crate::check;
 use crate::control_plane::ControlPlane;
-use crate::dispatch::{bundle, millis};
+use crate::dispatch::bundle;
 use crate::error::OperationError;
-use crate::objects::check_key;
-use crate::store::{
-    Connection, Row, StoreError, at, from_db, id, json, promote, stage, to_db, to_json,
-};
+use crate::store::{Connection, at, from_db, id, json, promote, run_state, to_db, to_json};
 use crate::unit::Unit;
 
-/// For how long a source can be uploaded.
-const UPLOAD_TTL: Duration = Duration::from_hours(1);
-/// The largest source, in bytes.
-const MAX_SOURCE: u64 = 1024 * 1024 * 1024;
-/// The most bytes of a stack's secrets, sealed, in base64.
-const MAX_SECRETS: usize = 512 * 1024;
+/// The longest name of a repository, its owner or its branch, in characters.
+const MAX_REPOSITORY: usize = 255;
 /// The most bytes of a stack's hooks or of its variables, as JSON.
 const MAX_SETTINGS: usize = 256 * 1024;
-/// The most state versions of one list.
-const MAX_STATES: i64 = 1000;
-
 /// Commands around the phases.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -59,6 +53,20 @@ pub struct Hooks {
     pub after_run: Vec<String>,
 }
 
+/// Where a stack's source comes from, in the words of whoever made the stack. Kept and shown: sources
+/// are uploaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repository {
+    /// The host, such as `GITHUB`.
+    pub provider: String,
+    /// The owner.
+    pub namespace: String,
+    /// The repository.
+    pub name: String,
+    /// The branch.
+    pub branch: String,
+}
+
 /// A stack that someone wants.
 #[derive(Debug, Clone)]
 pub struct NewStack {
@@ -66,6 +74,10 @@ pub struct NewStack {
     pub id: StackId,
     /// Its name, 1 to 100 characters.
     pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Where its source comes from.
+    pub repository: Repository,
     /// The pool that runs it.
     pub pool: PoolId,
     /// The part of the source that it lives in, relative; empty for all of it.
@@ -93,6 +105,10 @@ pub struct Stack {
     pub id: StackId,
     /// Its name.
     pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Where its source comes from.
+    pub repository: Repository,
     /// The pool that runs it.
     pub pool: PoolId,
     /// The part of the source that it lives in.
@@ -130,84 +146,6 @@ pub struct StackLock {
     pub note: String,
     /// When.
     pub at: Timestamp,
-}
-
-/// A version of a stack's source: an archive, `tar` in `zstd`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StackSource {
-    /// Its id.
-    pub id: String,
-    /// The object that holds it.
-    pub key: String,
-    /// Lower-case hex of its SHA-256.
-    pub sha256: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Who uploaded it.
-    pub author: String,
-    /// What they said about it.
-    pub message: String,
-    /// When it was uploaded.
-    pub created_at: Timestamp,
-}
-
-/// A source that was uploaded.
-#[derive(Debug, Clone)]
-pub struct NewSource {
-    /// The object that holds it, as [`ControlPlane::source_upload`] named it.
-    pub key: String,
-    /// Lower-case hex of its SHA-256.
-    pub sha256: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Who made it.
-    pub author: String,
-    /// What they say about it.
-    pub message: String,
-}
-
-/// Where to put a source.
-#[derive(Debug, Clone)]
-pub struct SourceUpload {
-    /// The object's key.
-    pub key: String,
-    /// A pre-signed url. The PUT must carry `If-None-Match: *`.
-    pub url: String,
-    /// For how long it can be used, in milliseconds.
-    pub valid_ms: u64,
-}
-
-/// A stored version of a stack's Terraform state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateVersion {
-    /// Its id.
-    pub id: String,
-    /// The stack.
-    pub stack: StackId,
-    /// The attempt that wrote it.
-    pub attempt: Attempt,
-    /// Terraform's serial.
-    pub serial: u64,
-    /// Terraform's lineage.
-    pub lineage: String,
-    /// The age header, base64.
-    pub header: String,
-    /// Lower-case hex of the payload's SHA-256.
-    pub payload_sha256: String,
-    /// The payload's length in bytes.
-    pub payload_size: u64,
-    /// The payload hash of the version before.
-    pub predecessor: Option<String>,
-    /// The pool key's signature over its statement, base64.
-    pub signature: String,
-    /// The object that holds the payload.
-    pub key: String,
-    /// When it was reported.
-    pub created_at: Timestamp,
-    /// Why it is not part of the stack's history, if it is not.
-    pub orphaned: Option<String>,
-    /// Whether the next run begins with it.
-    pub is_current: bool,
 }
 
 impl ControlPlane {
@@ -261,119 +199,34 @@ impl ControlPlane {
         Ok(stacks)
     }
 
-    /// An url for a new version of the stack's source.
+    /// The state of the stack's newest run that may change something.
     ///
     /// # Errors
-    /// When there is no such stack.
-    pub async fn source_upload(&self, stack: &StackId) -> Result<SourceUpload, OperationError> {
-        self.stack(stack).await?;
-        let key = format!("source/{stack}/{}", self.ids().ulid(self.now()));
-        let url = self.objects().presign_put(&key, UPLOAD_TTL).await?;
-        Ok(SourceUpload { key, url, valid_ms: millis(UPLOAD_TTL) })
-    }
-
-    /// Makes an uploaded source the newest version. Asked again with the same key, it changes nothing.
-    ///
-    /// # Errors
-    /// When there is no such stack or object, or the object has another length.
-    pub async fn set_source(
-        &self,
-        actor: &str,
-        stack: &StackId,
-        source: NewSource,
-    ) -> Result<Stack, OperationError> {
-        self.check_source(stack, &source).await?;
-        let mut unit = self.begin().await?;
-        let known = sqlx::query("SELECT 1 FROM sources WHERE stack = $1 AND key = $2")
-            .bind(stack.as_str())
-            .bind(&source.key)
-            .fetch_optional(unit.conn())
-            .await?;
-        if known.is_none() {
-            insert_source(&mut unit, stack, &source).await?;
-            let subject = format!("stack {stack}");
-            unit.audit(actor, "stack.source", &subject, &source.key).await?;
-        }
-        unit.commit().await?;
-        self.stack(stack).await
-    }
-
-    async fn check_source(
-        &self,
-        stack: &StackId,
-        source: &NewSource,
-    ) -> Result<(), OperationError> {
-        self.stack(stack).await?;
-        check::text("author", &source.author, 0, check::MAX_NAME)?;
-        check::text("message", &source.message, 0, check::MAX_NOTE)?;
-        let problem = if !source.key.starts_with(&format!("source/{stack}/"))
-            || check_key(&source.key).is_err()
-        {
-            "its key is not one that was given out for this stack: ask for an upload first"
-        } else if source.sha256.parse::<Digest>().is_err() {
-            "its hash is not 64 characters of 0-9 and a-f"
-        } else if source.size > MAX_SOURCE {
-            "it is larger than 1 GiB: leave out what the stack does not need"
-        } else if self.objects().size(&source.key).await? != Some(source.size) {
-            "no object of this length is stored: upload it first"
-        } else {
-            return Ok(());
-        };
-        Err(OperationError::invalid("source", problem))
-    }
-
-    /// The keys or certificates, PEM, to seal a stack's durable things to: its pool and the recovery key.
-    ///
-    /// # Errors
-    /// When there is no such stack.
-    pub async fn recipients_of(&self, stack: &StackId) -> Result<Vec<String>, OperationError> {
-        let stack = self.stack(stack).await?;
-        self.recipients_of_pool(stack.pool).await
-    }
-
-    /// The same for a stack that is about to be created in this pool.
-    ///
-    /// # Errors
-    /// When there is no such pool.
-    pub async fn recipients_of_pool(&self, pool: PoolId) -> Result<Vec<String>, OperationError> {
+    /// When the database fails.
+    pub async fn stack_state(&self, stack: &StackId) -> Result<Option<RunState>, OperationError> {
         let mut conn = self.store().read().await?;
-        self.recipients(&mut conn, pool).await
+        let newest = "SELECT state FROM runs WHERE stack = $1 AND type <> 'PROPOSED' \
+                      ORDER BY id DESC LIMIT 1";
+        let row = sqlx::query(newest).bind(stack.as_str()).fetch_optional(&mut *conn).await?;
+        Ok(row.map(|row| run_state(row.get("state"))).transpose()?)
     }
 
-    /// Replaces the stack's secrets. Their version must be one more than the present one.
+    /// How many stacks are in each such state; none stands for those that had no such run.
     ///
     /// # Errors
-    /// When there is no such stack, or the version or the bundle is not acceptable.
-    pub async fn set_secrets(
-        &self,
-        actor: &str,
-        stack: &StackId,
-        secrets: SealedBundle,
-    ) -> Result<Stack, OperationError> {
-        check_secrets(&secrets)?;
-        let mut unit = self.begin().await?;
-        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
-        if secrets.version != present.secrets_version + 1 {
-            return Err(OperationError::Conflict(format!(
-                "the stack's secrets are of version {}: make version {} of them",
-                present.secrets_version,
-                present.secrets_version + 1
-            )));
+    /// When the database fails.
+    pub async fn count_stacks(&self) -> Result<Vec<(Option<RunState>, u32)>, OperationError> {
+        let mut conn = self.store().read().await?;
+        let counts = "SELECT (SELECT r.state FROM runs r WHERE r.stack = s.id \
+                      AND r.type <> 'PROPOSED' ORDER BY r.id DESC LIMIT 1) AS state, \
+                      COUNT(*) AS stacks FROM stacks s GROUP BY 1 ORDER BY 1";
+        let mut counted = Vec::new();
+        for row in sqlx::query(counts).fetch_all(&mut *conn).await? {
+            let state: Option<&str> = row.get("state");
+            let stacks = u32::try_from(row.get::<i64, _>("stacks")).unwrap_or(u32::MAX);
+            counted.push((state.map(run_state).transpose()?, stacks));
         }
-        let now = to_db(unit.now().0);
-        let update = "UPDATE stacks SET secrets = $2, secrets_version = $3, updated_at = $4 \
-                      WHERE id = $1";
-        sqlx::query(update)
-            .bind(stack.as_str())
-            .bind(to_json(&secrets))
-            .bind(to_db(secrets.version))
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
-        let detail = format!("version {}", secrets.version);
-        unit.audit(actor, "stack.secrets", &format!("stack {stack}"), &detail).await?;
-        unit.commit().await?;
-        self.stack(stack).await
+        Ok(counted)
     }
 
     /// Keeps blocking runs of the stack from beginning.
@@ -428,57 +281,17 @@ impl ControlPlane {
         unit.commit().await?;
         self.stack(stack).await
     }
-
-    /// The stack's state versions, newest first, orphaned ones included, at most 1000.
-    ///
-    /// # Errors
-    /// When there is no such stack.
-    pub async fn states_of(&self, stack: &StackId) -> Result<Vec<StateVersion>, OperationError> {
-        self.stack(stack).await?;
-        let mut conn = self.store().read().await?;
-        let select = "SELECT v.*, s.state_current FROM states v JOIN stacks s ON s.id = v.stack \
-                      WHERE v.stack = $1 ORDER BY v.id DESC LIMIT $2";
-        let rows =
-            sqlx::query(select).bind(stack.as_str()).bind(MAX_STATES).fetch_all(&mut *conn).await?;
-        rows.iter().map(|row| Ok(read_state_version(row)?)).collect()
-    }
-
-    /// The state version with this serial that is not orphaned; the current one if none is named.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn state_version(
-        &self,
-        stack: &StackId,
-        serial: Option<u64>,
-    ) -> Result<StateVersion, OperationError> {
-        self.stack(stack).await?;
-        let mut conn = self.store().read().await?;
-        let found = self.read_state(&mut conn, stack, serial).await?;
-        let wanted = || serial.map_or_else(|| "current".to_owned(), |serial| serial.to_string());
-        found.ok_or_else(|| OperationError::not_found("state version", wanted()))
-    }
-
-    pub(crate) async fn read_state(
-        &self,
-        conn: &mut Connection,
-        stack: &StackId,
-        serial: Option<u64>,
-    ) -> Result<Option<StateVersion>, OperationError> {
-        let select = "SELECT v.*, s.state_current FROM states v JOIN stacks s ON s.id = v.stack \
-                      WHERE v.stack = $1 AND v.orphaned IS NULL AND (v.serial = $2 OR \
-                      ($2 IS NULL AND v.id = s.state_current)) ORDER BY v.id DESC LIMIT 1";
-        let row = sqlx::query(select)
-            .bind(stack.as_str())
-            .bind(serial.map(to_db))
-            .fetch_optional(conn)
-            .await?;
-        Ok(row.as_ref().map(read_state_version).transpose()?)
-    }
 }
 
 fn check_stack(new: &NewStack) -> Result<(), OperationError> {
     check::text("name", &new.name, 1, check::MAX_NAME)?;
+    check::text("description", &new.description, 0, check::MAX_NOTE)?;
+    let Repository { provider, namespace, name, branch } = &new.repository;
+    for (what, text) in
+        [("provider", provider), ("namespace", namespace), ("repository", name), ("branch", branch)]
+    {
+        check::text(what, text, 0, MAX_REPOSITORY)?;
+    }
     check::labels(&new.labels)?;
     check::relative_path("project root", &new.project_root)?;
     if let Some(image) = &new.image {
@@ -502,23 +315,11 @@ fn check_stack(new: &NewStack) -> Result<(), OperationError> {
     }
 }
 
-/// Sealed as it is, nothing of it can be judged but its form.
-fn check_secrets(secrets: &SealedBundle) -> Result<(), OperationError> {
-    let invalid = |problem| Err(OperationError::invalid("secrets", problem));
-    if secrets.payload.len() > MAX_SECRETS {
-        return invalid("they are longer than 384 KiB when sealed");
-    }
-    let header = STANDARD.decode(&secrets.header).ok().filter(|it| Header::parse(it).is_ok());
-    if header.is_none() || STANDARD.decode(&secrets.payload).is_err() {
-        return invalid("they are not sealed: header and payload are those of an age file, base64");
-    }
-    Ok(())
-}
-
 async fn insert_stack(unit: &mut Unit, new: &NewStack) -> Result<(), OperationError> {
     let insert = "INSERT INTO stacks (id, name, pool, project_root, image, hooks, environment, \
-        secrets_version, secrets, labels, is_autodeploy, keeps_state, created_at, updated_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)";
+        secrets_version, secrets, labels, is_autodeploy, keeps_state, created_at, updated_at, \
+        description, provider, namespace, repository, branch) VALUES \
+        ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14, $15, $16, $17, $18)";
     let now = to_db(unit.now().0);
     sqlx::query(insert)
         .bind(new.id.as_str())
@@ -534,35 +335,11 @@ async fn insert_stack(unit: &mut Unit, new: &NewStack) -> Result<(), OperationEr
         .bind(i64::from(new.autodeploy))
         .bind(i64::from(new.manage_state))
         .bind(now)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
-async fn insert_source(
-    unit: &mut Unit,
-    stack: &StackId,
-    source: &NewSource,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    let source_id = unit.control_plane().ids().ulid(unit.now()).to_string();
-    let insert = "INSERT INTO sources (id, stack, key, sha256, size, author, message, created_at) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-    sqlx::query(insert)
-        .bind(&source_id)
-        .bind(stack.as_str())
-        .bind(&source.key)
-        .bind(&source.sha256)
-        .bind(to_db(source.size))
-        .bind(&source.author)
-        .bind(&source.message)
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-    sqlx::query("UPDATE stacks SET source = $2, updated_at = $3 WHERE id = $1")
-        .bind(stack.as_str())
-        .bind(&source_id)
-        .bind(now)
+        .bind(&new.description)
+        .bind(&new.repository.provider)
+        .bind(&new.repository.namespace)
+        .bind(&new.repository.name)
+        .bind(&new.repository.branch)
         .execute(unit.conn())
         .await?;
     Ok(())
@@ -590,6 +367,13 @@ pub(crate) async fn read_stack_with_secrets(
     let found = Stack {
         id: id("stack", row.get("id"))?,
         name: row.get("name"),
+        description: row.get("description"),
+        repository: Repository {
+            provider: row.get("provider"),
+            namespace: row.get("namespace"),
+            name: row.get("repository"),
+            branch: row.get("branch"),
+        },
         pool: id("pool", row.get("pool"))?,
         project_root: row.get("project_root"),
         image: row.get("image"),
@@ -605,50 +389,4 @@ pub(crate) async fn read_stack_with_secrets(
         updated_at: at(row.get("updated_at")),
     };
     Ok((found, bundle(row.get("secrets"))))
-}
-
-/// The version of a stack's source with this id.
-pub(crate) async fn read_source(
-    conn: &mut Connection,
-    source: &str,
-) -> Result<StackSource, OperationError> {
-    let row = sqlx::query("SELECT * FROM sources WHERE id = $1")
-        .bind(source)
-        .fetch_optional(conn)
-        .await?;
-    let row = row.ok_or_else(|| OperationError::not_found("source", source))?;
-    Ok(StackSource {
-        id: row.get("id"),
-        key: row.get("key"),
-        sha256: row.get("sha256"),
-        size: from_db(row.get("size")),
-        author: row.get("author"),
-        message: row.get("message"),
-        created_at: at(row.get("created_at")),
-    })
-}
-
-fn read_state_version(row: &Row) -> Result<StateVersion, StoreError> {
-    let version: String = row.get("id");
-    let is_current = row.get::<Option<&str>, _>("state_current") == Some(&version);
-    Ok(StateVersion {
-        id: version,
-        stack: id("stack", row.get("stack"))?,
-        attempt: Attempt {
-            run: id("run", row.get("run"))?,
-            stage: stage(row.get("stage"))?,
-            epoch: Epoch(from_db(row.get("epoch"))),
-        },
-        serial: from_db(row.get("serial")),
-        lineage: row.get("lineage"),
-        header: row.get("header"),
-        payload_sha256: row.get("payload_sha256"),
-        payload_size: from_db(row.get("payload_size")),
-        predecessor: row.get("predecessor"),
-        signature: row.get("signature"),
-        key: row.get("key"),
-        created_at: at(row.get("created_at")),
-        orphaned: row.get("orphaned"),
-        is_current,
-    })
 }

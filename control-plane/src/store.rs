@@ -18,7 +18,9 @@ pub(crate) use code::{
     at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
     to_json,
 };
-pub(crate) use runs::{RUN_COLUMNS, RunRow, insert_run, load_run, promote, read_run, save_run};
+pub(crate) use runs::{
+    RUN_COLUMNS, RunRow, block, clear_later, insert_run, load_run, promote, read_run, save_run,
+};
 
 /// A connection, inside or outside of a transaction.
 pub type Connection = sqlx::SqliteConnection;

@@ -44,8 +44,8 @@ pub struct Worker {
     pub engine: String,
 }
 
-/// The most workers that a list holds.
-const MAX_WORKERS: i64 = 20_000;
+/// The most workers that a pool has.
+pub(crate) const MAX_WORKERS: i64 = 20_000;
 
 impl ControlPlane {
     /// The connected workers of a pool, newest first.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use async_graphql::parser::types::OperationType;
 use async_graphql::{Request, Response, ServerError};
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::json;
@@ -18,6 +19,12 @@ use crate::error::OperationError;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long a client may take to send its request.
+const BODY: Duration = Duration::from_secs(30);
+/// The longest request. The largest that we know carries a stack's sealed secrets.
+const MAX_REQUEST: usize = 4 << 20;
+/// The longest request of somebody without a session, who can only open one.
+const MAX_OPEN_REQUEST: usize = 128 * 1024;
 /// The longest query; variables do not count.
 const MAX_QUERY: usize = 64 * 1024;
 /// The longest text that a client attaches to a run.
@@ -30,8 +37,17 @@ pub(super) struct Metadata(pub Option<String>);
 pub(super) async fn answer(
     State(api): State<Api>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> axum::response::Response {
+    let viewer = match viewer(&api, &headers).await {
+        Ok(viewer) => viewer,
+        Err(error) => return failed(error),
+    };
+    let most = if viewer.is_some() { MAX_REQUEST } else { MAX_OPEN_REQUEST };
+    let body = match whole(&headers, body, most).await {
+        Ok(body) => body,
+        Err(status) => return status.into_response(),
+    };
     // The parser would take an array of the fields as well.
     let object = body.trim_ascii_start().starts_with(b"{");
     let parsed = object.then(|| serde_json::from_slice::<Request>(&body).ok()).flatten();
@@ -42,32 +58,61 @@ pub(super) async fn answer(
         return malformed("the query is too long");
     }
     request.query = query_text::without_empty_arguments(&request.query);
-    match viewer(&api, &headers).await {
-        Ok(Some(viewer)) => request = request.data(viewer),
-        Ok(None) => request = request.disable_introspection(),
-        Err(error) => return failed(error),
-    }
+    request = match viewer {
+        Some(viewer) => request.data(viewer),
+        None => request.disable_introspection(),
+    };
     request = request.data(metadata(&headers));
-    match timeout(ANSWER, api.schema.execute(request)).await {
-        Ok(response) => Json(response).into_response(),
+    let changes = is_mutation(&mut request);
+    let schema = api.schema.clone();
+    let answer = async move { schema.execute(request).await };
+    let answered = if changes {
+        // Whoever hangs up in the middle of a change does not leave half of it.
+        let change = api.control_plane.see_through(answer);
+        timeout(ANSWER, change).await.map(Result::ok)
+    } else {
+        timeout(ANSWER, answer).await.map(Some)
+    };
+    match answered {
+        Ok(Some(response)) => Json(response).into_response(),
+        Ok(None) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(_) => told("the answer takes too long: ask for less at once, or try again"),
     }
 }
 
+/// The request's body, if it comes in time and has at most so many bytes.
+async fn whole(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, StatusCode> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: usize| length > most) {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    match timeout(BODY, to_bytes(body, most)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+/// Whether it changes something. What cannot be parsed does not.
+fn is_mutation(request: &mut Request) -> bool {
+    request.parsed_query().is_ok_and(|document| {
+        let mut operations = document.operations.iter();
+        operations.any(|(_, operation)| operation.node.ty == OperationType::Mutation)
+    })
+}
+
 /// Who sends these headers, if they have a session.
-pub(super) async fn viewer(
-    api: &Api,
-    headers: &HeaderMap,
-) -> Result<Option<Viewer>, OperationError> {
-    let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    match token {
+async fn viewer(api: &Api, headers: &HeaderMap) -> Result<Option<Viewer>, OperationError> {
+    match token(headers) {
         Some(token) => api.sessions.check(token).await,
         None => Ok(None),
     }
+}
+
+/// The session's token in these headers.
+pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn metadata(headers: &HeaderMap) -> Metadata {

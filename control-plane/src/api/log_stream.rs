@@ -6,6 +6,7 @@
 //! byte. Else the answer is what is stored of the log, as it is.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::session::Sessions;
 use super::{Api, graphql};
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
@@ -48,7 +50,8 @@ pub(super) async fn answer(
     Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Response {
-    match graphql::viewer(&api, &headers).await {
+    let token = graphql::token(&headers).unwrap_or_default().to_owned();
+    match api.sessions.check(&token).await {
         Ok(Some(_)) => {}
         Ok(None) => return (StatusCode::UNAUTHORIZED, "unauthorized\n").into_response(),
         Err(error) => return failed(&error),
@@ -65,7 +68,8 @@ pub(super) async fn answer(
     };
     let from = last_event(&headers).unwrap_or(query.from);
     if wants_events(&headers) {
-        let follower = Follower::new(api.control_plane, run, from, place);
+        let session = (api.sessions, token);
+        let follower = Follower::new(api.control_plane, session, run, from, place);
         let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(ALIVE));
         return ([(CACHE_CONTROL, "no-store")], events).into_response();
     }
@@ -117,6 +121,8 @@ fn stored(
 /// Follows one run for one client.
 struct Follower {
     control_plane: ControlPlane,
+    /// What lets it read.
+    session: (Arc<Sessions>, String),
     run: RunId,
     /// How much of the log was sent.
     offset: u64,
@@ -132,6 +138,7 @@ struct Follower {
 impl Follower {
     fn new(
         control_plane: ControlPlane,
+        session: (Arc<Sessions>, String),
         run: RunId,
         from: u64,
         place: OwnedSemaphorePermit,
@@ -139,6 +146,7 @@ impl Follower {
         let changed = control_plane.watch(run);
         Self {
             control_plane,
+            session,
             run,
             offset: from,
             states: 0,
@@ -189,12 +197,23 @@ impl Follower {
             if !events.is_empty() {
                 return Ok(events);
             }
-            if self.changed.changed().await.is_err() {
-                self.changed = self.control_plane.watch(self.run);
+            self.changed_or_closed().await?;
+            if self.is_over {
+                return Ok(events);
             }
             // Waiting has taken note of the change, so `has_changed` is silent about it.
             self.state = None;
         }
+    }
+
+    /// Waits for a change. The stream is over if the session is by then.
+    async fn changed_or_closed(&mut self) -> Result<(), OperationError> {
+        if self.changed.changed().await.is_err() {
+            self.changed = self.control_plane.watch(self.run);
+        }
+        let (sessions, token) = &self.session;
+        self.is_over = sessions.check(token).await?.is_none();
+        Ok(())
     }
 
     async fn new_states(&mut self) -> Result<Vec<Event>, OperationError> {

@@ -31,6 +31,7 @@ pub(super) struct Mutation;
 #[Object]
 impl Mutation {
     /// Opens a session for an API key. The only thing that needs none; null if id or secret are wrong.
+    #[graphql(complexity = "1000 + child_complexity")]
     async fn api_key_user(
         &self,
         ctx: &Context<'_>,
@@ -60,8 +61,10 @@ impl Mutation {
         if space.is_some_and(|space| !space.is_empty() && space.as_str() != "root") {
             return Err(invalid("this version does not do spaces other than root"));
         }
-        if drift_detection_run_limit.is_some_and(|limit| limit > 0) {
-            return Err(invalid("this version does not do limits of drift detection"));
+        if drift_detection_run_limit.is_some_and(|limit| limit != -1) {
+            return Err(invalid(
+                "this version does not do limits of drift detection: -1 stands for none",
+            ));
         }
         let new = NewPool {
             name,
@@ -127,6 +130,8 @@ impl Mutation {
         let new = NewStack {
             id: id.parse().map_err(|error: gantry_model::InvalidId| invalid(error.to_string()))?,
             hooks: input.hooks(),
+            repository: input.repository(),
+            description: input.description.unwrap_or_default(),
             name: input.name,
             pool: pool_id(&pool)?,
             project_root: input.project_root.unwrap_or_default(),
@@ -224,10 +229,10 @@ impl Mutation {
         Ok(control_plane(ctx)?.stop(&by, run).await.map_err(refused)?.into())
     }
 
-    /// Ends a run of which nothing runs yet.
+    /// Ends a run that no worker has yet; one that a worker has can be stopped.
     async fn run_cancel(&self, ctx: &Context<'_>, stack: ID, run: ID) -> Result<Run> {
         let run = run_of(ctx, &stack, &run).await?.id;
-        Ok(control_plane(ctx)?.stop(&actor(ctx)?, run).await.map_err(refused)?.into())
+        Ok(control_plane(ctx)?.cancel(&actor(ctx)?, run).await.map_err(refused)?.into())
     }
 
     /// Gantry: sets the recovery key, once.

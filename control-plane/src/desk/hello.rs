@@ -9,23 +9,24 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, Expired, RunId, SessionId, Stage, Standing, WorkerId};
+use gantry_model::{Attempt, PoolId, SessionId};
 use gantry_protocol::SIGNING_LEAF_LIFETIME;
 use gantry_protocol::SessionPublicKey;
 use gantry_protocol::message::{
-    Binding, Cancel, Direction, Envelope, FromControlPlane, FromLauncher, Grant, Hello,
-    RefusalReason, Refused, StopMode, VERSION, Welcome, Window,
+    Binding, Direction, Envelope, FromControlPlane, FromLauncher, Hello, RefusalReason, Refused,
+    VERSION, Welcome, Window,
 };
 use gantry_protocol::{Signature, SigningLeaf};
 use sqlx::Row as _;
 
-use super::{Bond, Intake, Sender};
+use super::{Bond, Intake};
 use crate::broker::Arrived;
 use crate::control_plane::{ControlPlane, WorkerKey, unix_seconds};
 use crate::dispatch::millis;
 use crate::error::OperationError;
-use crate::store::{at, from_db, id, load_run, save_run, to_db, to_json};
+use crate::store::{at, from_db, to_db, to_json};
 use crate::unit::Unit;
+use crate::workers::MAX_WORKERS;
 
 /// The longest text of a launcher about itself that is kept.
 const MAX_TEXT: usize = 200;
@@ -80,6 +81,14 @@ impl ControlPlane {
             );
             return Ok(None);
         }
+        if known.is_none() && is_full(unit, pool).await? {
+            let message = format!(
+                "the pool has {MAX_WORKERS} workers already: keep GANTRY_STATE_DIR over restarts, \
+                 or make another pool; workers that are gone are forgotten after 30 days"
+            );
+            refuse(unit, (pool, worker), &hello, &leaf, RefusalReason::Invalid, message);
+            return Ok(None);
+        }
         let is_drained = known.is_some_and(|known| known.is_drained);
         self.accept(unit, (pool, worker), hello, checked, leaf, is_drained).await.map(Some)
     }
@@ -102,20 +111,23 @@ impl ControlPlane {
         }
     }
 
-    /// Notes the nonce. False if the worker used it before: the hello is an old one. None is ever
-    /// forgotten, because an old hello says that what came later was never started.
+    /// Notes the nonce. False if the worker used it before: the hello is an old one. That is known for
+    /// long, not for ever: an even older one can end a session, as whoever holds messages back can
+    /// anyway, and starts no write stage again, because nothing of its session ever proves it.
     async fn is_fresh(
         &self,
         unit: &mut Unit,
         (pool, worker): WorkerKey,
         nonce: &str,
     ) -> Result<bool, OperationError> {
-        let insert = "INSERT INTO nonces (pool, worker, nonce) VALUES ($1, $2, $3) \
+        let insert = "INSERT INTO nonces (pool, worker, nonce, at) VALUES ($1, $2, $3, $4) \
                       ON CONFLICT DO NOTHING";
+        let now = to_db(unit.now().0);
         let inserted = sqlx::query(insert)
             .bind(pool.to_string())
             .bind(worker.to_string())
             .bind(nonce)
+            .bind(now)
             .execute(unit.conn())
             .await?;
         Ok(inserted.rows_affected() == 1)
@@ -142,7 +154,6 @@ impl ControlPlane {
             key: session_key,
             leaf: Arc::clone(&leaf),
             journal: hello.journal,
-            named,
             unnamed: settled.unnamed,
         });
         unit.bind(key, Arc::clone(&bond));
@@ -168,103 +179,6 @@ impl ControlPlane {
         let window = Window::after(received);
         Ok(Intake { nonce: hello.nonce, window, durable: received, is_proven: false })
     }
-
-    /// Compares what the launcher names with what we gave it.
-    async fn settle(
-        &self,
-        unit: &mut Unit,
-        (pool, worker): WorkerKey,
-        hello: &Hello,
-        named: &HashSet<Attempt>,
-    ) -> Result<Settled, OperationError> {
-        let held = "SELECT id FROM runs WHERE pool = $1 AND worker = $2";
-        let held = sqlx::query(held)
-            .bind(pool.to_string())
-            .bind(worker.to_string())
-            .fetch_all(unit.conn())
-            .await?;
-        let mut settled = Settled::default();
-        let mut current = HashSet::new();
-        let mut in_hand: Option<RunId> = None;
-        for row in held {
-            let run: RunId = id("run", row.get("id"))?;
-            let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
-            let before = row.life.clone();
-            let attempt = before.attempt();
-            let now = unit.now();
-            match before.standing {
-                Standing::Idle | Standing::Waiting => continue,
-                Standing::Offered { .. } => {
-                    row.life.withdraw(worker, attempt);
-                }
-                Standing::Granted(lease) => {
-                    let first_half = Attempt { stage: Stage::Read, ..attempt };
-                    let has_first_half = lease.is_continued && named.contains(&first_half);
-                    if named.contains(&attempt) || has_first_half {
-                        current.extend([attempt, first_half]);
-                        in_hand = Some(run);
-                        row.life.renew(worker, attempt, now, self.terms());
-                        settled.again.extend(again(&row.life, !named.contains(&attempt)));
-                    } else if lease.journal == hello.journal && attempt.stage == Stage::Write {
-                        in_hand = Some(run);
-                        settled.unnamed.push(run);
-                    } else if lease.journal == hello.journal {
-                        row.life.never_started(worker, hello.journal);
-                    } else {
-                        // A write stage stays, and its worker is free for others.
-                        let lost = row.life.journal_lost(worker, self.terms());
-                        debug_assert!(lost != Expired::NotDue || attempt.stage == Stage::Write);
-                    }
-                }
-            }
-            if row.life != before {
-                save_run(unit, &before, &mut row).await?;
-            }
-        }
-        place(unit, (pool, worker), in_hand).await?;
-        settled.not_yours = named.difference(&current).copied().collect();
-        settled.not_yours.sort_unstable();
-        Ok(settled)
-    }
-
-    /// A write stage that was granted to this journal and that it does not know.
-    pub(super) async fn never_started(
-        &self,
-        unit: &mut Unit,
-        sender: &Sender,
-        run: RunId,
-    ) -> Result<(), OperationError> {
-        let Some(mut row) = load_run(unit.conn(), run).await? else { return Ok(()) };
-        let before = row.life.clone();
-        let is_named = sender.bond.named.contains(&before.attempt());
-        if !is_named
-            && row.pool == sender.pool
-            && row.life.never_started(sender.worker, sender.bond.journal)
-        {
-            tracing::info!(%run, worker = %sender.worker, "a granted stage was never started");
-            save_run(unit, &before, &mut row).await?;
-        }
-        Ok(())
-    }
-}
-
-/// What a hello's comparison led to.
-#[derive(Default)]
-struct Settled {
-    not_yours: Vec<Attempt>,
-    unnamed: Vec<RunId>,
-    again: Vec<FromControlPlane>,
-}
-
-/// What the owner of a run still has to hear.
-fn again(life: &gantry_model::RunLife, needs_grant: bool) -> Vec<FromControlPlane> {
-    let attempt = life.attempt();
-    let grant = needs_grant.then(|| FromControlPlane::Grant(Grant { attempt, urls: Vec::new() }));
-    let cancel = life
-        .stop
-        .clone()
-        .map(|by| FromControlPlane::Cancel(Cancel { attempt, mode: StopMode::Graceful, by }));
-    grant.into_iter().chain(cancel).collect()
 }
 
 /// What is wrong with a hello, if anything; else its session key.
@@ -314,7 +228,6 @@ fn refuse(
         key: leaf.key.public(),
         leaf: Arc::clone(leaf),
         journal: hello.journal,
-        named: HashSet::new(),
         unnamed: Vec::new(),
     };
     unit.say(key, Arc::new(bond), FromControlPlane::Refused(answer));
@@ -340,19 +253,29 @@ async fn known(
     }))
 }
 
+/// Whether the pool can have no more workers.
+async fn is_full(unit: &mut Unit, pool: PoolId) -> Result<bool, OperationError> {
+    let count = "SELECT COUNT(*) AS n FROM workers WHERE pool = $1";
+    let row = sqlx::query(count).bind(pool.to_string()).fetch_one(unit.conn()).await?;
+    Ok(row.get::<i64, _>("n") >= MAX_WORKERS)
+}
+
 /// How far the journal was taken in; 0 for a new one.
 async fn note_journal(
     unit: &mut Unit,
     (pool, worker): WorkerKey,
     hello: &Hello,
 ) -> Result<u64, OperationError> {
-    let upsert = "INSERT INTO journals (pool, worker, journal, received) VALUES ($1, $2, $3, 0) \
-                  ON CONFLICT (pool, worker, journal) DO UPDATE SET received = received \
+    let upsert = "INSERT INTO journals (pool, worker, journal, received, heard_at) \
+                  VALUES ($1, $2, $3, 0, $4) \
+                  ON CONFLICT (pool, worker, journal) DO UPDATE SET heard_at = $4 \
                   RETURNING received";
+    let now = to_db(unit.now().0);
     let row = sqlx::query(upsert)
         .bind(pool.to_string())
         .bind(worker.to_string())
         .bind(hello.journal.to_string())
+        .bind(now)
         .fetch_one(unit.conn())
         .await?;
     Ok(from_db(row.get("received")))
@@ -389,26 +312,6 @@ async fn note_worker(
         .bind(to_json(&hello.metadata))
         .bind(to_json(&hello.versions))
         .bind(&hello.engine)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
-/// The run that keeps the worker busy.
-async fn place(
-    unit: &mut Unit,
-    (pool, worker): (gantry_model::PoolId, WorkerId),
-    run: Option<RunId>,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    let update = "UPDATE workers SET run = $3, available_at = \
-                  CASE WHEN $3 IS NULL THEN COALESCE(available_at, $4) ELSE NULL END \
-                  WHERE pool = $1 AND id = $2";
-    sqlx::query(update)
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(run.map(|run| run.to_string()))
-        .bind(now)
         .execute(unit.conn())
         .await?;
     Ok(())

@@ -28,12 +28,16 @@ impl ControlPlane {
             FromLauncher::NeedUrls(wanted) => self.need_urls(unit, sender, wanted).await,
             FromLauncher::Ack(ack) => {
                 let delete = "DELETE FROM outbox WHERE pool = $1 AND worker = $2 AND seq <= $3";
-                sqlx::query(delete)
+                let deleted = sqlx::query(delete)
                     .bind(sender.pool.to_string())
                     .bind(sender.worker.to_string())
                     .bind(to_db(ack.up_to))
                     .execute(unit.conn())
                     .await?;
+                // Whoever has taken an offer in may get the next one.
+                if deleted.rows_affected() > 0 {
+                    unit.wake();
+                }
                 Ok(())
             }
             FromLauncher::Bye(_) => {

@@ -17,7 +17,7 @@ use crate::dispatch::key_prefix;
 use crate::error::OperationError;
 use crate::log::{Appended, append, grow_run};
 use crate::objects::check_key;
-use crate::store::{RunRow, to_db, to_json};
+use crate::store::{RunRow, clear_later, to_db, to_json};
 use crate::unit::Unit;
 
 /// The longest segment, in bytes.
@@ -168,9 +168,7 @@ impl ControlPlane {
         let attempt = stored.attempt;
         let object = Some((UrlPurpose::Workspace, stored.key.as_str()));
         let row = self.stored_for(unit, sender, attempt, "workspace", object).await?;
-        if row.is_none() {
-            return Ok(());
-        }
+        let Some(row) = row else { return Ok(()) };
         let is_sound = stored.payload_sha256.parse::<Digest>().is_ok()
             && stored.signature.parse::<Signature>().is_ok()
             && stored.payload_size < stored.size;
@@ -193,6 +191,9 @@ impl ControlPlane {
             .bind(now)
             .execute(unit.conn())
             .await?;
+        if row.life.state.is_terminal() {
+            clear_later(unit, attempt.run).await?;
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::{
     Connection, Row, StoreError, at, from_db, id, json, maybe_at, run_state, run_type, stage,
     to_db, to_json,
 };
+use crate::retention::clear_at;
 use crate::unit::Unit;
 
 /// All columns that [`read_run`] reads, of `runs r`.
@@ -140,6 +141,9 @@ pub(crate) async fn save_run(
     update_run(unit, row).await?;
     follow_owner(unit, before, row).await?;
     let is_over = row.life.state.is_terminal() && !before.state.is_terminal();
+    if is_over {
+        clear_later(unit, row.life.run).await?;
+    }
     if is_over && row.life.run_type.is_blocking() {
         if row.life.is_unknown {
             lock_for_a_person(unit, row).await?;
@@ -148,6 +152,17 @@ pub(crate) async fn save_run(
     }
     unit.changed(row.life.run);
     unit.wake();
+    Ok(())
+}
+
+/// The run's workspaces and specs can go some time from now.
+pub(crate) async fn clear_later(unit: &mut Unit, run: RunId) -> Result<(), StoreError> {
+    let clear_at = clear_at(unit.now());
+    sqlx::query("UPDATE runs SET clear_at = $2 WHERE id = $1")
+        .bind(run.to_string())
+        .bind(clear_at)
+        .execute(unit.conn())
+        .await?;
     Ok(())
 }
 
@@ -287,9 +302,11 @@ async fn place_worker(
     Ok(())
 }
 
+/// Locks the stack; where a person did already, they find the reason in their lock's note.
 async fn lock_for_a_person(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
-    let update = "UPDATE stacks SET lock_by = $2, lock_note = $3, lock_at = $4 \
-                  WHERE id = $1 AND lock_by IS NULL";
+    let update = "UPDATE stacks SET lock_by = COALESCE(lock_by, $2), lock_at = COALESCE(lock_at, $4), \
+                  lock_note = CASE WHEN lock_by IS NULL OR lock_note = '' THEN $3 \
+                  ELSE lock_note || '; ' || $3 END WHERE id = $1";
     sqlx::query(update)
         .bind(row.stack.as_str())
         .bind("gantry")
@@ -307,6 +324,16 @@ async fn free_stack(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
         .execute(unit.conn())
         .await?;
     promote(unit, &row.stack).await
+}
+
+/// The run keeps others of its stack waiting, unless another one does already.
+pub(crate) async fn block(unit: &mut Unit, stack: &StackId, run: RunId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE stacks SET blocker = $2 WHERE id = $1 AND blocker IS NULL")
+        .bind(stack.as_str())
+        .bind(run.to_string())
+        .execute(unit.conn())
+        .await?;
+    Ok(())
 }
 
 /// Lets the oldest queued run of the stack go on, if nothing is in its way.
@@ -327,11 +354,7 @@ pub(crate) async fn promote(unit: &mut Unit, stack: &StackId) -> Result<(), Stor
     }
     add_history(unit, &mut row).await?;
     update_run(unit, &mut row).await?;
-    sqlx::query("UPDATE stacks SET blocker = $2 WHERE id = $1")
-        .bind(stack.as_str())
-        .bind(row.life.run.to_string())
-        .execute(unit.conn())
-        .await?;
+    block(unit, stack, row.life.run).await?;
     unit.changed(row.life.run);
     unit.wake();
     Ok(())

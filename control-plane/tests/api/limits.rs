@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use futures::StreamExt as _;
 use serde_json::json;
 
 use super::harness::Server;
@@ -33,6 +34,29 @@ async fn a_query_that_names_itself_ends() {
 async fn status(server: &Server, body: String) -> StatusCode {
     let request = Request::post("/graphql").header(header::CONTENT_TYPE, "application/json");
     server.raw(request.body(Body::from(body)).unwrap()).await.status()
+}
+
+#[tokio::test]
+async fn who_has_no_session_cannot_ask_for_much_at_once() {
+    let server = Server::start().await;
+    let tries: Vec<String> =
+        (0..30).map(|n| format!("a{n}:apiKeyUser(id:\"{n}\",secret:\"x\"){{jwt}}")).collect();
+    let query = format!("mutation{{{}}}", tries.join(" "));
+    let answer = server.send(&query, json!({}), None).await;
+    assert!(answer["errors"][0]["message"].as_str().unwrap().contains("too complex"), "{answer}");
+    let long = json!({ "query": "{viewer{id}}", "variables": { "a": "x".repeat(200_000) } });
+    assert_eq!(status(&server, long.to_string()).await, StatusCode::PAYLOAD_TOO_LARGE);
+    server.ask("{viewer{id}}", json!({ "a": "x".repeat(200_000) })).await;
+}
+
+#[tokio::test]
+async fn a_request_has_to_come_in_time() {
+    let server = Server::start().await;
+    tokio::time::pause();
+    let begun = futures::stream::iter([Ok::<_, std::io::Error>("{\"query\":")]);
+    let body = Body::from_stream(begun.chain(futures::stream::pending()));
+    let response = server.raw(Request::post("/graphql").body(body).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
 use gantry_control_plane::objects::Objects as _;
 use serde_json::{Value, json};
 
@@ -118,6 +119,22 @@ async fn a_follower_gets_states_and_log_and_the_end() {
     let rest = server.raw(again.body(Body::empty()).unwrap()).await;
     let rest = String::from_utf8(bytes(rest).await).unwrap();
     assert!(rest.contains(&STANDARD.encode("second\n")) && rest.contains("\"from\":6"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_follower_hears_nothing_after_its_key_was_revoked() {
+    let (server, run) = with_log(&[b"first\n"]).await;
+    let response = get(&server, &format!("/runs/{run}/log"), "text/event-stream").await;
+    let mut events = response.into_body().into_data_stream();
+    while !String::from_utf8_lossy(&events.next().await.unwrap().unwrap()).contains("event: log") {}
+    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    sqlx::query("UPDATE api_keys SET revoked_at = 1").execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let waits = events.next();
+    let stop = server.control_plane.stop("ann", run.parse().unwrap());
+    let (rest, stopped) = futures::join!(waits, stop);
+    stopped.unwrap();
+    assert!(rest.is_none(), "{rest:?}");
 }
 
 #[tokio::test]

@@ -125,6 +125,92 @@ async fn a_run_of_another_stack_is_not_found() {
 }
 
 #[tokio::test]
+async fn a_change_is_finished_though_its_client_hangs_up() {
+    let server = Server::start().await;
+    let csr = gantry_protocol::CertificateRequest::create(&PoolKey::generate(2048).unwrap());
+    let variables = json!({ "name": "network", "csr": csr.unwrap().to_base64(),
+        "description": "", "drift_detection_run_limit": -1 });
+    let body = json!({ "query": clients::POOL_CREATE, "variables": variables }).to_string();
+    let request = Request::post("/graphql")
+        .header(header::AUTHORIZATION, format!("Bearer {}", server.jwt))
+        .body(Body::from(body))
+        .unwrap();
+    // It waits for the one who changes something at this moment, and its client does not.
+    let other = server.control_plane.store().begin().await.unwrap();
+    let mut asked = Box::pin(server.raw(request));
+    for _ in 0..100 {
+        assert!(futures::poll!(&mut asked).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(asked);
+    other.commit().await.unwrap();
+    server.control_plane.changes_done().await;
+    let pools = server.control_plane.pools().await.unwrap();
+    assert_eq!(pools.len(), 1);
+    let recipients = server.control_plane.recipients_of_pool(pools[0].id).await;
+    assert_eq!(recipients.unwrap().len(), 1, "it is admitted");
+}
+
+#[tokio::test]
+async fn what_is_said_about_a_stack_is_kept() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    let input = json!({ "name": "net", "administrative": false, "autodeploy": false,
+        "autoretry": false, "branch": "main", "repository": "infrastructure", "namespace": "acme",
+        "provider": "GITHUB", "description": "the network", "workerPool": pool });
+    let variables = json!({ "input": input, "manageState": true, "slug": "net" });
+    server.ask(clients::STACK_CREATE, variables).await;
+    let query = "{stack(id:\"net\"){branch,repository,namespace,provider,description}}";
+    let shown = server.ask(query, json!({})).await["stack"].take();
+    let kept = json!({ "branch": "main", "repository": "infrastructure", "namespace": "acme",
+        "provider": "GITHUB", "description": "the network" });
+    assert_eq!(shown, kept);
+    let input = json!({ "name": "x", "branch": "x".repeat(300), "workerPool": pool });
+    let message =
+        server.fail(clients::STACK_CREATE, json!({ "input": input, "manageState": true })).await;
+    assert!(message.starts_with("branch: "), "{message}");
+}
+
+#[tokio::test]
+async fn a_stack_is_in_the_state_of_its_newest_run_that_may_change_something() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    server.stack("idle", &pool).await;
+    server.run("net").await;
+    let variables = json!({ "stack": "net", "type": "PROPOSED" });
+    for _ in 0..60 {
+        server.ask(clients::RUN_TRIGGER, variables.clone()).await;
+    }
+    let query = "{stack(id:\"net\"){state} metrics{stacksCountByState{value,labels}}}";
+    let shown = server.ask(query, json!({})).await;
+    assert_eq!(shown["stack"]["state"], "READY");
+    let counts =
+        json!([{ "value": 1.0, "labels": ["NONE"] }, { "value": 1.0, "labels": ["READY"] }]);
+    assert_eq!(shown["metrics"]["stacksCountByState"], counts);
+}
+
+#[tokio::test]
+async fn numbers_that_a_launcher_made_up_are_shown_all_the_same() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    let run = server.run("net").await;
+    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let most = u64::MAX;
+    sqlx::query("UPDATE runs SET delta = $2 WHERE id = $1")
+        .bind(&run)
+        .bind(json!({ "add": most, "change": most, "delete": most }).to_string())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    let query = "query($id:ID!){run(id:$id){delta{resources}}}";
+    let shown = server.ask(query, json!({ "id": run })).await;
+    assert_eq!(shown["run"]["delta"]["resources"], i32::MAX);
+}
+
+#[tokio::test]
 async fn changes_are_in_the_audit() {
     let server = Server::start().await;
     server.pool("network").await;

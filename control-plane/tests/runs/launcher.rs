@@ -10,6 +10,7 @@ use gantry_protocol::message::{
     Ack, Arrival, Binding, Carried, Claim, Closing, Direction, Envelope, FromControlPlane,
     FromLauncher, Heartbeat, Hello, Message as _, PhaseEvent, PhaseReport, RunInHand, Segment,
     StageOutcome, StageResult, StateStored, Step, Versions, Welcome, Window, WorkspaceStored,
+    signed_bytes,
 };
 use gantry_protocol::spec::Spec;
 use gantry_protocol::{
@@ -143,6 +144,23 @@ impl Launcher {
         };
         let sign = |bytes: &[u8]| session.key.sign(bytes).unwrap().as_bytes().to_vec();
         Envelope::encode(message, id, seq, &binding, sign).unwrap().into()
+    }
+
+    /// Says something of a kind that only later versions know, or that is misspelled.
+    pub(crate) fn say_later(&mut self, kind: &str, body: &str) -> Bytes {
+        self.said += 1;
+        let (id, seq) = (self.id(), self.said);
+        let session = self.session.as_ref().expect("it said hello");
+        let binding = Binding {
+            direction: Direction::FromLauncher,
+            pool: self.pool,
+            worker: self.worker,
+            nonce: &session.nonce,
+        };
+        let signed = signed_bytes(1, id, kind, Some(seq), body, &binding);
+        let sig = STANDARD.encode(session.key.sign(&signed).unwrap().as_bytes());
+        format!(r#"{{"v":1,"id":"{id}","kind":"{kind}","seq":{seq},"body":{body},"sig":"{sig}"}}"#)
+            .into()
     }
 
     /// Takes a message of the control plane; the answer acknowledges it.

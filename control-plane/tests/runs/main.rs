@@ -11,12 +11,15 @@ mod launcher;
 mod world;
 
 mod chaos;
+mod faults;
 mod hello;
 mod leases;
 mod logs;
 mod once;
 mod people;
 mod restart;
+mod restore;
+mod retention;
 mod served;
 mod states;
 mod tracked;

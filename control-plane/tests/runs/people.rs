@@ -18,6 +18,19 @@ async fn a_run_that_waits_is_canceled_at_once() {
 }
 
 #[tokio::test]
+async fn only_a_run_that_no_worker_has_is_canceled() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.reading().await;
+    let refused = world.control_plane.cancel("ann", run).await.unwrap_err();
+    assert_eq!(refused.to_string(), "a worker has the run: stop it instead");
+    world.deliver(&mut [&mut launcher]).await;
+    assert!(!launcher.canceled(attempt));
+    let next = world.trigger(RunType::Tracked).await;
+    world.control_plane.cancel("ann", next).await.unwrap();
+    assert_eq!(world.state(next).await, RunState::Canceled);
+}
+
+#[tokio::test]
 async fn an_offered_run_that_is_stopped_can_not_be_claimed() {
     let world = World::new().await;
     let run = world.trigger(RunType::Tracked).await;

@@ -12,7 +12,7 @@ use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::{FakeObjects, Objects as _};
 use gantry_control_plane::pools::NewPool;
 use gantry_control_plane::runs::NewRun;
-use gantry_control_plane::stacks::{Hooks, NewSource, NewStack};
+use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository};
 use gantry_control_plane::store::Store;
 use gantry_model::{PoolId, RunId, RunState, RunType, StackId, Terms, Timestamp};
 use gantry_protocol::message::FromLauncher;
@@ -79,6 +79,8 @@ impl World {
         let new = NewStack {
             id: stack.clone(),
             name: slug.to_owned(),
+            description: String::new(),
+            repository: Repository::default(),
             pool: self.pool,
             project_root: String::new(),
             image: None,
@@ -108,6 +110,22 @@ impl World {
         self.control_plane.store().close().await;
         let path = self.dir.path().join("gantry.db");
         self.control_plane = open(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
+    }
+
+    /// What somebody could restore later.
+    pub(crate) async fn back_up(&mut self) -> Vec<u8> {
+        self.restart().await;
+        self.control_plane.store().close().await;
+        let kept = std::fs::read(self.dir.path().join("gantry.db")).unwrap();
+        self.restart().await;
+        kept
+    }
+
+    /// Kills the control plane and starts another one over an older database.
+    pub(crate) async fn restore(&mut self, kept: &[u8]) {
+        self.control_plane.store().close().await;
+        std::fs::write(self.dir.path().join("gantry.db"), kept).unwrap();
+        self.restart().await;
     }
 
     pub(crate) async fn trigger(&self, run_type: RunType) -> RunId {

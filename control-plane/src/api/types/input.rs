@@ -4,7 +4,7 @@
 use async_graphql::{Error, ID, InputObject};
 
 use crate::api::error::invalid;
-use crate::stacks::Hooks;
+use crate::stacks::{Hooks, Repository};
 
 /// What a stack is made of.
 #[derive(InputObject)]
@@ -29,9 +29,8 @@ pub(crate) struct StackInput {
     pub(crate) before_init: Option<Vec<String>>,
     pub(crate) before_perform: Option<Vec<String>>,
     pub(crate) before_plan: Option<Vec<String>>,
-    /// Kept nowhere: sources are uploaded.
+    /// Kept and shown; sources are uploaded.
     pub(crate) branch: Option<String>,
-    /// Not kept.
     pub(crate) description: Option<String>,
     pub(crate) enable_sensitive_output_upload: Option<bool>,
     pub(crate) enable_well_known_secret_masking: Option<bool>,
@@ -40,11 +39,13 @@ pub(crate) struct StackInput {
     pub(crate) is_disabled: Option<bool>,
     pub(crate) labels: Option<Vec<String>>,
     pub(crate) local_preview_enabled: Option<bool>,
+    /// Kept and shown; sources are uploaded.
     pub(crate) namespace: Option<String>,
     pub(crate) project_root: Option<String>,
     pub(crate) protect_from_deletion: Option<bool>,
+    /// Kept and shown; sources are uploaded.
     pub(crate) provider: Option<String>,
-    /// Kept nowhere: sources are uploaded.
+    /// Kept and shown; sources are uploaded.
     pub(crate) repository: Option<String>,
     #[graphql(name = "repositoryURL")]
     pub(crate) repository_url: Option<String>,
@@ -93,6 +94,17 @@ impl StackInput {
         match asked.iter().find(|(_, is_asked)| *is_asked) {
             Some((what, _)) => Err(invalid(format!("this version does not do {what}"))),
             None => Ok(()),
+        }
+    }
+
+    /// Where its source comes from.
+    pub(crate) fn repository(&mut self) -> Repository {
+        let take = |text: &mut Option<String>| text.take().unwrap_or_default();
+        Repository {
+            provider: take(&mut self.provider),
+            namespace: take(&mut self.namespace),
+            name: take(&mut self.repository),
+            branch: take(&mut self.branch),
         }
     }
 

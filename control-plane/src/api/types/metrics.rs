@@ -1,12 +1,10 @@
 //! What monitoring asks for. Nothing is billed and no resource is counted here.
 
-use std::collections::BTreeMap;
-
 use async_graphql::{Context, Object, Result, SimpleObject};
+use gantry_model::RunState;
 
 use crate::api::error::refused;
 use crate::control_plane::ControlPlane;
-use crate::runs::RunsPage;
 
 /// What is billed: nothing.
 #[derive(Default, SimpleObject)]
@@ -41,15 +39,10 @@ impl Metrics {
     #[graphql(complexity = "50 + child_complexity")]
     async fn stacks_count_by_state(&self, ctx: &Context<'_>) -> Result<Vec<MetricsDataPoint>> {
         let control_plane = ctx.data::<ControlPlane>()?;
-        let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
-        for stack in control_plane.stacks().await.map_err(refused)? {
-            let page = RunsPage { before: None, limit: 1 };
-            let runs = control_plane.runs_of(&stack.id, page).await.map_err(refused)?;
-            *counts.entry(runs.first().map_or("NONE", |run| run.state.as_str())).or_default() += 1;
-        }
+        let counts = control_plane.count_stacks().await.map_err(refused)?;
         let points = counts.into_iter().map(|(state, count)| MetricsDataPoint {
             value: count.into(),
-            labels: vec![state.to_owned()],
+            labels: vec![state.map_or("NONE", RunState::as_str).to_owned()],
         });
         Ok(points.collect())
     }

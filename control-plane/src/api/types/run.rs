@@ -89,7 +89,7 @@ impl Run {
             add_count: count(delta.add),
             change_count: count(delta.change),
             delete_count: count(delta.delete),
-            resources: count(delta.add + delta.change + delta.delete),
+            resources: count(delta.add.saturating_add(delta.change).saturating_add(delta.delete)),
         })
     }
 

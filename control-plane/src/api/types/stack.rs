@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_graphql::{Context, ID, Object, Result, SimpleObject, Union};
-use gantry_model::{RunId, RunType};
+use gantry_model::RunId;
 
 use super::pool::{Recipient, Space, WorkerPool, recipients};
 use super::run::Run;
@@ -40,9 +40,9 @@ impl Stack {
         &self.0.name
     }
 
-    /// What it is for. Not kept here.
+    /// What it is for.
     async fn description(&self) -> Option<&str> {
-        None
+        Some(self.0.description.as_str()).filter(|text| !text.is_empty())
     }
 
     /// Its labels.
@@ -62,10 +62,8 @@ impl Stack {
 
     /// The state of its newest run that may change something.
     async fn state(&self, ctx: &Context<'_>) -> Result<StackState> {
-        let page = RunsPage { before: None, limit: PAGE };
-        let runs = ctx.data::<ControlPlane>()?.runs_of(&self.0.id, page).await.map_err(refused)?;
-        let newest = runs.iter().find(|run| run.run_type != RunType::Proposed);
-        Ok(newest.map(|run| run.state).into())
+        let state = ctx.data::<ControlPlane>()?.stack_state(&self.0.id).await.map_err(refused)?;
+        Ok(state.into())
     }
 
     /// The pool that runs it.
@@ -81,7 +79,7 @@ impl Stack {
         Ok(run.filter(|run| run.stack == self.0.id).map(Run::from))
     }
 
-    /// Its runs that may change something, newest first: 50, from before the one that is named.
+    /// Its runs, newest first: 50, from before the one that is named.
     #[graphql(complexity = "1 + 10 * child_complexity")]
     async fn runs(&self, ctx: &Context<'_>, before: Option<ID>) -> Result<Vec<Run>> {
         self.page(ctx, before).await
@@ -112,19 +110,24 @@ impl Stack {
         false
     }
 
-    /// The branch of its source; empty for an uploaded one.
-    async fn branch(&self) -> &'static str {
-        ""
+    /// The branch of its source, as whoever made the stack named it: sources are uploaded.
+    async fn branch(&self) -> &str {
+        &self.0.repository.branch
     }
 
-    /// The repository of its source; empty for an uploaded one.
-    async fn repository(&self) -> &'static str {
-        ""
+    /// The repository of its source, in the same way.
+    async fn repository(&self) -> &str {
+        &self.0.repository.name
     }
 
-    /// The owner of its repository; empty for an uploaded source.
-    async fn namespace(&self) -> &'static str {
-        ""
+    /// The owner of its repository, in the same way.
+    async fn namespace(&self) -> &str {
+        &self.0.repository.namespace
+    }
+
+    /// The host of its repository, in the same way.
+    async fn provider(&self) -> Option<&str> {
+        Some(self.0.repository.provider.as_str()).filter(|text| !text.is_empty())
     }
 
     /// The part of the source that it lives in.

@@ -28,6 +28,9 @@ const UNFINISHED: &str = "unfinished~";
 /// How long a sender may pause.
 const PAUSE: Duration = Duration::from_mins(1);
 
+/// How often an object's directory is made anew when it is removed, being empty, at the same moment.
+const MAX_TRIES: usize = 16;
+
 /// After how many bytes the free space is looked at again.
 const SPACE_EVERY: u64 = 32 << 20;
 
@@ -218,12 +221,26 @@ impl Files {
             let (directories, name) = split(key);
             let Some(directory) = files.directory(&directories, false)? else { return Ok(()) };
             match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
-                Ok(()) => Ok(rustix::fs::fsync(&directory)?),
-                Err(Errno::NOENT) => Ok(()),
-                Err(error) => Err(error.into()),
+                Ok(()) => rustix::fs::fsync(&directory)?,
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
             }
+            files.prune(&directories)
         })
         .await
+    }
+
+    /// Removes directories that hold nothing any more, from the innermost on.
+    fn prune(&self, names: &[&str]) -> io::Result<()> {
+        for depth in (0..names.len()).rev() {
+            let Some(parent) = self.directory(&names[..depth], false)? else { continue };
+            match rustix::fs::unlinkat(&parent, names[depth], AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::NOTEMPTY) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Objects whose keys begin with `prefix` and come after `after`, in the order of their keys.
@@ -311,13 +328,23 @@ impl Unfinished {
         let key = self.key.clone();
         let commit = move |files: &Files, key: &str| {
             let (directories, name) = split(key);
-            let directory = files.directory(&directories, true)?;
-            let directory = directory.ok_or(io::ErrorKind::NotFound)?;
             let flags = RenameFlags::NOREPLACE;
             let from = &files.unfinished;
-            rustix::fs::renameat_with(from, &self.name, &directory, &name, flags)?;
-            rustix::fs::fsync(&directory)?;
-            Ok(self.found)
+            for _ in 0..MAX_TRIES {
+                let directory = match files.directory(&directories, true) {
+                    Ok(directory) => directory.ok_or(io::ErrorKind::NotFound)?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                };
+                match rustix::fs::renameat_with(from, &self.name, &directory, &name, flags) {
+                    Ok(()) => rustix::fs::fsync(&directory)?,
+                    // The directory was pruned in between.
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+                return Ok(self.found);
+            }
+            Err(io::ErrorKind::NotFound.into())
         };
         files.blocking("put", &key, commit).await
     }

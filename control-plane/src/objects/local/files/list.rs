@@ -39,7 +39,22 @@ pub(super) fn walk(
     limit: usize,
 ) -> io::Result<Vec<(String, Found)>> {
     let mut walk = Walk { prefix, after, limit, listed: Vec::new() };
-    walk.descend(bucket, "")?;
+    // What does not lie below the prefix is not even looked at.
+    let (path, _) = prefix.split_at(prefix.rfind('/').map_or(0, |slash| slash + 1));
+    let mut below = None;
+    for name in path.split_terminator('/') {
+        // No key has such a name, nor does it lead anywhere.
+        if name.is_empty() || name.starts_with('.') {
+            return Ok(Vec::new());
+        }
+        let parent = below.as_ref().map_or(bucket, AsFd::as_fd);
+        below = match open_directory(parent, Path::new(name)) {
+            Ok(directory) => Some(directory),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+    }
+    walk.descend(below.as_ref().map_or(bucket, AsFd::as_fd), path)?;
     Ok(walk.listed)
 }
 

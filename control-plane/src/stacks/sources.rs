@@ -1,0 +1,179 @@
+//! The versions of a stack's source: uploaded first, then used.
+
+use std::time::Duration;
+
+use gantry_model::{StackId, Timestamp};
+use gantry_protocol::Digest;
+use sqlx::Row as _;
+
+use super::Stack;
+use crate::check;
+use crate::control_plane::ControlPlane;
+use crate::dispatch::millis;
+use crate::error::OperationError;
+use crate::objects::check_key;
+use crate::store::{Connection, at, from_db, to_db};
+use crate::unit::Unit;
+
+/// For how long a source can be uploaded.
+const UPLOAD_TTL: Duration = Duration::from_hours(1);
+/// The largest source, in bytes.
+const MAX_SOURCE: u64 = 1024 * 1024 * 1024;
+
+/// A version of a stack's source: an archive, `tar` in `zstd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackSource {
+    /// Its id.
+    pub id: String,
+    /// The object that holds it.
+    pub key: String,
+    /// Lower-case hex of its SHA-256.
+    pub sha256: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Who uploaded it.
+    pub author: String,
+    /// What they said about it.
+    pub message: String,
+    /// When it was uploaded.
+    pub created_at: Timestamp,
+}
+
+/// A source that was uploaded.
+#[derive(Debug, Clone)]
+pub struct NewSource {
+    /// The object that holds it, as [`ControlPlane::source_upload`] named it.
+    pub key: String,
+    /// Lower-case hex of its SHA-256.
+    pub sha256: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Who made it.
+    pub author: String,
+    /// What they say about it.
+    pub message: String,
+}
+
+/// Where to put a source.
+#[derive(Debug, Clone)]
+pub struct SourceUpload {
+    /// The object's key.
+    pub key: String,
+    /// A pre-signed url. The PUT must carry `If-None-Match: *`.
+    pub url: String,
+    /// For how long it can be used, in milliseconds.
+    pub valid_ms: u64,
+}
+
+impl ControlPlane {
+    /// An url for a new version of the stack's source.
+    ///
+    /// # Errors
+    /// When there is no such stack.
+    pub async fn source_upload(&self, stack: &StackId) -> Result<SourceUpload, OperationError> {
+        self.stack(stack).await?;
+        let key = format!("source/{stack}/{}", self.ids().ulid(self.now()));
+        let url = self.objects().presign_put(&key, UPLOAD_TTL).await?;
+        Ok(SourceUpload { key, url, valid_ms: millis(UPLOAD_TTL) })
+    }
+
+    /// Makes an uploaded source the newest version. Asked again with the same key, it changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such stack or object, or the object has another length.
+    pub async fn set_source(
+        &self,
+        actor: &str,
+        stack: &StackId,
+        source: NewSource,
+    ) -> Result<Stack, OperationError> {
+        self.check_source(stack, &source).await?;
+        let mut unit = self.begin().await?;
+        let known = sqlx::query("SELECT 1 FROM sources WHERE stack = $1 AND key = $2")
+            .bind(stack.as_str())
+            .bind(&source.key)
+            .fetch_optional(unit.conn())
+            .await?;
+        if known.is_none() {
+            insert_source(&mut unit, stack, &source).await?;
+            let subject = format!("stack {stack}");
+            unit.audit(actor, "stack.source", &subject, &source.key).await?;
+        }
+        unit.commit().await?;
+        self.stack(stack).await
+    }
+
+    async fn check_source(
+        &self,
+        stack: &StackId,
+        source: &NewSource,
+    ) -> Result<(), OperationError> {
+        self.stack(stack).await?;
+        check::text("author", &source.author, 0, check::MAX_NAME)?;
+        check::text("message", &source.message, 0, check::MAX_NOTE)?;
+        let problem = if !source.key.starts_with(&format!("source/{stack}/"))
+            || check_key(&source.key).is_err()
+        {
+            "its key is not one that was given out for this stack: ask for an upload first"
+        } else if source.sha256.parse::<Digest>().is_err() {
+            "its hash is not 64 characters of 0-9 and a-f"
+        } else if source.size > MAX_SOURCE {
+            "it is larger than 1 GiB: leave out what the stack does not need"
+        } else if self.objects().size(&source.key).await? != Some(source.size) {
+            "no object of this length is stored: upload it first"
+        } else {
+            return Ok(());
+        };
+        Err(OperationError::invalid("source", problem))
+    }
+}
+
+async fn insert_source(
+    unit: &mut Unit,
+    stack: &StackId,
+    source: &NewSource,
+) -> Result<(), OperationError> {
+    let now = to_db(unit.now().0);
+    let source_id = unit.control_plane().ids().ulid(unit.now()).to_string();
+    let insert = "INSERT INTO sources (id, stack, key, sha256, size, author, message, created_at) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    sqlx::query(insert)
+        .bind(&source_id)
+        .bind(stack.as_str())
+        .bind(&source.key)
+        .bind(&source.sha256)
+        .bind(to_db(source.size))
+        .bind(&source.author)
+        .bind(&source.message)
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+    sqlx::query("UPDATE stacks SET source = $2, updated_at = $3 WHERE id = $1")
+        .bind(stack.as_str())
+        .bind(&source_id)
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}
+
+/// The version of a stack's source with this id.
+pub(crate) async fn read_source(
+    conn: &mut Connection,
+    source: &str,
+) -> Result<StackSource, OperationError> {
+    let row = sqlx::query("SELECT * FROM sources WHERE id = $1")
+        .bind(source)
+        .fetch_optional(conn)
+        .await?;
+    let row = row.ok_or_else(|| OperationError::not_found("source", source))?;
+    Ok(StackSource {
+        id: row.get("id"),
+        key: row.get("key"),
+        sha256: row.get("sha256"),
+        size: from_db(row.get("size")),
+        author: row.get("author"),
+        message: row.get("message"),
+        created_at: at(row.get("created_at")),
+    })
+}

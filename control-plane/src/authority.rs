@@ -100,6 +100,18 @@ impl Issuer {
         self.authority.issue_pool(request, pool, now_unix)
     }
 
+    /// Issues the certificate of the server's listeners.
+    ///
+    /// # Errors
+    /// When a name is none, or OpenSSL fails.
+    pub fn issue_server(
+        &self,
+        names: &[String],
+        now_unix: i64,
+    ) -> Result<ServerCertificate, AuthorityError> {
+        self.authority.issue_server(names, now_unix)
+    }
+
     /// The token of a pool with this certificate.
     ///
     /// # Errors
@@ -178,9 +190,17 @@ pub fn issue_server(
     now_unix: i64,
 ) -> Result<ServerCertificate, IssuerError> {
     let issued = authority.issue_server(names, now_unix)?;
-    dir.write(&dir.server_key(), &issued.key)?;
-    dir.write(&dir.server_certificate(), issued.pem.as_bytes())?;
+    write_server(dir, &issued)?;
     Ok(issued)
+}
+
+/// Writes the certificate of the listeners and its key.
+///
+/// # Errors
+/// When the files cannot be written.
+pub fn write_server(dir: &DataDir, issued: &ServerCertificate) -> Result<(), DataDirError> {
+    dir.write(&dir.server_key(), &issued.key)?;
+    dir.write(&dir.server_certificate(), issued.pem.as_bytes())
 }
 
 /// The file's content; `None` if there is no such file.

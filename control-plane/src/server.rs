@@ -5,13 +5,13 @@
 //! instead loses nothing either; it only takes longer to be noticed.
 
 mod files;
+mod renewal;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum_server::Handle;
-use gantry_protocol::ServerCertificate;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,9 @@ use crate::ids::Ids;
 use crate::objects::local::{Credentials, endpoint};
 use crate::objects::{LocalObjects, ObjectsError};
 use crate::store::{Store, StoreError};
-use crate::tls::{self, Bound, TlsError};
+use crate::tls::{Bound, TlsError, TlsSettings};
+
+use self::renewal::Renewal;
 
 /// How long a connection to the API may stand still: longer than any phase may be silent in a log
 /// that is followed.
@@ -98,9 +100,10 @@ pub struct Running {
     control_plane: ControlPlane,
     leave: CancellationToken,
     listeners: [Handle<SocketAddr>; 2],
+    renewal: Arc<Renewal>,
     tasks: JoinSet<&'static str>,
     /// Unlocked last.
-    dir: DataDir,
+    dir: Arc<DataDir>,
 }
 
 /// The sockets, in the order of `server.json`. Connections wait until somebody answers.
@@ -116,10 +119,11 @@ impl Server {
     /// # Errors
     /// When the data directory is another server's, an address cannot be had, or a file is damaged.
     pub async fn start(config: Config) -> Result<Running, ServerError> {
-        let dir = DataDir::open(&config.data)?;
+        let dir = Arc::new(DataDir::open(&config.data)?);
+        let names = config.names();
         let now_unix = unix_now();
         let authority = authority::load_or_make(&dir, now_unix)?;
-        let certificate = authority::issue_server(&dir, &authority, &config.names(), now_unix)?;
+        let certificate = authority::issue_server(&dir, &authority, &names, now_unix)?;
         let sockets = Sockets::bind(&config, &dir)?;
         let file = sockets.describe(&config, &dir);
 
@@ -149,16 +153,25 @@ impl Server {
 
         let Sockets { api: api_socket, mqtt, objects: objects_socket } = sockets;
         let broker = Arc::new(mqtt.start(control_plane.admissions()).await);
+        let tls = TlsSettings::new(&certificate)?;
+        let renewal = Arc::new(Renewal {
+            control_plane: control_plane.clone(),
+            dir: Arc::downgrade(&dir),
+            names,
+            tls: tls.clone(),
+            broker: Arc::clone(&broker),
+        });
         let mut running = Running {
             file,
             broker,
             control_plane,
             leave: CancellationToken::new(),
             listeners: [Handle::new(), Handle::new()],
+            renewal,
             tasks: JoinSet::new(),
             dir,
         };
-        running.serve(&certificate, (api_socket, api), (objects_socket, endpoint))?;
+        running.serve(&tls, (api_socket, api), (objects_socket, endpoint));
         running.dir.write_server_file(&running.file)?;
         Ok(running)
     }
@@ -190,6 +203,15 @@ impl Running {
         }
     }
 
+    /// Gives all listeners a new certificate. Who is connected stays so. It happens by itself long
+    /// before the present one ends.
+    ///
+    /// # Errors
+    /// When it cannot be issued, written or used. The listeners go on with the one that they have.
+    pub async fn renew_certificate(&self) -> Result<(), ServerError> {
+        self.renewal.renew().await
+    }
+
     /// Ends gently: takes no new requests, finishes those that have begun, lets the launchers go.
     pub async fn stop(mut self) {
         for listener in &self.listeners {
@@ -201,6 +223,9 @@ impl Running {
             tracing::warn!("a part of the server did not end in time and is cut off");
             self.tasks.shutdown().await;
         }
+        if tokio::time::timeout(GRACE, self.control_plane.changes_done()).await.is_err() {
+            tracing::warn!("a change did not end in time and is cut off");
+        }
         self.broker.stop().await;
         if tokio::time::timeout(GRACE, self.control_plane.store().close()).await.is_err() {
             tracing::warn!("the database did not close in time");
@@ -209,15 +234,14 @@ impl Running {
 
     fn serve(
         &mut self,
-        certificate: &ServerCertificate,
+        tls: &TlsSettings,
         (api_socket, api): (Bound, axum::Router),
         (objects_socket, endpoint): (Bound, axum::Router),
-    ) -> Result<(), ServerError> {
-        let settings = tls::server_config(certificate)?;
+    ) {
         let [api_handle, objects_handle] = self.listeners.clone();
-        let listener = api_socket.serve(Arc::clone(&settings), api, API_IDLE, api_handle);
+        let listener = api_socket.serve(tls.clone(), api, API_IDLE, api_handle);
         self.tasks.spawn(report("the API", listener));
-        let listener = objects_socket.serve(settings, endpoint, OBJECTS_IDLE, objects_handle);
+        let listener = objects_socket.serve(tls.clone(), endpoint, OBJECTS_IDLE, objects_handle);
         self.tasks.spawn(report("the object store", listener));
         let (control_plane, leave) = (self.control_plane.clone(), self.leave.clone());
         let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
@@ -225,7 +249,11 @@ impl Running {
             control_plane.serve(broker, leave).await;
             "the control plane"
         });
-        Ok(())
+        let (renewal, leave) = (Arc::clone(&self.renewal), self.leave.clone());
+        self.tasks.spawn(async move {
+            renewal.renew_at_times(&leave).await;
+            "the renewal of certificates"
+        });
     }
 }
 

@@ -24,6 +24,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take for a request's head, and how long it may keep a connection without one.
 const HEAD: Duration = Duration::from_secs(30);
 
+/// How many connections a listener has at the same time. More are closed at once.
+const MAX_CONNECTIONS: usize = 8192;
+
 /// The most headers of a request.
 const MAX_HEADERS: usize = 64;
 
@@ -44,6 +47,30 @@ pub enum TlsError {
     /// Certificate or key cannot be used.
     #[error("the server's certificate cannot be used")]
     Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The TLS settings of our listeners. Clones are the same settings; replaced, they count for whoever
+/// connects from then on.
+#[derive(Clone)]
+pub struct TlsSettings(RustlsConfig);
+
+impl TlsSettings {
+    /// Settings with this certificate.
+    ///
+    /// # Errors
+    /// When certificate or key cannot be used.
+    pub fn new(certificate: &ServerCertificate) -> Result<Self, TlsError> {
+        Ok(Self(RustlsConfig::from_config(server_config(certificate)?)))
+    }
+
+    /// Takes another certificate.
+    ///
+    /// # Errors
+    /// When certificate or key cannot be used: the former one stays.
+    pub fn renew(&self, certificate: &ServerCertificate) -> Result<(), TlsError> {
+        self.0.reload_from_config(server_config(certificate)?);
+        Ok(())
+    }
 }
 
 /// A socket that is listened on, though nobody answers yet.
@@ -81,14 +108,14 @@ impl Bound {
     /// When the listener fails.
     pub async fn serve(
         self,
-        tls: Arc<ServerConfig>,
+        tls: TlsSettings,
         router: Router,
         idle: Duration,
         handle: Handle<SocketAddr>,
     ) -> io::Result<()> {
-        let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls))
+        let acceptor = RustlsAcceptor::new(tls.0)
             .handshake_timeout(HANDSHAKE)
-            .acceptor(IdleAcceptor { idle });
+            .acceptor(IdleAcceptor::new(idle, MAX_CONNECTIONS));
         let server = axum_server::from_tcp(self.listener)?;
         let mut server = server.acceptor(acceptor).handle(handle).http1_only();
         server
@@ -102,11 +129,8 @@ impl Bound {
     }
 }
 
-/// The TLS settings of our listeners: this certificate, no client certificates, HTTP/1.1.
-///
-/// # Errors
-/// When certificate or key cannot be used.
-pub fn server_config(certificate: &ServerCertificate) -> Result<Arc<ServerConfig>, TlsError> {
+/// This certificate, no client certificates, HTTP/1.1.
+fn server_config(certificate: &ServerCertificate) -> Result<Arc<ServerConfig>, TlsError> {
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| TlsError::Certificate(error);
     let chain = CertificateDer::pem_slice_iter(certificate.pem.as_bytes());
     let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| unusable(error.into()))?;

@@ -39,6 +39,32 @@ async fn it_carries_messages_both_ways() {
     assert_eq!(launcher.next().await.1, "two");
 }
 
+#[tokio::test]
+async fn a_session_outlives_the_broker_s_certificate() {
+    let world = World::new();
+    let broker = world.broker().await;
+    let member = world.member(pool_id(1));
+    let (pool, worker) = (member.pool, worker_id(1));
+    let mut launcher = world.listener(&broker, &member, worker).await;
+    world.renew();
+    broker.renew().await.unwrap();
+    let said = launcher.publish(&writeonly(pool, worker), false, "up").await;
+    assert_eq!(said, Some(PubAckReason::Success));
+    assert_eq!(heard(&broker).await.payload, "up");
+    let sent = broker.publish(pool, worker, Bytes::from_static(b"down")).await;
+    assert_eq!(sent.unwrap(), Delivery::Sent);
+    assert_eq!(launcher.next().await.1, "down");
+    world.listener(&broker, &member, worker_id(2)).await;
+
+    world.damage();
+    assert!(matches!(broker.renew().await, Err(BrokerError::Start { .. })));
+    world.listener(&broker, &member, worker_id(3)).await;
+    broker.stop().await;
+    assert!(matches!(broker.renew().await, Err(BrokerError::Start { .. })));
+    world.renew();
+    assert!(matches!(broker.renew().await, Err(BrokerError::Stopped)));
+}
+
 /// With pool A's certificate: every topic of pool B, wildcards, shared subscriptions, retained
 /// messages, wills and foreign client ids. Nothing read, nothing written.
 #[tokio::test]

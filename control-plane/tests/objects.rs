@@ -22,7 +22,7 @@ use gantry_control_plane::objects::s3::S3Config;
 use gantry_control_plane::objects::{
     FakeObjects, Listed, LocalObjects, Objects, ObjectsError, S3Objects,
 };
-use gantry_control_plane::tls::{Bound, server_config};
+use gantry_control_plane::tls::{Bound, TlsSettings};
 use gantry_protocol::Authority;
 use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
@@ -58,7 +58,7 @@ impl World {
         let credentials = Credentials::load_or_make(&dir).unwrap();
         let local = LocalObjects::open(&dir.objects(), limits, &url, &credentials).unwrap();
         let router = endpoint::router(local.files(), &credentials);
-        let tls = server_config(&issued).unwrap();
+        let tls = TlsSettings::new(&issued).unwrap();
         let mut tasks = JoinSet::new();
         let handle = axum_server::Handle::new();
         tasks.spawn(async move { bound.serve(tls, router, TTL, handle).await.unwrap() });
@@ -407,6 +407,32 @@ async fn no_key_leads_out_of_the_bucket() {
         assert!(sdk.delete_object().bucket("gantry").key(key).send().await.is_err(), "{key:?}");
     }
     assert_eq!(world.files(), before);
+}
+
+#[tokio::test]
+async fn a_directory_goes_with_its_last_object() {
+    let world = World::new();
+    let bucket = world.dir.objects().join("gantry");
+    for key in ["spec/run/1/a", "spec/run/1/b", "spec/other"] {
+        world.local.put(key, Bytes::from_static(b"x")).await.unwrap();
+    }
+    world.local.delete("spec/run/1/a").await.unwrap();
+    assert!(bucket.join("spec/run/1").exists());
+    world.local.delete("spec/run/1/b").await.unwrap();
+    assert!(!bucket.join("spec/run").exists() && bucket.join("spec").exists());
+    world.local.delete("spec/run/1/b").await.unwrap();
+    world.local.delete("spec/other").await.unwrap();
+    assert!(!bucket.join("spec").exists() && bucket.exists());
+    // Whoever puts something into it at that moment does not fail.
+    for _ in 0..50 {
+        let (here, there) = ("spec/run/1/a", "spec/run/1/b");
+        world.local.put(here, Bytes::from_static(b"x")).await.unwrap();
+        let put = world.local.put(there, Bytes::from_static(b"x"));
+        let (deleted, put) = futures::join!(world.local.delete(here), put);
+        deleted.unwrap();
+        put.unwrap();
+        world.local.delete(there).await.unwrap();
+    }
 }
 
 #[tokio::test]

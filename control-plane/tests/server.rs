@@ -28,15 +28,18 @@ fn json_file(path: &Path) -> Value {
 
 /// A client that trusts the server's authority alone.
 fn client(data: &Path) -> reqwest::Client {
+    reqwest::Client::builder().use_preconfigured_tls(tls(data)).no_proxy().build().unwrap()
+}
+
+fn tls(data: &Path) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(data.join("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    reqwest::Client::builder().use_preconfigured_tls(tls).no_proxy().build().unwrap()
+        .with_no_client_auth()
 }
 
 /// Opens a session with the key in `admin.json` and returns its token.
@@ -119,6 +122,54 @@ async fn a_restart_keeps_addresses_authority_and_keys() {
     assert_eq!(read(), before);
     log_in(&second, &data).await;
     second.stop().await;
+}
+
+/// The certificate that a listener shows to whoever connects now.
+async fn shown(data: &Path, address: &str) -> Vec<u8> {
+    let address = address.trim_start_matches("https://").to_owned();
+    let config = Arc::new(tls(data));
+    let shake_hands = move || {
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let mut client = rustls::ClientConnection::new(config, name).unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        while client.is_handshaking() {
+            client.complete_io(&mut stream).unwrap();
+        }
+        client.peer_certificates().unwrap()[0].to_vec()
+    };
+    tokio::task::spawn_blocking(shake_hands).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_under_connected_clients() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    let running = Server::start(config(&data)).await.unwrap();
+    let addresses = running.addresses().clone();
+    let all = [&addresses.api, &addresses.mqtt, &addresses.objects];
+    let mut before = Vec::new();
+    for address in all {
+        before.push(shown(&data, address).await);
+    }
+    let health = format!("{}/healthz", addresses.api);
+    let staying = client(&data);
+    staying.get(&health).send().await.unwrap();
+    let session = log_in(&running, &data).await;
+
+    running.renew_certificate().await.unwrap();
+    let written = CertificateDer::from_pem_file(data.join("server.pem")).unwrap();
+    for (address, before) in all.into_iter().zip(before) {
+        let now = shown(&data, address).await;
+        assert_ne!(now, before, "{address}");
+        assert_eq!(now, written.as_ref(), "{address}");
+    }
+    assert!(staying.get(&health).send().await.unwrap().status().is_success());
+    assert_eq!(log_in(&running, &data).await.is_empty(), session.is_empty());
+    running.renew_certificate().await.unwrap();
+    running.stop().await;
+    let again = Server::start(config(&data)).await.unwrap();
+    assert_eq!(*again.addresses(), addresses);
+    again.stop().await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod terms;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,16 +79,20 @@ pub struct BrokerConfig {
 /// The broker inside this process.
 pub struct EmbeddedBroker {
     gate: Arc<Gate>,
-    address: SocketAddr,
+    /// Its address is the one that is listened on.
+    config: BrokerConfig,
+    context: ServerContext,
     arrived: tokio::sync::Mutex<mpsc::Receiver<gate::Admitted>>,
+    /// How many listeners there were: rmqtt wants a number of its own for each.
+    listeners: AtomicU16,
     tasks: Mutex<JoinSet<()>>,
 }
 
 /// A broker whose address is taken and who lets nobody in yet.
 pub struct BoundBroker {
     listener: Listener,
-    address: SocketAddr,
-    namespace: Namespace,
+    /// Its address is the one that is listened on.
+    config: BrokerConfig,
 }
 
 impl EmbeddedBroker {
@@ -99,24 +104,45 @@ impl EmbeddedBroker {
         let failed = |reason: String| BrokerError::Start { address: config.address, reason };
         let listener = listen(&config).map_err(failed)?;
         let address = listener.local_addr().map_err(|error| failed(format!("{error:#}")))?;
-        Ok(BoundBroker { listener, address, namespace: config.namespace })
+        Ok(BoundBroker { listener, config: BrokerConfig { address, ..config } })
     }
 
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.config.address
+    }
+
+    /// Reads the TLS files again and listens with them. Sessions stay; a client that connects in the
+    /// very instant between the two listeners is turned away and tries again.
+    ///
+    /// # Errors
+    /// When the files cannot be used: the former listener stays. Or when the address cannot be
+    /// listened on again: call it once more.
+    pub async fn renew(&self) -> Result<(), BrokerError> {
+        let failed = |reason| BrokerError::Start { address: self.config.address, reason };
+        let elsewhere = SocketAddr::new(self.config.address.ip(), 0);
+        drop(listen(&BrokerConfig { address: elsewhere, ..self.config.clone() }).map_err(failed)?);
+        self.take_tasks().shutdown().await;
+        if self.gate.is_stopping() {
+            return Err(BrokerError::Stopped);
+        }
+        let listener = listen(&self.config).map_err(failed)?;
+        let number = self.listeners.fetch_add(1, Ordering::Relaxed) + 1;
+        let tasks = serve(self.context.clone(), listener, number);
+        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        Ok(())
+    }
+
+    fn take_tasks(&self) -> JoinSet<()> {
+        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Stops listening, closes all sessions and makes [`Broker::next`] end. The address is free after
     /// it.
     pub async fn stop(&self) {
         self.gate.stop();
-        let mut tasks = {
-            let mut held = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *held)
-        };
-        tasks.shutdown().await;
+        self.take_tasks().shutdown().await;
         close(self.gate.kick(|_| true)).await;
     }
 }
@@ -125,31 +151,37 @@ impl BoundBroker {
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.config.address
     }
 
     /// Lets in whom `admissions` names.
     pub async fn start(self, admissions: Arc<dyn Admissions>) -> EmbeddedBroker {
-        let Self { listener, address, namespace } = self;
+        let Self { listener, config } = self;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let context = context().await;
-        let gate = Arc::new(Gate::new(namespace, admissions, arrivals));
+        let gate = Arc::new(Gate::new(config.namespace.clone(), admissions, arrivals));
         *context.extends.router_mut().await = Box::new(nowhere::Nowhere::default());
         *context.extends.fitter_mgr_mut().await = Box::new(terms::Terms);
         let hooks = context.extends.hook_mgr().register();
         register(&*hooks, &gate).await;
 
-        let server = MqttServer::new(context).listener_by_id(listener, 1).build();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            // Not `start`, which ends the process when it fails.
-            if let Err(error) = server.run().await {
-                tracing::error!(error = format!("{error:#}"), "the broker has ended");
-            }
-        });
-        let arrived = tokio::sync::Mutex::new(arrived);
-        EmbeddedBroker { gate, address, arrived, tasks: Mutex::new(tasks) }
+        let tasks = Mutex::new(serve(context.clone(), listener, 1));
+        let (arrived, listeners) = (tokio::sync::Mutex::new(arrived), AtomicU16::new(1));
+        EmbeddedBroker { gate, config, context, arrived, listeners, tasks }
     }
+}
+
+/// Accepts connections. Those that were accepted do not end with the task.
+fn serve(context: ServerContext, listener: Listener, number: u16) -> JoinSet<()> {
+    let server = MqttServer::new(context).listener_by_id(listener, number).build();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        // Not `start`, which ends the process when it fails.
+        if let Err(error) = server.run().await {
+            tracing::error!(error = format!("{error:#}"), "the broker has ended");
+        }
+    });
+    tasks
 }
 
 async fn context() -> ServerContext {

@@ -1,20 +1,29 @@
-//! Connections that end when nothing moves on them.
+//! Connections that end when nothing moves on them, and of which there are not too many.
 
 use std::future::Ready;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum_server::accept::Accept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-/// Sets a time limit on each connection.
-#[derive(Debug, Clone, Copy)]
+/// Sets a time limit on each connection, and one on how many there are.
+#[derive(Debug, Clone)]
 pub(super) struct IdleAcceptor {
-    pub(super) idle: Duration,
+    idle: Duration,
+    room: Arc<Semaphore>,
+}
+
+impl IdleAcceptor {
+    pub(super) fn new(idle: Duration, most: usize) -> Self {
+        Self { idle, room: Arc::new(Semaphore::new(most)) }
+    }
 }
 
 impl<S> Accept<TcpStream, S> for IdleAcceptor {
@@ -23,8 +32,13 @@ impl<S> Accept<TcpStream, S> for IdleAcceptor {
     type Future = Ready<io::Result<(Self::Stream, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
+            tracing::warn!("too many connections at the same time: one was closed");
+            return std::future::ready(Err(io::ErrorKind::ConnectionRefused.into()));
+        };
         let ready = stream.set_nodelay(true);
-        std::future::ready(ready.map(|()| (IdleStream::new(stream, self.idle), service)))
+        let stream = IdleStream { _place: Some(place), ..IdleStream::new(stream, self.idle) };
+        std::future::ready(ready.map(|()| (stream, service)))
     }
 }
 
@@ -33,11 +47,13 @@ pub(super) struct IdleStream<T> {
     inner: T,
     idle: Duration,
     limit: Pin<Box<Sleep>>,
+    /// Given back with the connection.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<T> IdleStream<T> {
     pub(super) fn new(inner: T, idle: Duration) -> Self {
-        Self { inner, idle, limit: Box::pin(tokio::time::sleep(idle)) }
+        Self { inner, idle, limit: Box::pin(tokio::time::sleep(idle)), _place: None }
     }
 
     /// Passes a result on; one that is there sets the clock back, and a lapsed clock takes the place of
@@ -96,6 +112,21 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn there_are_only_so_many_connections() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let acceptor = IdleAcceptor::new(Duration::from_secs(60), 1);
+        let address = listener.local_addr().unwrap();
+        let accept = async || {
+            let _client = TcpStream::connect(address).await.unwrap();
+            acceptor.accept(listener.accept().await.unwrap().0, ()).await.map(|(stream, ())| stream)
+        };
+        let first = accept().await.unwrap();
+        assert!(accept().await.is_err());
+        drop(first);
+        assert!(accept().await.is_ok());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_ends_when_nothing_moves() {

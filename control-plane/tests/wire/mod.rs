@@ -99,6 +99,18 @@ impl World {
         Self { authority, register: Arc::default(), directory }
     }
 
+    /// Another certificate for the broker, where it reads its own.
+    pub fn renew(&self) {
+        let server = self.authority.issue_server(&["localhost", "127.0.0.1"], now()).unwrap();
+        std::fs::write(self.directory.path().join("server.pem"), server.pem).unwrap();
+        std::fs::write(self.directory.path().join("server.key"), &*server.key).unwrap();
+    }
+
+    /// Something that is no certificate, where the broker reads its own.
+    pub fn damage(&self) {
+        std::fs::write(self.directory.path().join("server.pem"), "nonsense").unwrap();
+    }
+
     pub fn config(&self, port: u16) -> BrokerConfig {
         let file = |name: &str| -> PathBuf { self.directory.path().join(name) };
         BrokerConfig {

@@ -1,0 +1,64 @@
+//! The certificate of the listeners, replaced while they listen and long before it ends.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{ServerError, unix_now};
+use crate::authority::{IssuerError, write_server};
+use crate::broker::EmbeddedBroker;
+use crate::control_plane::ControlPlane;
+use crate::data_dir::DataDir;
+use crate::dispatch::millis;
+use crate::tls::TlsSettings;
+
+/// After how long a certificate, which is good for 397 days, is replaced.
+const EVERY: Duration = Duration::from_hours(30 * 24);
+/// After how long that is tried again when it failed.
+const RETRY: Duration = Duration::from_hours(1);
+
+/// All that has to do with the listeners' certificate.
+pub(super) struct Renewal {
+    pub(super) control_plane: ControlPlane,
+    /// Not held: its lock ends with the server, not with this.
+    pub(super) dir: Weak<DataDir>,
+    pub(super) names: Vec<String>,
+    pub(super) tls: TlsSettings,
+    pub(super) broker: Arc<EmbeddedBroker>,
+}
+
+impl Renewal {
+    /// Renews until `leave` is called.
+    pub(super) async fn renew_at_times(&self, leave: &CancellationToken) {
+        let mut wait = EVERY;
+        loop {
+            let clock = self.control_plane.clock();
+            let next = clock.now().plus_ms(millis(wait));
+            if leave.run_until_cancelled(clock.until(next)).await.is_none() {
+                return;
+            }
+            wait = match self.renew().await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "cannot renew the listeners' certificate; trying again");
+                    RETRY
+                }
+            };
+        }
+    }
+
+    /// The files first: a server that starts again in between has the new certificate too.
+    pub(super) async fn renew(&self) -> Result<(), ServerError> {
+        let Some(dir) = self.dir.upgrade() else { return Ok(()) };
+        let issuer = self.control_plane.issuer();
+        let issued = issuer.issue_server(&self.names, unix_now()).map_err(IssuerError::from)?;
+        write_server(&dir, &issued)?;
+        drop(dir);
+        self.tls.renew(&issued)?;
+        self.broker.renew().await?;
+        tracing::info!("the listeners have a new certificate");
+        Ok(())
+    }
+}

@@ -22,10 +22,15 @@ pub(crate) struct Outline<'a> {
     pub(crate) looks_like_v1: bool,
     /// Where brackets are nested deeper than [`DEEPEST`]: the engine's parser would run out of stack.
     pub(crate) too_deep: Option<Place>,
+    /// Where an expression has more than [`MOST_LINKS`]: later steps of the engine would.
+    pub(crate) too_long: Option<Place>,
 }
 
 /// How deep brackets may be nested.
 pub(crate) const DEEPEST: usize = 64;
+/// How many operators, dots and brackets may follow each other in one expression, all that it holds
+/// included: the engine descends a step for each.
+pub(crate) const MOST_LINKS: usize = 512;
 
 /// Words before a parenthesis that are no calls.
 const KEYWORDS: [&str; 12] = [
@@ -36,7 +41,7 @@ const KEYWORDS: [&str; 12] = [
 /// Reads the outline of `source`, which need not be valid Rego.
 pub(crate) fn outline(source: &str) -> Outline<'_> {
     let mut outline = Outline::default();
-    let mut words = Words { source, at: 0, line: 1, line_start: 0, depth: 0, too_deep: None };
+    let mut words = Words::new(source);
     let mut importing: Option<&str> = None;
     let mut renaming = false;
     // Of `if` and `contains`, those that an import made keywords of v0.
@@ -86,6 +91,7 @@ pub(crate) fn outline(source: &str) -> Outline<'_> {
         }
     }
     outline.too_deep = words.too_deep;
+    outline.too_long = words.too_long;
     outline
 }
 
@@ -100,21 +106,70 @@ struct Words<'a> {
     source: &'a str,
     at: usize,
     line: u32,
-    line_start: usize,
+    /// A byte of the present line, and its column: places are asked for in their order.
+    known: (usize, usize),
     depth: usize,
+    /// The expression at hand, and those around it.
+    chains: Vec<Chain>,
     too_deep: Option<Place>,
+    too_long: Option<Place>,
+}
+
+/// An expression, as far as it was read.
+#[derive(Default)]
+struct Chain {
+    /// Its operators, dots and brackets.
+    links: usize,
+    /// The most links of an expression within it.
+    within: usize,
+    /// The most of an expression that stood before it in the same brackets.
+    before: usize,
+    /// Whether it could end here: another operand would begin another expression.
+    is_whole: bool,
+}
+
+impl Chain {
+    const fn deepest(&self) -> usize {
+        self.links + self.within
+    }
+
+    fn begin_next(&mut self) {
+        *self = Self { before: self.before.max(self.deepest()), ..Self::default() };
+    }
 }
 
 impl<'a> Words<'a> {
+    fn new(source: &'a str) -> Self {
+        Self {
+            source,
+            at: 0,
+            line: 1,
+            known: (0, 1),
+            depth: 0,
+            chains: vec![Chain::default()],
+            too_deep: None,
+            too_long: None,
+        }
+    }
+
     /// The next name, its place, and whether a parenthesis follows it at once.
     fn next(&mut self) -> Option<(&'a str, Place, bool)> {
         let bytes = self.source.as_bytes();
         while let Some(&byte) = bytes.get(self.at) {
             match byte {
                 b'#' => self.skip_until(b'\n', false),
-                b'"' => self.skip_string(b'"', true),
-                b'`' => self.skip_string(b'`', false),
-                b'0'..=b'9' => self.skip_number(),
+                b'"' => {
+                    self.operand(0);
+                    self.skip_string(b'"', true);
+                }
+                b'`' => {
+                    self.operand(0);
+                    self.skip_string(b'`', false);
+                }
+                b'0'..=b'9' => {
+                    self.operand(0);
+                    self.skip_number();
+                }
                 _ if is_name(byte) => return Some(self.name()),
                 _ => {
                     self.count(byte);
@@ -127,8 +182,32 @@ impl<'a> Words<'a> {
 
     fn count(&mut self, byte: u8) {
         match byte {
-            b'(' | b'[' | b'{' => self.depth += 1,
-            b')' | b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+            b'(' | b'[' | b'{' => {
+                self.depth += 1;
+                if self.depth <= DEEPEST {
+                    self.chains.push(Chain::default());
+                }
+            }
+            b')' | b']' | b'}' => {
+                self.depth = self.depth.saturating_sub(1);
+                if self.chains.len() > self.depth + 1
+                    && let Some(inner) = self.chains.pop()
+                {
+                    let inner = inner.before.max(inner.deepest());
+                    self.link(|chain| {
+                        chain.within = chain.within.max(inner);
+                        chain.is_whole = true;
+                    });
+                }
+            }
+            b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'|' | b'&' | b'=' | b'!' | b'<' | b'>' => {
+                self.link(|chain| chain.is_whole = false);
+            }
+            b',' | b';' => {
+                if let Some(chain) = self.chains.last_mut() {
+                    chain.begin_next();
+                }
+            }
             _ => {}
         }
         if self.depth > DEEPEST && self.too_deep.is_none() {
@@ -136,16 +215,40 @@ impl<'a> Words<'a> {
         }
     }
 
-    fn place(&self, at: usize) -> Place {
-        let column =
-            self.source.get(self.line_start..at).map_or(0, |before| before.chars().count()) + 1;
+    /// The expression at hand goes on by one link.
+    fn link(&mut self, change: impl FnOnce(&mut Chain)) {
+        let Some(chain) = self.chains.last_mut() else { return };
+        chain.links += 1;
+        change(chain);
+        if chain.deepest() > MOST_LINKS && self.too_long.is_none() {
+            self.too_long = Some(self.place(self.at));
+        }
+    }
+
+    /// A name or a value, with so many dots in it.
+    fn operand(&mut self, dots: usize) {
+        if let Some(chain) = self.chains.last_mut() {
+            if chain.is_whole {
+                chain.begin_next();
+            }
+            chain.is_whole = true;
+        }
+        for _ in 0..dots {
+            self.link(|_| ());
+        }
+    }
+
+    fn place(&mut self, at: usize) -> Place {
+        let (from, column) = self.known;
+        let column = column + self.source.get(from..at).map_or(0, |more| more.chars().count());
+        self.known = (at, column);
         Place { line: self.line, column: u32::try_from(column).unwrap_or(u32::MAX) }
     }
 
     fn step(&mut self) {
         if self.source.as_bytes().get(self.at) == Some(&b'\n') {
             self.line += 1;
-            self.line_start = self.at + 1;
+            self.known = (self.at + 1, 1);
         }
         self.at += 1;
     }
@@ -185,8 +288,13 @@ impl<'a> Words<'a> {
             }
             self.at += 1;
         }
-        let place = self.place(start);
-        (&self.source[start..self.at], place, bytes.get(self.at) == Some(&b'('))
+        let (word, place) = (&self.source[start..self.at], self.place(start));
+        if word == "in" {
+            self.link(|chain| chain.is_whole = false);
+        } else {
+            self.operand(word.matches('.').count());
+        }
+        (word, place, bytes.get(self.at) == Some(&b'('))
     }
 }
 
@@ -246,6 +354,24 @@ mod tests {
             outline("import future.keywords.in\ndeny contains 1 if { 1 in [1] }").looks_like_v1
         );
         assert!(!outline("deny[m] { contains(m, \"if\"); contains (m, \"if\") }").looks_like_v1);
+    }
+
+    #[test]
+    fn links_are_counted_for_each_expression_with_all_that_it_holds() {
+        let is_long = |source: &str| outline(source).too_long.is_some();
+        let sum = |links: usize| format!("1{}", " + 1".repeat(links));
+        assert!(!is_long(&sum(MOST_LINKS)) && is_long(&sum(MOST_LINKS + 1)));
+        for apart in [", ", "; ", "\n", "\nnot ", "\nsome x\n"] {
+            assert!(!is_long(&format!("{0}{apart}{0}", sum(MOST_LINKS))), "{apart:?}");
+        }
+        for joined in [" +\n", "\n+ ", " # x\n| ", " in ", "."] {
+            assert!(is_long(&format!("{0}{joined}{0}", sum(MOST_LINKS))), "{joined:?}");
+        }
+        // The bracket is a link of its own, and its longest expression counts, wherever it stands.
+        let within = |outer: usize| format!("[1, {}, 2]{}", sum(200), "[0]".repeat(outer));
+        assert!(!is_long(&within(MOST_LINKS - 201)) && is_long(&within(MOST_LINKS - 200)));
+        assert!(is_long(&"a.".repeat(MOST_LINKS + 2)));
+        assert!(!is_long(&")".repeat(2000)) && !is_long(&"a = 1\n".repeat(2000)));
     }
 
     #[test]

@@ -66,6 +66,79 @@ fn deep_nesting_is_an_error_and_not_a_crash() {
 }
 
 #[test]
+fn an_endless_expression_is_an_error_and_not_a_crash() {
+    let long = |part: &str, rest: &str| {
+        format!("package spacelift\ndeny[m] {{ m := {}{rest} }}", part.repeat(15_000))
+    };
+    for (part, rest) in [
+        ("-", "1"),
+        ("- ", "1"),
+        ("1 + ", "1"),
+        ("1 +\n", "1"),
+        ("1\n+ ", "1"),
+        ("1 == ", "1"),
+        ("1 in ", "[]"),
+        ("x | ", "x"),
+        ("input.a & ", "x"),
+        ("f(1) - ", "1"),
+        ("\"a\" + # b\n", "1"),
+    ] {
+        let error = Policy::compile("init.rego", &long(part, rest)).expect_err("it is too long");
+        let said = error.to_string();
+        assert!(said.contains("an expression has more than 512 operators"), "{part}: {said}");
+    }
+    for part in [".a", "[0]", "[\"a\"].b"] {
+        let source = format!("package spacelift\ndeny[m] {{ m := input{} }}", part.repeat(15_000));
+        Policy::compile("init.rego", &source).expect_err("it is too long");
+    }
+}
+
+/// Both limits at once, on a thread with as little stack as any of the launcher's has.
+#[test]
+fn what_is_as_long_and_deep_as_it_may_be_is_evaluated() {
+    let deep = |links: usize| {
+        let (open, close) = ("(".repeat(60), " + 1)".repeat(60));
+        format!("{open}1{close}{}", " + 1".repeat(links))
+    };
+    let compiled = |expression: &str| {
+        let source = format!("package spacelift\ndeny[\"m\"] {{ x := {expression}; x != 7 }}");
+        Policy::compile("init.rego", &source)
+    };
+    for expression in [
+        deep(380),
+        format!("1{}", " + 1".repeat(500)),
+        format!("{}1", "- ".repeat(500)),
+        format!("{{\"a\": 1}}{}", "[\"a\"]".repeat(500)),
+    ] {
+        match compiled(&expression) {
+            Ok(policy) => drop(policy.evaluate(&json!({}), std::time::SystemTime::UNIX_EPOCH)),
+            Err(error) => assert!(!error.to_string().contains("operators"), "{error}"),
+        }
+    }
+    let over = compiled(&deep(400)).expect_err("one link too many");
+    assert!(over.to_string().contains("operators"), "{over}");
+}
+
+/// Many expressions are no long one, however they are set apart.
+#[test]
+fn a_long_policy_of_short_expressions_is_fine() {
+    let lines = "  a.b == 1\n  not c.d > 2; e[0].f | {1}\n".repeat(300);
+    let list = "a.b, ".repeat(3000);
+    let source = format!("package spacelift\na := 1\ndeny[\"m\"] {{\n{lines} x := [{list}1] }}\n");
+    if let Err(error) = Policy::compile("init.rego", &source) {
+        assert!(!error.to_string().contains("operators"), "{error}");
+    }
+}
+
+/// As many names as fit into a line: finding the column of each took minutes.
+#[test]
+fn a_line_of_a_megabyte_is_refused_without_delay() {
+    let source = format!("package spacelift\nx := [{}1]", "a,".repeat(500_000));
+    let error = Policy::compile("init.rego", &source).expect_err("the line is too long");
+    assert!(error.to_string().contains("exceeds maximum column width"), "{error}");
+}
+
+#[test]
 fn evaluations_without_a_clear_answer_are_errors() {
     let sources = [
         ("deny is a boolean", "package spacelift\ndeny { true }"),

@@ -145,12 +145,45 @@ fn waited(work: impl Future<Output = Result<Code, Failure>>) -> Result<Code, Fai
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use std::path::Path;
+
+    use clap::error::ErrorKind;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::Arguments;
 
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Commands in running text leave out or paraphrase arguments; what they name must be there.
+    #[test]
+    fn every_command_that_a_document_names_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|it| it.unwrap().path());
+        let pages = ["README.md", "CHANGELOG.md", "examples/terraform-stack/README.md"];
+        let mut seen = 0;
+        for page in docs.chain(pages.map(|page| root.join(page))) {
+            let text = std::fs::read_to_string(&page).unwrap().replace("\\\n", " ");
+            let typed = text.lines().filter(|line| line.starts_with("gantry "));
+            // What ends in v1 are the first words of signed bytes.
+            let is_command = |code: &&str| code.starts_with("gantry ") && !code.ends_with(" v1");
+            let named = text.split('`').filter(is_command);
+            for command in typed.chain(named) {
+                let words = command.split(" | ").next().unwrap().split_whitespace();
+                let words = words.filter(|word| !word.contains("COMMAND"));
+                let words = words.take_while(|word| !word.starts_with('\''));
+                if let Err(error) = Arguments::try_parse_from(words) {
+                    let is_unknown = matches!(
+                        error.kind(),
+                        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+                    );
+                    assert!(!is_unknown, "{}: {command}: {error}", page.display());
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 15, "{seen}");
     }
 }

@@ -8,7 +8,12 @@ use serde_json::Value;
 
 /// `gantry` with an environment of its own.
 pub fn gantry(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+    alone(folder, env!("CARGO_BIN_EXE_gantry"))
+}
+
+/// A program with an environment of its own, in which `gantry` is logged in where `folder` says.
+pub fn alone(folder: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("GANTRY_CONFIG_DIR", folder.join("config"))

@@ -5,6 +5,7 @@
 //! the pool and signed with the pool's key.
 
 mod archive;
+mod removal;
 
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Seek as _, Write as _};
@@ -17,7 +18,11 @@ use gantry_protocol::{
     Digest, Header, Kind, OpenError, PoolKey, PublicKey, Recipient, SealError, Signature, Statement,
 };
 
-pub use archive::{ArchiveError, MAX_ENTRIES, MAX_UNPACKED, pack, unpack};
+pub use archive::{ArchiveError, pack, unpack};
+pub use removal::remove;
+
+/// The largest sealed workspace: 16 GiB.
+pub const MAX_SEALED: u64 = 16 << 30;
 
 /// Where an attempt keeps its files on the host: a directory that only the launcher's user enters.
 #[derive(Debug, Clone)]
@@ -96,17 +101,6 @@ pub fn make(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Removes a directory with everything in it, if it is there. Follows no links.
-///
-/// # Errors
-/// When something cannot be removed.
-pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 fn private() -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
@@ -174,7 +168,8 @@ pub fn seal(
 ) -> Result<Leaving, WorkspaceError> {
     let mut payload = passing_file(&directories.root)?;
     let recipient = Recipient::new(key.public().clone())?;
-    let mut sealer = gantry_protocol::seal(&[recipient], BufWriter::new(&mut payload))?;
+    let bounded = AtMost { inner: BufWriter::new(&mut payload), left: MAX_SEALED };
+    let mut sealer = gantry_protocol::seal(&[recipient], bounded)?;
     pack(&directories.workspace, &mut sealer)?;
     let sealed = sealer.finish()?;
     payload.rewind()?;
@@ -190,6 +185,29 @@ pub fn seal(
     };
     let signature = key.sign_statement(&statement)?;
     Ok(Leaving { header: sealed.header, payload, statement, signature })
+}
+
+/// Takes no more than fits: who opens the workspace would refuse a larger one.
+struct AtMost<W> {
+    inner: W,
+    left: u64,
+}
+
+impl<W: io::Write> io::Write for AtMost<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
+            return Err(io::Error::other(
+                "sealed it would take more than 16 GiB: leave out what the apply does not need",
+            ));
+        };
+        self.left = left;
+        self.inner.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Checks a stored workspace, opens it and unpacks it into the attempt's directories.

@@ -1,16 +1,29 @@
 //! Archives: `tar` in `zstd`.
+//!
+//! What is packed was made by a run, and what is unpacked came from outside. Packing goes down from a
+//! directory one name at a time and follows no link; unpacking never leaves its directory. Both are
+//! bounded in entries, names and bytes, whatever the files or the archive claim.
 
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
 use tar::{Archive, Builder, EntryType, Header};
 
 /// The most entries of an archive.
-pub const MAX_ENTRIES: u64 = 1_000_000;
+const MAX_ENTRIES: u64 = 1_000_000;
 /// The most bytes that an archive may unpack to: 32 GiB.
-pub const MAX_UNPACKED: u64 = 32 << 30;
+const MAX_UNPACKED: u64 = 32 << 30;
+/// The most bytes that the names in an archive may have together.
+const MAX_NAMES: u64 = 256 << 20;
+/// The most bytes of an archive that stand between two entries' contents: headers and long names.
+const MAX_HEAD: u64 = 1 << 20;
 /// Fast, and still half the size for sources and providers.
 const LEVEL: i32 = 1;
 
@@ -43,6 +56,27 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ArchiveError {
     move |source| ArchiveError::Io { path: path.clone(), source }
 }
 
+/// What an archive may still take.
+struct Room {
+    entries: u64,
+    names: u64,
+    bytes: u64,
+}
+
+impl Room {
+    const fn new() -> Self {
+        Self { entries: MAX_ENTRIES, names: MAX_NAMES, bytes: MAX_UNPACKED }
+    }
+
+    fn take(&mut self, name: &Path, bytes: u64) -> Result<(), ArchiveError> {
+        let left = |left: u64, taken| left.checked_sub(taken).ok_or(ArchiveError::TooLarge);
+        self.entries = left(self.entries, 1)?;
+        self.names = left(self.names, name.as_os_str().len() as u64)?;
+        self.bytes = left(self.bytes, bytes)?;
+        Ok(())
+    }
+}
+
 /// Packs everything below `directory`: files, directories and symbolic links as such. Nothing else is
 /// packed and no link is followed. Owners are not kept.
 ///
@@ -50,55 +84,121 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ArchiveError {
 /// [`ArchiveError::Io`] and [`ArchiveError::TooLarge`].
 pub fn pack(directory: &Path, into: impl Write) -> Result<(), ArchiveError> {
     let failed = at(directory);
+    let root = open(&CWD, directory.as_os_str(), OFlags::DIRECTORY).map_err(&failed)?;
     let encoder = zstd::Encoder::new(into, LEVEL).map_err(&failed)?;
     let mut builder = Builder::new(encoder);
+    let mut room = Room::new();
     let mut waiting = vec![PathBuf::new()];
-    let mut entries = 0;
     while let Some(inner) = waiting.pop() {
-        let mut names: Vec<_> = fs::read_dir(directory.join(&inner))
-            .and_then(Iterator::collect::<io::Result<Vec<fs::DirEntry>>>)
-            .map_err(at(&directory.join(&inner)))?;
-        names.sort_by_key(fs::DirEntry::file_name);
-        for entry in names {
-            entries += 1;
-            if entries > MAX_ENTRIES {
-                return Err(ArchiveError::TooLarge);
-            }
-            let name = inner.join(entry.file_name());
-            append(&mut builder, directory, &name, &mut waiting)
+        let listed = descend(&root, &inner).map_err(at(&directory.join(&inner)))?;
+        for file_name in names(&listed, &room).map_err(at(&directory.join(&inner)))? {
+            let name = inner.join(&file_name);
+            let size = append(&mut builder, &listed, &file_name, &name, &room)
                 .map_err(at(&directory.join(&name)))?;
+            match size {
+                Appended::Size(size) => room.take(&name, size)?,
+                Appended::Directory => {
+                    room.take(&name, 0)?;
+                    waiting.push(name);
+                }
+                Appended::TooLarge => return Err(ArchiveError::TooLarge),
+            }
         }
     }
     builder.into_inner().and_then(zstd::Encoder::finish).map(drop).map_err(&failed)
 }
 
+/// Opens a directory below `root`, one name at a time, so that no link on the way is followed.
+fn descend(root: &OwnedFd, inner: &Path) -> io::Result<OwnedFd> {
+    let mut directory = open(root, OsStr::new("."), OFlags::DIRECTORY)?;
+    for name in inner {
+        directory = open(&directory, name, OFlags::DIRECTORY)?;
+    }
+    Ok(directory)
+}
+
+/// Never waits, whatever kind of file has that name.
+fn open(directory: &impl std::os::fd::AsFd, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(openat(directory, name, flags, Mode::empty())?)
+}
+
+/// The names in a directory, in order; of too many, one more than there is room for.
+fn names(directory: &OwnedFd, room: &Room) -> io::Result<Vec<OsString>> {
+    let most = usize::try_from(room.entries).unwrap_or(usize::MAX).saturating_add(1);
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
+        if names.len() == most {
+            break;
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// What was appended.
+enum Appended {
+    /// Something of this size.
+    Size(u64),
+    /// A directory, whose content is still to come.
+    Directory,
+    /// Nothing: there is no room for it.
+    TooLarge,
+}
+
 fn append(
     builder: &mut Builder<impl Write>,
-    directory: &Path,
+    directory: &OwnedFd,
+    file_name: &OsStr,
     name: &Path,
-    waiting: &mut Vec<PathBuf>,
-) -> io::Result<()> {
-    let path = directory.join(name);
-    let meta = fs::symlink_metadata(&path)?;
+    room: &Room,
+) -> io::Result<Appended> {
+    let mut stat = statat(directory, file_name, AtFlags::SYMLINK_NOFOLLOW)?;
     let mut header = Header::new_gnu();
-    header.set_mode(meta.mode() & 0o777);
-    header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
-    if meta.is_dir() {
-        header.set_entry_type(EntryType::Directory);
-        header.set_size(0);
-        builder.append_data(&mut header, name, io::empty())?;
-        waiting.push(name.to_owned());
-    } else if meta.is_symlink() {
-        header.set_entry_type(EntryType::Symlink);
-        header.set_size(0);
-        builder.append_link(&mut header, name, fs::read_link(&path)?)?;
-    } else if meta.is_file() {
-        let file = fs::File::open(&path)?;
-        header.set_entry_type(EntryType::Regular);
-        header.set_size(meta.len());
-        builder.append_data(&mut header, name, Exactly { file, left: meta.len() })?;
+    header.set_size(0);
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            header.set_entry_type(EntryType::Directory);
+            describe(&mut header, &stat);
+            builder.append_data(&mut header, name, io::empty())?;
+            Ok(Appended::Directory)
+        }
+        FileType::Symlink => {
+            header.set_entry_type(EntryType::Symlink);
+            describe(&mut header, &stat);
+            let target = readlinkat(directory, file_name, Vec::new())?.into_bytes();
+            builder.append_link(&mut header, name, OsString::from_vec(target))?;
+            Ok(Appended::Size(0))
+        }
+        FileType::RegularFile => {
+            let file = fs::File::from(open(directory, file_name, OFlags::empty())?);
+            stat = fstat(&file)?;
+            if !FileType::from_raw_mode(stat.st_mode).is_file() {
+                return Ok(Appended::Size(0));
+            }
+            // A sparse file takes no place here, and would take hours to read.
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            if size > room.bytes {
+                return Ok(Appended::TooLarge);
+            }
+            header.set_entry_type(EntryType::Regular);
+            header.set_size(size);
+            describe(&mut header, &stat);
+            builder.append_data(&mut header, name, Exactly { file, left: size })?;
+            Ok(Appended::Size(size))
+        }
+        _ => Ok(Appended::Size(0)),
     }
-    Ok(())
+}
+
+fn describe(header: &mut Header, stat: &rustix::fs::Stat) {
+    header.set_mode(stat.st_mode & 0o777);
+    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
 }
 
 /// Exactly as many bytes as the header says, even of a file that changes meanwhile.
@@ -127,42 +227,48 @@ impl Read for Exactly {
 pub fn unpack(archive: impl Read, directory: &Path) -> Result<(), ArchiveError> {
     let failed = at(directory);
     let decoder = zstd::Decoder::new(archive).map_err(&failed)?;
-    let mut archive =
-        Archive::new(Bounded { inner: decoder, left: MAX_UNPACKED + MAX_ENTRIES * 1024 });
+    let allowance = Rc::new(Cell::new(MAX_HEAD));
+    let mut archive = Archive::new(Bounded {
+        inner: decoder,
+        left: MAX_UNPACKED + MAX_ENTRIES * 1024,
+        allowance: Rc::clone(&allowance),
+    });
     archive.set_preserve_mtime(true);
-    let mut entries = 0;
-    let mut bytes = 0_u64;
+    let mut room = Room::new();
     for entry in archive.entries().map_err(&failed)? {
         let mut entry = entry.map_err(&failed)?;
         let path = entry.path().map_err(&failed)?.into_owned();
-        entries += 1;
-        bytes = bytes.saturating_add(entry.size());
-        if entries > MAX_ENTRIES || bytes > MAX_UNPACKED {
-            return Err(ArchiveError::TooLarge);
-        }
+        room.take(&path, entry.size())?;
         let kind = entry.header().entry_type();
         if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
             return Err(ArchiveError::Special(path));
         }
+        allowance.set(entry.size() + MAX_HEAD);
         if !entry.unpack_in(directory).map_err(at(&path))? {
             return Err(ArchiveError::Escapes(path));
         }
+        allowance.set(MAX_HEAD);
     }
     Ok(())
 }
 
+/// What comes out of a compressed archive: a megabyte can stand for all that there is.
 struct Bounded<R> {
     inner: R,
     left: u64,
+    /// How much may come now. Names are read into memory before anybody has seen them.
+    allowance: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(read as u64)
-            .ok_or_else(|| io::Error::other("the archive unpacks to more than 32 GiB"))?;
+        let less =
+            |left: u64, what| left.checked_sub(read as u64).ok_or_else(|| io::Error::other(what));
+        self.left = less(self.left, "the archive unpacks to more than 32 GiB")?;
+        let allowance =
+            less(self.allowance.get(), "a name in the archive is longer than any path")?;
+        self.allowance.set(allowance);
         Ok(read)
     }
 }
@@ -194,6 +300,53 @@ mod tests {
         assert_eq!(fs::read(provider).unwrap().len(), 300_000);
         assert_eq!(fs::read_link(to.path().join("source/link")).unwrap(), Path::new("/etc/passwd"));
         assert_eq!(fs::read(to.path().join(long)).unwrap(), b"long");
+    }
+
+    /// A run can leave any kind of file, and change it for another one while it is packed.
+    #[test]
+    fn what_is_no_file_is_neither_packed_nor_waited_for() {
+        let from = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("secret"), "secret").unwrap();
+        let pipe = from.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        symlink(outside.path(), from.path().join("link")).unwrap();
+        let mut archive = Vec::new();
+        pack(from.path(), &mut archive).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        unpack(archive.as_slice(), to.path()).unwrap();
+        assert!(!to.path().join("pipe").exists());
+        assert_eq!(fs::read_link(to.path().join("link")).unwrap(), outside.path());
+        let root = open(&CWD, from.path().as_os_str(), OFlags::DIRECTORY).unwrap();
+        descend(&root, Path::new("link")).unwrap_err();
+        open(&root, OsStr::new("link"), OFlags::empty()).unwrap_err();
+        open(&root, OsStr::new("pipe"), OFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_only_claims_its_size_is_not_packed() {
+        let from = tempfile::tempdir().unwrap();
+        let sparse = fs::File::create(from.path().join("sparse")).unwrap();
+        sparse.set_len(MAX_UNPACKED + 1).unwrap();
+        let refused = pack(from.path(), io::sink()).unwrap_err();
+        assert!(matches!(refused, ArchiveError::TooLarge), "{refused}");
+    }
+
+    /// Names are read into memory: one of gigabytes, in an archive of kilobytes, would take it all.
+    #[test]
+    fn a_name_without_end_is_refused() {
+        let to = tempfile::tempdir().unwrap();
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let size = 64 << 20;
+            let archive = hostile(|builder| {
+                let head = header(kind, b"././@LongLink", size);
+                builder.append(&head, io::repeat(b'x').take(size)).unwrap();
+                builder.append(&header(EntryType::Regular, b"x", 0), io::empty()).unwrap();
+            });
+            let refused = unpack(archive.as_slice(), to.path()).unwrap_err();
+            let ArchiveError::Io { source, .. } = refused else { panic!("{refused}") };
+            assert!(source.to_string().contains("longer than any path"), "{source}");
+        }
     }
 
     fn hostile(build: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {

@@ -87,6 +87,11 @@ pub enum BlobError {
         /// What does not fit.
         why: &'static str,
     },
+    /// Nobody waits for it any more.
+    #[error(
+        "waiting for the object store was given up: the stage is being stopped, or took longer than it may"
+    )]
+    CalledOff,
     /// This host cannot keep it.
     #[error("cannot keep the object on this host")]
     Io(#[from] io::Error),
@@ -102,6 +107,7 @@ impl BlobError {
             | Self::Exists { .. }
             | Self::Refused { .. }
             | Self::Altered { .. }
+            | Self::CalledOff
             | Self::Io(_) => false,
         }
     }

@@ -1,8 +1,8 @@
 //! The launcher's main loop: what the pool says and what the host wants becomes what stages do.
 //!
 //! One loop owns the session and all stages. It decides without waiting; whatever takes time is a task
-//! in one of its two `JoinSet`s. Requests to leave go from gentle to firm: drain (the first SIGTERM),
-//! hand over (SIGUSR2), stop (the second SIGTERM).
+//! in one of its two `JoinSet`s. Requests to leave are: drain (the first SIGTERM), stop (the second
+//! SIGTERM), hand over (SIGUSR2, or a stop that cannot be reported in time).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use gantry_protocol::message::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::blob::Expected;
 use crate::container::Engine;
@@ -31,6 +32,12 @@ use crate::workspace::Directories;
 pub const CAPACITY: usize = 1;
 /// The pause before a stage that this host could not drive is driven again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long the results of stages that were stopped are waited for, beyond their grace.
+const LAST_WORDS: Duration = Duration::from_secs(120);
+/// How long a sealed spec may take to come: then its offer is withdrawn.
+const OFFERED: Duration = Duration::from_secs(10);
+/// How many characters of a reason to stop are kept.
+const MAX_REASON: usize = 500;
 /// The longest spec, sealed, in bytes.
 const MAX_SPEC: u64 = 8 << 20;
 
@@ -93,6 +100,31 @@ enum Leaving {
     Ending,
 }
 
+/// Whether the host has asked the launcher to leave. What the pool asks for counts apart: the first
+/// SIGTERM after a cycle interrupts nothing.
+#[derive(Debug, Default)]
+struct Host {
+    has_asked: bool,
+}
+
+/// What a request comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Drain,
+    Stop,
+    HandOver,
+}
+
+impl Host {
+    fn asks(&mut self, request: Request) -> Act {
+        match request {
+            Request::HandOver => Act::HandOver,
+            Request::Leave if std::mem::replace(&mut self.has_asked, true) => Act::Stop,
+            Request::Leave => Act::Drain,
+        }
+    }
+}
+
 /// The ropes to one stage.
 struct Driver {
     wish: watch::Sender<Wish>,
@@ -112,6 +144,9 @@ struct Launcher<E> {
     claimed: HashMap<Attempt, Vec<u8>>,
     is_drained: bool,
     leaving: Leaving,
+    host: Host,
+    /// When the stages that were stopped are left to the next launcher.
+    patience: Option<Instant>,
     why: &'static str,
 }
 
@@ -134,6 +169,8 @@ pub async fn run<E: Engine>(
         claimed: HashMap::new(),
         is_drained: false,
         leaving: Leaving::No,
+        host: Host::default(),
+        patience: None,
         why: "asked to leave",
     };
     for entry in launcher.shared.journal.entries() {
@@ -147,6 +184,10 @@ pub async fn run<E: Engine>(
         tokio::select! {
             biased; // A request to leave that arrives together with an offer wins.
             Some(request) = requests.recv() => launcher.request(request)?,
+            () = at(launcher.patience) => {
+                tracing::warn!("what was stopped could not be reported in time");
+                launcher.request(Request::HandOver)?;
+            }
             Some(ended) = launcher.stages.join_next() => match ended {
                 Ok((attempt, driven)) => launcher.driven(attempt, driven),
                 Err(error) => tracing::error!(%error, "a stage broke off"),
@@ -190,23 +231,26 @@ impl<E: Engine> Launcher<E> {
     }
 
     fn request(&mut self, request: Request) -> Result<(), LaunchError> {
-        match (request, self.leaving) {
-            (Request::HandOver, _) => {
+        match self.host.asks(request) {
+            Act::HandOver => {
                 tracing::info!("handing over to the next launcher");
                 self.why = "handing over";
                 self.leaving = Leaving::Ending;
+                self.patience = None;
                 self.wish_all(|_| Some(Wish::HandOver));
             }
-            (Request::Leave, Leaving::No) => {
+            Act::Drain => {
                 tracing::info!(
                     stages = self.stages.len(),
                     "taking no more runs, finishing those in hand"
                 );
-                self.leaving = Leaving::Draining;
+                self.leaving = self.leaving.max(Leaving::Draining);
             }
-            (Request::Leave, Leaving::Draining | Leaving::Ending) => {
+            Act::Stop => {
                 tracing::info!("stopping the runs in hand");
                 self.leaving = Leaving::Ending;
+                let grace = self.shared.config.stop_grace.get();
+                self.patience = Some(Instant::now() + grace + stage::MARGIN + LAST_WORDS);
                 self.stop_all("the launcher was told twice to leave")?;
             }
         }
@@ -280,7 +324,8 @@ impl<E: Engine> Launcher<E> {
                 self.give_up(revoke.attempt);
             }
             FromControlPlane::Cancel(cancel) => {
-                self.stop(cancel.attempt, format!("stopped by {}", cancel.by))?;
+                let by: String = cancel.by.chars().take(MAX_REASON).collect();
+                self.stop(cancel.attempt, format!("stopped by {by}"))?;
             }
             FromControlPlane::Urls(urls) => {
                 if let Some(driver) = self.drivers.get(&urls.attempt) {
@@ -348,8 +393,12 @@ impl<E: Engine> Launcher<E> {
                     }
                     let mut spec = Vec::new();
                     let expected = Expected { what: "spec", size, sha256: Some(&sha256) };
-                    let got = objects.get(&url, expected, &mut spec).await;
-                    (attempt, got.map(|()| spec).map_err(|error| error.to_string()))
+                    let got = objects.get(&url, expected, &mut spec);
+                    let got = match tokio::time::timeout(OFFERED, got).await {
+                        Ok(got) => got.map_err(|error| error.to_string()),
+                        Err(_) => Err("the spec did not come in time".to_owned()),
+                    };
+                    (attempt, got.map(|()| spec))
                 });
                 Ok(())
             }
@@ -444,11 +493,19 @@ impl<E: Engine> Launcher<E> {
                 tracing::error!(%attempt, error = &error as &dyn std::error::Error, "a stage cannot go on; it is tried again");
                 let complaint = Some(format!("a stage cannot go on: {error}"));
                 self.health.send_replace(Health { complaint });
-                if self.leaving < Leaving::Ending {
+                if self.leaving < Leaving::Ending || self.patience.is_some() {
                     self.begin(attempt, AGAIN);
                 }
             }
         }
+    }
+}
+
+/// Resolves then; never if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -459,4 +516,27 @@ fn raise(wish: &mut Wish, to: Wish) -> bool {
         *wish = to;
     }
     firmer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_request_to_leave_stops_and_no_other() {
+        let mut host = Host::default();
+        let requests =
+            [Request::HandOver, Request::Leave, Request::HandOver, Request::Leave, Request::Leave];
+        let acts = requests.map(|request| host.asks(request));
+        assert_eq!(acts, [Act::HandOver, Act::Drain, Act::HandOver, Act::Stop, Act::Stop]);
+    }
+
+    /// SIGUSR2 ends the wait for a stop, and nothing brings back what is not ours any more.
+    #[test]
+    fn wishes_only_grow_firmer() {
+        let mut wish = Wish::GoOn;
+        assert!(raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::HandOver));
+        assert!(!raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::Drop));
+        assert!(!raise(&mut wish, Wish::HandOver));
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::{Attempt, MessageId, Section};
 use gantry_protocol::Digest;
-use gantry_protocol::message::{Closing, Segment, UrlPurpose};
+use gantry_protocol::message::{Segment, UrlPurpose};
 use gantry_spool::Position;
 use tokio::time::Instant;
 use ulid::Ulid;
@@ -181,7 +181,30 @@ impl<K: Keep> Log<K> {
         changes: Vec<Change>,
     ) -> Result<(), LogError> {
         self.masker.finish(&mut self.pending);
-        let mut all = self.store_pending().await?;
+        let stored = self.store_pending().await?;
+        self.turn(behind, section, stored, changes)
+    }
+
+    /// Goes on in the same section behind a frame that stands for output that is not there, and says so
+    /// at the end of the log.
+    ///
+    /// # Errors
+    /// As [`Log::cut`].
+    pub async fn pass_over(&mut self, behind: Position, line: String) -> Result<(), LogError> {
+        self.masker.finish(&mut self.pending);
+        let mut stored = self.store_pending().await?;
+        let line = self.masked(&[line]);
+        stored.extend(self.store_segment(Section::Conclude, line).await?);
+        self.turn(Some(behind), self.mark.section, stored, Vec::new())
+    }
+
+    fn turn(
+        &mut self,
+        behind: Option<Position>,
+        section: Option<Section>,
+        mut all: Vec<Change>,
+        changes: Vec<Change>,
+    ) -> Result<(), LogError> {
         self.masker = Masker::new(&self.secrets);
         self.taken.clear();
         self.next = behind.unwrap_or(self.next);
@@ -205,13 +228,7 @@ impl<K: Keep> Log<K> {
         lines: &[String],
         mut changes: Vec<Change>,
     ) -> Result<(), LogError> {
-        let mut masker = Masker::new(&self.secrets);
-        let mut masked = Vec::new();
-        for line in lines {
-            masker.push(line.as_bytes(), &mut masked);
-            masker.push(b"\n", &mut masked);
-        }
-        masker.finish(&mut masked);
+        let masked = self.masked(lines);
         if !masked.is_empty() {
             changes.extend(self.store_segment(section, masked).await?);
             changes.push(Change::mark(self.attempt, self.mark.clone()));
@@ -220,11 +237,15 @@ impl<K: Keep> Log<K> {
         Ok(())
     }
 
-    /// The whole lengths of the sections.
-    #[must_use]
-    pub fn closings(&self) -> Vec<Closing> {
-        let sections = self.mark.sections.iter();
-        sections.map(|(section, length)| Closing { section: *section, length: *length }).collect()
+    fn masked(&self, lines: &[String]) -> Vec<u8> {
+        let mut masker = Masker::new(&self.secrets);
+        let mut masked = Vec::new();
+        for line in lines {
+            masker.push(line.as_bytes(), &mut masked);
+            masker.push(b"\n", &mut masked);
+        }
+        masker.finish(&mut masked);
+        masked
     }
 
     /// The section that output belongs to.

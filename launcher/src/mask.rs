@@ -15,6 +15,7 @@
 mod forms;
 mod scan;
 mod secrets;
+mod whole;
 
 use std::fmt;
 

@@ -17,12 +17,14 @@ mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_model::{Attempt, Section, Stage as StageKind};
 use gantry_protocol::PoolKey;
 use gantry_protocol::message::{StageOutcome, Step};
 use gantry_protocol::spec::Spec;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::blob::{BlobError, Objects};
 use crate::config::Config;
@@ -32,6 +34,9 @@ use crate::log::{Echo, Log, LogError};
 use crate::mask::Secrets;
 use crate::store::{Say, Store, Urls};
 use crate::workspace::Directories;
+
+/// How much longer than its grace a stopped stage gets, for what it does after its last phase.
+pub const MARGIN: Duration = Duration::from_secs(60);
 
 /// The run initialization policy.
 #[derive(Debug)]
@@ -69,10 +74,10 @@ pub enum Wish {
     /// Go on.
     #[default]
     GoOn,
-    /// Leave everything to the next launcher: the container goes on.
-    HandOver,
     /// The journal holds why it is to be stopped.
     Stop,
+    /// Leave everything to the next launcher, a stop too: the container goes on.
+    HandOver,
     /// It is not ours any more: drop everything that it made.
     Drop,
 }
@@ -118,6 +123,15 @@ pub enum StageError {
     /// Something cannot be stored.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// A state version cannot be sealed.
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    /// Its container runs, and this launcher cannot mask what it says.
+    #[error("{reason}; its container goes on")]
+    Unopened {
+        /// Why the spec cannot be opened.
+        reason: String,
+    },
     /// The engine refuses what no waiting mends.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -133,6 +147,8 @@ struct Stage<E> {
     spec: Spec,
     secrets: Secrets,
     variables: order::Variables,
+    /// When its first phase must have begun.
+    deadline: Instant,
 }
 
 /// What the container is called.
@@ -151,14 +167,20 @@ pub async fn drive<E: Engine>(
     reins: Reins,
 ) -> Result<Driven, StageError> {
     let mut wish = reins.wish.clone();
-    let dropped = async {
-        // When the sender is gone the launcher ends, and that is no wish to drop anything.
-        if wish.wait_for(|wish| *wish == Wish::Drop).await.is_err() {
-            std::future::pending::<()>().await;
+    let called_away = async {
+        match wish.wait_for(|wish| *wish >= Wish::HandOver).await.map(|wish| *wish) {
+            Ok(wish) => wish,
+            // When the sender is gone the launcher ends, and that is no wish.
+            Err(_) => std::future::pending().await,
         }
     };
+    // Whatever the walk waits for then: it is left as a crash would leave it, and goes on from there.
     tokio::select! {
-        () = dropped => drop_all(&shared, attempt).await,
+        biased;
+        wish = called_away => match wish {
+            Wish::Drop => drop_all(&shared, attempt).await,
+            Wish::HandOver | Wish::Stop | Wish::GoOn => Ok(Driven::HandedOver),
+        },
         driven = walk(&shared, attempt, &reins) => driven,
     }
 }
@@ -170,7 +192,7 @@ async fn walk<E: Engine>(
 ) -> Result<Driven, StageError> {
     let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
     if entry.step >= Step::ResultSent {
-        return finish(shared, attempt, reins).await;
+        return finish(shared, attempt).await;
     }
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
@@ -185,19 +207,9 @@ async fn walk<E: Engine>(
             spec: opened.spec,
             secrets: opened.secrets,
             variables: opened.variables,
+            deadline: Instant::now() + shared.config.run_timeout.get(),
         },
-        // Without its spec there are no secrets to mask by: nothing but the reason may leave the host.
-        Err(reason) => {
-            tracing::error!(%attempt, %reason, "the stage cannot be opened");
-            let outcome = if entry.step >= Step::Starting && attempt.stage == StageKind::Write {
-                StageOutcome::Unknown { reason }
-            } else {
-                StageOutcome::Failed { reason, phase: None, code: None }
-            };
-            shared.journal.write(vec![Change::ended(attempt, plain(outcome))])?;
-            ending::send_result(shared, attempt, Vec::new())?;
-            return finish(shared, attempt, reins).await;
-        }
+        Err(reason) => return unopened(shared, &entry, reins, &directories, reason).await,
     };
     stage.walk().await
 }
@@ -206,28 +218,21 @@ impl<E: Engine> Stage<E> {
     async fn walk(&self) -> Result<Driven, StageError> {
         loop {
             let Some(entry) = self.entry() else { return Ok(Driven::Done) };
-            if self.wish() == Wish::HandOver && entry.step != Step::Started {
-                return Ok(Driven::HandedOver);
-            }
             match entry.step {
                 Step::Granted
                 | Step::WorkspaceReady
                 | Step::Creating
                 | Step::Created
                 | Step::Starting => self.begin(&entry).await?,
-                Step::Started => {
-                    if self.follow(&entry).await? == Driven::HandedOver {
-                        return Ok(Driven::HandedOver);
-                    }
-                }
+                Step::Started => self.follow(&entry).await?,
                 // The ending was written behind the last of the log.
                 Step::Ended => self.shared.journal.step(self.attempt, Step::LogComplete)?,
                 Step::LogComplete => self.seal(&entry).await?,
                 Step::Sealed => {
-                    ending::send_result(&self.shared, self.attempt, self.log(&entry).closings())?;
+                    ending::send_result(&self.shared, self.attempt, entry.mark.closings())?;
                 }
                 Step::ResultSent | Step::Acknowledged | Step::Removed => {
-                    return finish(&self.shared, self.attempt, &self.reins).await;
+                    return finish(&self.shared, self.attempt).await;
                 }
             }
         }
@@ -258,13 +263,10 @@ impl<E: Engine> Stage<E> {
     }
 
     /// Ends the stage before a container had anything to say.
-    async fn end_early(
-        &self,
-        entry: &Entry,
-        outcome: StageOutcome,
-        lines: &[String],
-    ) -> Result<(), StageError> {
-        let mut log = self.log(entry);
+    async fn end_early(&self, outcome: StageOutcome, lines: &[String]) -> Result<(), StageError> {
+        // Read only now: whatever was tried before may have said something.
+        let Some(entry) = self.entry() else { return Ok(()) };
+        let mut log = self.log(&entry);
         let ended = Change::ended(self.attempt, plain(outcome));
         Ok(log.say(Section::Prepare, lines, vec![ended]).await?)
     }
@@ -284,22 +286,51 @@ fn plain(outcome: StageOutcome) -> Ending {
     Ending { outcome, delta: None, outputs: Vec::new(), keeps_workspace: false }
 }
 
-/// Waits until the control plane has the result, then removes what is left of the stage.
-async fn finish<E: Engine>(
+/// Goes on with a stage whose spec this launcher cannot open: it has no secrets to mask by, so nothing
+/// but the reason may leave the host.
+async fn unopened<E: Engine>(
     shared: &Shared<E>,
-    attempt: Attempt,
+    entry: &Entry,
     reins: &Reins,
+    directories: &Directories,
+    reason: String,
 ) -> Result<Driven, StageError> {
+    let attempt = entry.attempt;
+    let name = container_name(attempt);
+    tracing::error!(%attempt, reason, "the stage cannot be opened");
+    // How it ended stands in the journal, and only the workspace would need its spec.
+    let known =
+        entry.ending.clone().filter(|ending| !ending.keeps_workspace || entry.step >= Step::Sealed);
+    if known.is_none() {
+        let state = container::persist(|| shared.engine.state(&name)).await?;
+        if state == Some(crate::container::State::Running) {
+            if *reins.wish.borrow() == Wish::Stop {
+                let signal = crate::container::Signal::Stop;
+                container::persist(|| shared.engine.signal(&name, signal)).await?;
+            }
+            return Err(StageError::Unopened { reason });
+        }
+        let source = directories.spool.try_exists();
+        let is_there = source.map_err(|source| StageError::Directories { attempt, source })?;
+        let has_begun = is_there && gantry_spool::has_begun(&directories.spool)?;
+        let outcome = if has_begun && attempt.stage == StageKind::Write {
+            StageOutcome::Unknown { reason }
+        } else {
+            StageOutcome::Failed { reason, phase: None, code: None }
+        };
+        shared.journal.write(vec![Change::ended(attempt, plain(outcome))])?;
+    }
+    ending::send_result(shared, attempt, entry.mark.closings())?;
+    finish(shared, attempt).await
+}
+
+/// Waits until the control plane has the result, then removes what is left of the stage.
+async fn finish<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
     let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
     if entry.step == Step::ResultSent {
         let mut acknowledged = shared.journal.acknowledgements();
-        let mut wish = reins.wish.clone();
-        tokio::select! {
-            biased;
-            // The sender lives as long as the journal, which `shared` holds.
-            _ = acknowledged.wait_for(|up_to| Some(*up_to) >= entry.result) => {}
-            _ = wish.wait_for(|wish| *wish == Wish::HandOver) => return Ok(Driven::HandedOver),
-        }
+        // The sender lives as long as the journal, which `shared` holds.
+        let _ = acknowledged.wait_for(|up_to| Some(*up_to) >= entry.result).await;
         shared.journal.step(attempt, Step::Acknowledged)?;
     }
     remove_all(shared, attempt).await

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_model::{Attempt, JournalId, MessageId, Section, WorkerId};
-use gantry_protocol::message::{Delta, FromLauncher, Message as _, Output, StageOutcome, Step};
+use gantry_protocol::message::{
+    Closing, Delta, FromLauncher, Message as _, Output, StageOutcome, Step,
+};
 use gantry_spool::Position;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -21,6 +23,15 @@ pub struct Mark {
     pub sections: BTreeMap<Section, u64>,
     /// The section that output belongs to.
     pub section: Option<Section>,
+}
+
+impl Mark {
+    /// How much of each section is stored.
+    #[must_use]
+    pub fn closings(&self) -> Vec<Closing> {
+        let sections = self.sections.iter();
+        sections.map(|(section, length)| Closing { section: *section, length: *length }).collect()
+    }
 }
 
 /// A state version that is stored.

@@ -120,14 +120,16 @@ impl<E: Engine> Stage<E> {
     }
 
     pub(super) fn has_begun(&self) -> Result<bool, StageError> {
-        if !self.directories.spool.exists() {
+        // A directory that nobody can look into is not one that is not there.
+        if !self.directories.spool.try_exists().map_err(self.at())? {
             return Ok(false);
         }
         Ok(gantry_spool::has_begun(&self.directories.spool)?)
     }
 
     async fn stopped_early(&self, entry: &Entry) -> Result<(), StageError> {
-        let reason = entry.stop.clone().unwrap_or_else(|| "asked to stop".to_owned());
+        let stop = self.entry().and_then(|entry| entry.stop);
+        let reason = stop.unwrap_or_else(|| "asked to stop".to_owned());
         let line = format!("stopped before the first phase: {reason}");
         self.end_unbegun(entry, StageOutcome::Stopped { reason }, &[line]).await
     }
@@ -137,8 +139,12 @@ impl<E: Engine> Stage<E> {
         entry: &Entry,
         error: &(dyn std::error::Error + Sync),
     ) -> Result<(), StageError> {
+        // What failed may have failed because of it.
+        if self.wish() == Wish::Stop {
+            return self.stopped_early(entry).await;
+        }
         let reason = super::chain(error);
-        let reason = crate::terraform::mask(&reason, &self.secrets);
+        let reason = self.secrets.hide(&reason);
         let outcome = StageOutcome::Failed { reason: reason.clone(), phase: None, code: None };
         self.end_unbegun(entry, outcome, &[reason]).await
     }
@@ -159,7 +165,7 @@ impl<E: Engine> Stage<E> {
                 return Ok(self.shared.journal.step(self.attempt, Step::Started)?);
             }
         }
-        self.end_early(entry, outcome, lines).await
+        self.end_early(outcome, lines).await
     }
 
     fn container(&self) -> Result<Spec, StageError> {
@@ -198,7 +204,7 @@ impl<E: Engine> Stage<E> {
             network: config.network.clone(),
             runtime: config.runtime.clone(),
             group: (group != 0).then_some(group),
-            stop_grace: config.stop_grace.get() + super::follow::MARGIN,
+            stop_grace: config.stop_grace.get() + super::MARGIN,
         })
     }
 

@@ -1,6 +1,7 @@
 //! From the container's last word to the result.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
@@ -12,21 +13,24 @@ use gantry_spool::{Outcome, SideName, SpoolError, StopReason, open_side_file};
 
 use super::follow::Followed;
 use super::{Shared, Stage, StageError, chain, plain};
-use crate::container::{Engine, State};
+use crate::container::{Engine, Signal, State};
 use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::message_id;
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
 use crate::{terraform, workspace};
 
+/// How long the container may take to end behind its last word.
+const WAY_OUT: Duration = Duration::from_secs(10);
+
 impl<E: Engine> Stage<E> {
     /// Makes durable how the stage ended. The rest of the log is stored before it.
     pub(super) async fn end(&self, followed: Followed) -> Result<(), StageError> {
-        let Followed { outcome, mut log } = followed;
+        let Followed { outcome, damage, mut log } = followed;
         let stop = self.entry().and_then(|entry| entry.stop);
         let outcome = match outcome {
             Some(outcome) => outcome_of(outcome, stop),
-            None => self.lost(stop).await?,
+            None => self.lost(stop, damage).await?,
         };
         let ending = match outcome {
             StageOutcome::Succeeded { .. } => self.success(),
@@ -43,7 +47,11 @@ impl<E: Engine> Stage<E> {
     }
 
     /// The container is gone and its spool has no last frame.
-    async fn lost(&self, stop: Option<String>) -> Result<StageOutcome, StageError> {
+    async fn lost(
+        &self,
+        stop: Option<String>,
+        damage: Option<String>,
+    ) -> Result<StageOutcome, StageError> {
         let state = self.state_of_container().await?;
         let how = match state {
             Some(State::Exited { code }) => format!("it ended with code {code}"),
@@ -60,7 +68,11 @@ impl<E: Engine> Stage<E> {
             "Docker or the kernel stopped it, or its memory did not suffice"
         };
         let begun = self.has_begun()?;
-        let reason = format!("the container ended without a result ({how}): {why}");
+        let stop = stop.filter(|_| damage.is_none());
+        let reason = match damage {
+            Some(damage) => format!("what the container said cannot be read to its end: {damage}"),
+            None => format!("the container ended without a result ({how}): {why}"),
+        };
         Ok(match (begun, self.attempt.stage) {
             (true, StageKind::Write) => StageOutcome::Unknown {
                 reason: format!("{reason}; look at what it may have changed before the next run"),
@@ -137,6 +149,7 @@ impl<E: Engine> Stage<E> {
         if !keeps {
             return Ok(self.shared.journal.step(self.attempt, Step::Sealed)?);
         }
+        self.let_end().await?;
         let (directories, stack, attempt) =
             (self.directories.clone(), self.spec.stack.clone(), self.attempt);
         let config = Arc::clone(&self.shared.config);
@@ -166,12 +179,28 @@ impl<E: Engine> Stage<E> {
         Ok(())
     }
 
+    /// Nothing may change the workspace while it is packed, and nothing in the container has a reason to
+    /// go on.
+    async fn let_end(&self) -> Result<(), StageError> {
+        let name = super::container_name(self.attempt);
+        let engine = &self.shared.engine;
+        let ended = || super::container::persist(|| engine.ended(&name));
+        if let Ok(ended) = tokio::time::timeout(WAY_OUT, ended()).await {
+            return Ok(ended?);
+        }
+        tracing::warn!(attempt = %self.attempt, "the container goes on behind its last word: it is ended");
+        super::container::persist(|| engine.signal(&name, Signal::Kill)).await?;
+        Ok(ended().await?)
+    }
+
     /// A plan whose workspace cannot be kept cannot be applied.
     fn unsealed(&self, why: &str) -> Result<(), StageError> {
         let reason = format!("the workspace cannot be kept for the apply: {why}");
         let outcome = StageOutcome::Failed { reason, phase: None, code: None };
+        // It may name a file, and a run chooses how its files are called.
+        let ending = masked(plain(outcome), &self.secrets);
         self.shared.journal.write(vec![
-            Change::ended(self.attempt, plain(outcome)),
+            Change::ended(self.attempt, ending),
             Change::step(self.attempt, Step::Sealed),
         ])?;
         Ok(())
@@ -234,7 +263,7 @@ fn masked(mut ending: Ending, secrets: &Secrets) -> Ending {
     match &mut ending.outcome {
         StageOutcome::Failed { reason, .. }
         | StageOutcome::Stopped { reason }
-        | StageOutcome::Unknown { reason } => *reason = terraform::mask(reason, secrets),
+        | StageOutcome::Unknown { reason } => *reason = secrets.hide(reason),
         StageOutcome::Succeeded { .. } | StageOutcome::Denied => {}
     }
     ending

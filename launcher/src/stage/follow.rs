@@ -4,20 +4,22 @@
 //! loop ends with the spool's last frame, or when the container is gone and nothing more is in the
 //! spool. What it has handled is durable before the mark moves behind it.
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gantry_model::{Phase, Section};
+use gantry_model::Phase;
 use gantry_protocol::message::{PhaseEvent, PhaseReport};
-use gantry_spool::{Body, Event, Frame, Outcome, Reader, Watch};
+use gantry_spool::order::MAX_STATE;
+use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch, open_side_file};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::container::persist;
-use super::state::ERRORED;
-use super::{Driven, Stage, StageError, Wish, container_name};
+use super::state::{ERRORED, StateError};
+use super::{MARGIN, Stage, StageError, Wish, container_name};
 use crate::container::{Engine, Signal};
 use crate::journal::{Change, Entry};
 use crate::log::{Log, message_id};
@@ -26,13 +28,13 @@ use crate::log::{Log, message_id};
 const TICK: Duration = Duration::from_secs(1);
 /// A stop is said again this often: a container that was only just started does not hear it yet.
 const SAY_AGAIN: Duration = Duration::from_secs(2);
-/// How much longer than its grace a stopped stage gets, for what it does after its last phase.
-pub(super) const MARGIN: Duration = Duration::from_secs(60);
 
 /// What the spool said.
 pub(super) struct Followed {
     /// Its last frame; none if the container is gone without one.
     pub outcome: Option<Outcome>,
+    /// Why the spool could not be read to its end, if it could not.
+    pub damage: Option<String>,
     /// The log, at its end.
     pub log: Log,
 }
@@ -62,7 +64,7 @@ impl Pulse {
 
 impl<E: Engine> Stage<E> {
     /// Follows the container to its end, and makes the ending durable.
-    pub(super) async fn follow(&self, entry: &Entry) -> Result<Driven, StageError> {
+    pub(super) async fn follow(&self, entry: &Entry) -> Result<(), StageError> {
         let pulse = Pulse {
             begin: Instant::now(),
             active: AtomicU64::new(0),
@@ -83,7 +85,6 @@ impl<E: Engine> Stage<E> {
         let stop = self.stop(&pulse);
         let answer = self.answer_states();
         tokio::pin!(stop, answer);
-        let mut wish = self.reins.wish.clone();
         let followed = loop {
             tokio::select! {
                 biased;
@@ -91,12 +92,10 @@ impl<E: Engine> Stage<E> {
                 error = &mut stop => return Err(error),
                 ended = &mut ended, if !container_ended => { ended?; container_ended = true; }
                 () = &mut answer => {}
-                _ = wish.wait_for(|wish| *wish == Wish::HandOver) => return Ok(Driven::HandedOver),
             }
         };
         // After the last frame nothing runs in the container but the worker binary, on its way out.
-        self.end(followed).await?;
-        Ok(Driven::Done)
+        self.end(followed).await
     }
 
     async fn read(&self, entry: &Entry, pulse: &Pulse) -> Result<Followed, StageError> {
@@ -110,28 +109,55 @@ impl<E: Engine> Stage<E> {
             pulse.is_busy.store(true, Ordering::Relaxed);
             // Asked before reading: what a container wrote before it ended is then surely seen.
             let is_gone = pulse.is_gone.load(Ordering::Acquire);
-            while let Some(frame) = reader.next()? {
-                if let Some(outcome) = self.take(&mut log, frame).await? {
-                    return Ok(Followed { outcome: Some(outcome), log });
+            loop {
+                let frame = match reader.next() {
+                    Ok(frame) => frame,
+                    Err(error) if is_damage(&error) => {
+                        let damage = self.give_up(&error, pulse).await?;
+                        return Ok(Followed { outcome: None, damage: Some(damage), log });
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let is_last = frame.is_none();
+                if let Some(frame) = frame {
+                    if let Some(outcome) = self.take(&mut log, frame).await? {
+                        return Ok(Followed { outcome: Some(outcome), damage: None, log });
+                    }
+                    pulse.beat();
                 }
-                pulse.beat();
                 if log.due().is_some_and(|due| due <= Instant::now()) {
                     log.cut(Vec::new()).await?;
+                    pulse.beat();
+                }
+                // However much there is to read: what is stored must not take the writer's room.
+                if log.position().segment > kept.segment {
+                    kept = log.position();
+                    reader.remove_before(kept)?;
+                }
+                if is_last {
+                    break;
                 }
             }
             if is_gone {
-                return Ok(Followed { outcome: None, log });
-            }
-            if log.due().is_some_and(|due| due <= Instant::now()) {
-                log.cut(Vec::new()).await?;
-                pulse.beat();
-            }
-            if log.position().segment > kept.segment {
-                kept = log.position();
-                reader.remove_before(kept)?;
+                return Ok(Followed { outcome: None, damage: None, log });
             }
             pulse.is_busy.store(false, Ordering::Relaxed);
             self.more(&watch, &log, pulse).await?;
+        }
+    }
+
+    /// What stands in the spool cannot be read any further, and no other launcher could read it. What
+    /// still runs is stopped as ever: it may be in the middle of a change.
+    async fn give_up(&self, error: &SpoolError, pulse: &Pulse) -> Result<String, StageError> {
+        tracing::error!(attempt = %self.attempt, %error, "the spool is damaged, stopping the stage");
+        let gone = async {
+            while !pulse.is_gone.load(Ordering::Acquire) {
+                pulse.gone.notified().await;
+            }
+        };
+        tokio::select! {
+            () = gone => Ok(error.to_string()),
+            error = self.interrupt() => Err(error),
         }
     }
 
@@ -183,12 +209,10 @@ impl<E: Engine> Stage<E> {
                 let line = format!(
                     "{bytes} bytes of output were dropped: this host's disk was full (launcher: free space under GANTRY_STATE_DIR)"
                 );
-                // Said before the mark moves on: a crash between the two says it twice, never not at all.
-                log.say(Section::Conclude, &[line], Vec::new()).await?;
-                let section = log.section();
-                log.end_section(Some(frame.next), section, Vec::new()).await?;
+                log.pass_over(frame.next, line).await?;
             }
             Event::Note { text } => {
+                let text = self.secrets.hide(&text);
                 tracing::info!(attempt = %self.attempt, text, "the worker binary says");
             }
             Event::Stopping { reason } => {
@@ -218,15 +242,17 @@ impl<E: Engine> Stage<E> {
             serial: u64,
             lineage: String,
         }
-        let opened = gantry_spool::open_side_file(
-            &self.directories.spool,
-            file.name,
-            gantry_spool::order::MAX_STATE,
-        )?;
-        match serde_json::from_reader::<_, Named>(std::io::BufReader::new(opened)) {
+        let opened = open_side_file(&self.directories.spool, file.name, MAX_STATE)
+            .map_err(StateError::from)
+            .and_then(|opened| {
+                let opened = std::io::BufReader::new(opened.take(MAX_STATE));
+                serde_json::from_reader::<_, Named>(opened).map_err(|_| StateError::Changed)
+            });
+        match opened {
             Ok(named) => self.keep_state(ERRORED, named.serial, named.lineage, file).await,
+            Err(error) if error.is_ours() => Err(error.into()),
             Err(error) => {
-                tracing::error!(attempt = %self.attempt, %error, "the errored.tfstate is no state");
+                tracing::error!(attempt = %self.attempt, %error, "the errored.tfstate cannot be kept");
                 Ok(())
             }
         }
@@ -241,6 +267,11 @@ impl<E: Engine> Stage<E> {
             return error.into();
         }
         tracing::info!(attempt = %self.attempt, reason, "stopping the stage");
+        self.interrupt().await
+    }
+
+    /// Stops what runs in the container, and ends it when its grace is long over. Ends only with an error.
+    async fn interrupt(&self) -> StageError {
         let name = container_name(self.attempt);
         let engine = &self.shared.engine;
         if let Err(error) = persist(|| engine.signal(&name, Signal::Stop)).await {
@@ -293,6 +324,21 @@ impl<E: Engine> Stage<E> {
             }
             tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
         }
+    }
+}
+
+/// Whether it is the spool's content that is wrong, and not this host.
+const fn is_damage(error: &SpoolError) -> bool {
+    match error {
+        SpoolError::Corrupt { .. }
+        | SpoolError::Version { .. }
+        | SpoolError::Missing { .. }
+        | SpoolError::NotRegular { .. } => true,
+        SpoolError::Io { .. }
+        | SpoolError::Full
+        | SpoolError::TooLarge { .. }
+        | SpoolError::EventTooLarge { .. }
+        | SpoolError::QuotaTooSmall { .. } => false,
     }
 }
 

@@ -13,7 +13,7 @@ use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
 use gantry_protocol::{Header, SealedBytes};
 
 use super::order::Variables;
-use super::{Shared, StageError, order};
+use super::{Shared, StageError, Wish, order};
 use crate::blob::{BlobError, Expected};
 use crate::container::{Engine, EngineError};
 use crate::journal::{Change, Entry};
@@ -28,8 +28,6 @@ const POLICY_LIMIT: Duration = Duration::from_secs(15);
 const PULLS_AGAIN: u32 = 3;
 /// The largest source archive: 2 GiB.
 const MAX_SOURCE: u64 = 2 << 30;
-/// The largest sealed workspace: 16 GiB.
-const MAX_WORKSPACE: u64 = 16 << 30;
 
 /// A spec, opened.
 pub struct Opened {
@@ -149,6 +147,12 @@ enum PrepareError {
     Backend(#[from] BackendError),
     #[error("the image {image} is not on this host and cannot be pulled")]
     Image { image: String, source: EngineError },
+    #[error(transparent)]
+    State(#[from] super::state::StateError),
+    #[error(
+        "bringing the image was given up: the stage is being stopped, or took longer than it may"
+    )]
+    CalledOff,
     #[error("the {what} takes {size} bytes: the limit is {limit}")]
     TooLarge { what: &'static str, size: u64, limit: u64 },
 }
@@ -160,20 +164,21 @@ impl<E: Engine> super::Stage<E> {
         if let Some(denials) = self.denials().await? {
             let mut lines = vec!["the run initialization policy denies this run:".to_owned()];
             lines.extend(denials.iter().map(|denial| format!("  - {denial}")));
-            return self.end_early(entry, StageOutcome::Denied, &lines).await;
+            return self.end_early(StageOutcome::Denied, &lines).await;
         }
         let laid_out = async {
-            self.bring_image(&mut log).await?;
+            self.check_recipients().map_err(PrepareError::from)?;
+            tokio::select! {
+                biased;
+                () = self.called_off() => return Err(PrepareError::CalledOff.into()),
+                brought = self.bring_image(&mut log) => brought?,
+            }
             self.lay_out(&mut log).await
         };
         match laid_out.await {
             Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::WorkspaceReady)?),
             Err(Preparing::Stage(error)) => Err(error),
-            Err(Preparing::Run(error)) => {
-                // The log may have grown since `entry` was read.
-                let entry = self.entry().unwrap_or_else(|| entry.clone());
-                self.failed_early(&entry, &error).await
-            }
+            Err(Preparing::Run(error)) => self.failed_early(entry, &error).await,
         }
     }
 
@@ -181,7 +186,7 @@ impl<E: Engine> super::Stage<E> {
     async fn denials(&self) -> Result<Option<Vec<String>>, StageError> {
         let Some(policy) = self.shared.policy.clone() else { return Ok(None) };
         let input = self.input().to_value();
-        let shown = input.to_string();
+        let shown = input.clone();
         let evaluated = tokio::task::spawn_blocking({
             let policy = Arc::clone(&policy);
             move || policy.compiled.evaluate(&input, SystemTime::now())
@@ -189,7 +194,7 @@ impl<E: Engine> super::Stage<E> {
         let denials = match tokio::time::timeout(POLICY_LIMIT, evaluated).await {
             Ok(Ok(Ok(decision))) => {
                 if decision.sample {
-                    self.sample(&shown, &decision.denials);
+                    self.sample(shown, &decision.denials);
                 }
                 decision.denials
             }
@@ -197,8 +202,7 @@ impl<E: Engine> super::Stage<E> {
             Ok(Err(_)) => vec!["the policy's evaluation broke off".to_owned()],
             Err(_) => vec!["the policy took longer than 15 s".to_owned()],
         };
-        let denials: Vec<_> =
-            denials.iter().map(|denial| terraform::mask(denial, &self.secrets)).collect();
+        let denials: Vec<_> = denials.iter().map(|denial| self.secrets.hide(denial)).collect();
         let decision = Decision {
             attempt: self.attempt,
             is_allowed: denials.is_empty(),
@@ -212,14 +216,18 @@ impl<E: Engine> super::Stage<E> {
     }
 
     /// Writes what the policy was asked and what it said to standard error, as the policy wants it.
-    fn sample(&self, input: &str, denials: &[String]) {
+    fn sample(&self, input: serde_json::Value, denials: &[String]) {
         let outcome = if denials.is_empty() { "allow" } else { "deny" };
-        let sample = format!(
-            "{{\"msg\":\"Sample 0/INITIALIZATION/{}/{outcome}\",\"sample\":{{\"input\":{input},\"outcome\":\"{outcome}\",\"results\":{{\"deny\":{},\"sample\":true}}}}}}",
-            self.attempt.run,
-            serde_json::Value::from(denials.to_vec()),
-        );
-        eprintln!("{}", terraform::mask(&sample, &self.secrets));
+        let sample = serde_json::json!({
+            "msg": format!("Sample 0/INITIALIZATION/{}/{outcome}", self.attempt.run),
+            "sample": {
+                "input": input,
+                "outcome": outcome,
+                "results": { "deny": denials, "sample": true },
+            },
+        });
+        // Nobody may listen there, and the run goes on all the same.
+        let _ = writeln!(std::io::stderr(), "{}", self.secrets.hide_in(sample));
     }
 
     fn input(&self) -> Input {
@@ -342,9 +350,10 @@ impl<E: Engine> super::Stage<E> {
                 .map_err(PrepareError::from)?;
         }
         if self.spec.state.is_some() {
-            let project = self.directories.source.join(&self.spec.project_root);
-            let replaces = self.shared.config.replaces_backend;
-            terraform::put_backend(&project, replaces).map_err(PrepareError::from)?;
+            let (source, replaces) =
+                (&self.directories.source, self.shared.config.replaces_backend);
+            terraform::put_backend(source, &self.spec.project_root, replaces)
+                .map_err(PrepareError::from)?;
         }
         Ok(())
     }
@@ -368,7 +377,7 @@ impl<E: Engine> super::Stage<E> {
     }
 
     async fn open_workspace(&self, sealed: &SealedWorkspace) -> Result<(), PrepareError> {
-        bounded("workspace", sealed.size, MAX_WORKSPACE)?;
+        bounded("workspace", sealed.size, workspace::MAX_SEALED)?;
         let mut file =
             workspace::passing_file(&self.directories.root).map_err(WorkspaceError::Io)?;
         let expected = Expected { what: "workspace", size: sealed.size, sha256: None };
@@ -386,8 +395,31 @@ impl<E: Engine> super::Stage<E> {
         Ok(())
     }
 
-    /// Gets an object; a store that is away is waited for.
+    /// Gets an object; a store that is away is waited for, until the stage is to be stopped.
     pub(super) async fn get(
+        &self,
+        url: &str,
+        expected: Expected<'_>,
+        into: &mut (impl Write + Restart + Send),
+    ) -> Result<(), BlobError> {
+        tokio::select! {
+            biased;
+            () = self.called_off() => Err(BlobError::CalledOff),
+            got = self.keep_getting(url, expected, into) => got,
+        }
+    }
+
+    /// Resolves when somebody wants the stage stopped before its first phase, or preparing it has taken
+    /// as long as a stage may.
+    async fn called_off(&self) {
+        let mut wish = self.reins.wish.clone();
+        tokio::select! {
+            Ok(_) = wish.wait_for(|wish| *wish == Wish::Stop) => {}
+            () = tokio::time::sleep_until(self.deadline) => {}
+        }
+    }
+
+    async fn keep_getting(
         &self,
         url: &str,
         expected: Expected<'_>,

@@ -13,10 +13,11 @@ use gantry_protocol::{
 };
 use gantry_spool::order::MAX_STATE;
 use gantry_spool::{SideFile, open_side_file};
+use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
 use super::{Stage, StageError};
-use crate::blob::{BlobError, Expected};
+use crate::blob::{BlobError, Expected, hex};
 use crate::container::Engine;
 use crate::journal::{Change, KeptState};
 use crate::log::message_id;
@@ -53,12 +54,53 @@ pub enum StateError {
     /// The worker binary's file cannot be used.
     #[error(transparent)]
     Spool(#[from] gantry_spool::SpoolError),
+    /// The file is not what its frame says.
+    #[error("the state version that the stage wrote was changed after it was finished")]
+    Changed,
     /// Reading failed.
     #[error("cannot read the state version that the stage wrote")]
     Io(#[from] std::io::Error),
     /// OpenSSL failed.
     #[error(transparent)]
     Crypto(#[from] gantry_protocol::CryptoError),
+}
+
+impl StateError {
+    /// Whether the fault is this host's, and not that of whoever wrote into the spool.
+    pub(super) fn is_ours(&self) -> bool {
+        use gantry_spool::SpoolError::{Io, NotRegular, TooLarge};
+        match self {
+            Self::Changed | Self::Spool(NotRegular { .. } | TooLarge { .. }) => false,
+            Self::Spool(Io { source, .. }) => source.kind() != std::io::ErrorKind::NotFound,
+            Self::Spool(_)
+            | Self::Blob(_)
+            | Self::Open(_)
+            | Self::NotOurs(_)
+            | Self::Seal(_)
+            | Self::Recipient
+            | Self::Io(_)
+            | Self::Crypto(_) => true,
+        }
+    }
+}
+
+/// Whether the version with this number is stored. Numbers rise, and the first ones are forgotten.
+fn is_kept(states: &[KeptState], number: u64) -> bool {
+    states.iter().any(|kept| kept.n == number || (number < kept.n && kept.n != ERRORED))
+}
+
+/// Hashes what is read through it.
+struct Hashed<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: std::io::Read> std::io::Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 impl<E: Engine> Stage<E> {
@@ -114,9 +156,7 @@ impl<E: Engine> Stage<E> {
         file: &SideFile,
     ) -> Result<(), StageError> {
         let Some(entry) = self.entry() else { return Ok(()) };
-        let (Some(spec), false) =
-            (&self.spec.state, entry.states.iter().any(|kept| kept.n == number))
-        else {
+        let (Some(spec), false) = (&self.spec.state, is_kept(&entry.states, number)) else {
             return Ok(());
         };
         let predecessor = entry
@@ -126,8 +166,9 @@ impl<E: Engine> Stage<E> {
             .or_else(|| spec.current.as_ref().map(|current| current.payload_sha256.clone()));
         let (sealed, statement) = match self.seal_state(serial, predecessor.as_deref(), file) {
             Ok(sealed) => sealed,
+            // What this host cannot do now it may do later, and until then nothing of the version goes.
+            Err(error) if error.is_ours() => return Err(error.into()),
             Err(error) => {
-                // The version stays in the spool, and the stage's end will say that it is there alone.
                 tracing::error!(attempt = %self.attempt, %error, "a state version cannot be kept");
                 return Ok(());
             }
@@ -169,8 +210,12 @@ impl<E: Engine> Stage<E> {
         let plain = open_side_file(&self.directories.spool, file.name, MAX_STATE)?;
         let mut payload = Vec::new();
         let mut sealer = seal(&recipients, &mut payload)?;
-        std::io::copy(&mut plain.take(MAX_STATE), &mut sealer)?;
+        let mut plain = Hashed { inner: plain.take(MAX_STATE), hash: Sha256::new() };
+        let size = std::io::copy(&mut plain, &mut sealer)?;
         let sealed = sealer.finish()?;
+        if size != file.size || hex(&plain.hash.finish()) != file.sha256 {
+            return Err(StateError::Changed);
+        }
         let statement = Statement {
             kind: Kind::State,
             stack: self.spec.stack.clone(),
@@ -182,6 +227,11 @@ impl<E: Engine> Stage<E> {
             payload_len: sealed.payload_len,
         };
         Ok((gantry_protocol::SealedBytes { header: sealed.header, payload }, statement))
+    }
+
+    /// A state that could not be kept must not be made.
+    pub(super) fn check_recipients(&self) -> Result<(), StateError> {
+        self.recipients().map(drop)
     }
 
     fn recipients(&self) -> Result<Vec<Recipient>, StateError> {

@@ -13,7 +13,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
+    keep_to_itself();
+    let argument =
+        std::env::args_os().nth(1).map(|argument| argument.to_string_lossy().into_owned());
+    match argument.as_deref() {
         None => {}
         Some("--help" | "-h") => {
             print!("{}", help());
@@ -54,13 +57,24 @@ fn main() -> ExitCode {
             return Exit::Unexpected.into();
         }
     };
-    match runtime.block_on(start::run(config)) {
+    let ended = runtime.block_on(start::run(config));
+    // What still works on files is left as a crash would leave it; the next launcher goes on from there.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
             eprintln!("{}", explain(&error));
             error.exit_code().into()
         }
     }
+}
+
+/// A crash must not put the pool's key on a disk, nor may other processes of this user look for it here.
+/// Where the kernel does not know how, nothing else is worse for it.
+fn keep_to_itself() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn log(config: &Config) {

@@ -13,7 +13,7 @@ use crate::workspace::remove;
 /// Removes the containers of this worker and the directories of attempts that the journal does not hold.
 ///
 /// # Errors
-/// When the engine does not answer. A directory that cannot be removed is only said.
+/// When the engine does not answer. What cannot be removed is only said: it stands in no run's way.
 pub async fn reap<E: Engine>(
     engine: &E,
     journal: &Journal,
@@ -28,14 +28,17 @@ pub async fn reap<E: Engine>(
     for name in engine.list(&labels).await? {
         if !known.contains(&name) {
             tracing::warn!(container = name, "removing a container that no journal knows");
-            engine.remove(&name).await?;
+            if let Err(error) = engine.remove(&name).await {
+                tracing::error!(container = name, %error, "it cannot be removed");
+            }
         }
     }
-    sweep(&config.state_dir.join("runs"), &known);
+    sweep(&config.state_dir.join("runs"), &config.secrets_dir, &known);
     Ok(())
 }
 
-fn sweep(directory: &Path, known: &HashSet<String>) {
+/// The directory in memory belongs to others too, so only what has its counterpart here is ours.
+fn sweep(directory: &Path, secrets: &Path, known: &HashSet<String>) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -43,8 +46,35 @@ fn sweep(directory: &Path, known: &HashSet<String>) {
             continue;
         }
         tracing::warn!(directory = name, "removing a directory that no journal knows");
-        if let Err(error) = remove(&entry.path()) {
+        let removed = remove(&secrets.join(&name)).and_then(|()| remove(&entry.path()));
+        if let Err(error) = removed {
             tracing::error!(directory = name, %error, "it cannot be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A journal that was moved away, or an order that its container never read.
+    #[test]
+    fn secrets_of_a_stage_that_nobody_knows_go_with_it() {
+        let (state, secrets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["known", "gone"] {
+            fs::create_dir(state.path().join(name)).unwrap();
+            fs::create_dir(secrets.path().join(name)).unwrap();
+            fs::write(secrets.path().join(name).join("order.json"), "secret").unwrap();
+        }
+        fs::create_dir(secrets.path().join("another launcher's")).unwrap();
+        sweep(state.path(), secrets.path(), &HashSet::from(["known".to_owned()]));
+        let left = |path: &Path| {
+            let names = fs::read_dir(path).unwrap();
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(state.path()), ["known"]);
+        assert_eq!(left(secrets.path()), ["another launcher's", "known"]);
     }
 }

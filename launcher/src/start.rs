@@ -101,16 +101,18 @@ impl Explain for StartError {
 pub async fn run(config: Config) -> Result<(), StartError> {
     let config = Arc::new(config);
     // First, so that no signal finds the default that ends the process.
-    let requests = Requests::new().map_err(StartError::Signals)?;
+    let mut requests = Requests::new().map_err(StartError::Signals)?;
     let policy = policy(&config)?;
     let state = StateDir::hold(&config.state_dir)?;
     let worker_binary = state.worker_binary()?;
     let journal = Arc::new(Journal::open(&config.state_dir, || {
         (JournalId::from_ulid(Ulid::generate()), WorkerId::from_ulid(Ulid::generate()))
     })?);
-    let engine = Docker::connect(docker_host(&config).as_deref()).await?;
-    tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
-    reaper::reap(&engine, &journal, &config).await?;
+    let engine = tokio::select! {
+        engine = engine(&config, &journal) => engine?,
+        // Nothing is in hand that would have to be finished.
+        _ = requests.next(), if journal.entries().is_empty() => return Ok(()),
+    };
     let objects = Objects::trusting(config.token.ca().as_bytes())?;
     let (health, healthy) = watch::channel(Health::default());
     let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;
@@ -134,6 +136,14 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     tasks.shutdown().await;
     drop(state);
     Ok(ended?)
+}
+
+/// Connects to the engine, and removes what an earlier launcher left there.
+async fn engine(config: &Config, journal: &Journal) -> Result<Docker, EngineError> {
+    let engine = Docker::connect(docker_host(config).as_deref()).await?;
+    tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
+    reaper::reap(&engine, journal, config).await?;
+    Ok(engine)
 }
 
 fn policy(config: &Config) -> Result<Option<Arc<Policy>>, StartError> {
@@ -178,14 +188,19 @@ impl Requests {
 
     async fn forward(mut self, to: mpsc::Sender<Request>) {
         loop {
-            let request = tokio::select! {
-                _ = self.terminate.recv() => Request::Leave,
-                _ = self.interrupt.recv() => Request::Leave,
-                _ = self.hand_over.recv() => Request::HandOver,
-            };
+            let request = self.next().await;
             if to.send(request).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Cancel safe.
+    async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.terminate.recv() => Request::Leave,
+            _ = self.interrupt.recv() => Request::Leave,
+            _ = self.hand_over.recv() => Request::HandOver,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The program itself: what it checks before the pool hears of it, what it says and how it exits.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -115,4 +116,28 @@ fn a_damaged_journal_ends_with_73() {
     let output = launch(state.path(), &[]);
     assert_eq!(output.status.code(), Some(73));
     assert!(said(&output).contains("no journal of version 1"), "{}", said(&output));
+}
+
+/// Docker hangs, and nothing is in hand: there is nothing to wait for.
+#[test]
+fn a_launcher_that_is_starting_leaves_when_it_is_told_and_can_leave_no_core() {
+    let state = tempfile::tempdir().unwrap();
+    let socket = state.path().join("docker.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let Pool { token, key } = pool();
+    let mut launcher = Command::new(env!("CARGO_BIN_EXE_gantry-launcher"))
+        .env_clear()
+        .env("SPACELIFT_TOKEN", token)
+        .env("SPACELIFT_POOL_PRIVATE_KEY", key)
+        .env("GANTRY_STATE_DIR", state.path().join("state"))
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .spawn()
+        .unwrap();
+    let _connection = listener.accept().unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", launcher.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    let pid = rustix::process::Pid::from_child(&launcher);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(launcher.wait().unwrap().code(), Some(0));
 }

@@ -54,8 +54,9 @@ async fn an_offer_of_the_backup_that_was_claimed_since_goes_to_nobody_else() {
     let mut other = world.welcomed().await;
     world.hello(&mut launcher).await;
     world.deliver(&mut [&mut launcher, &mut other]).await;
-    assert_eq!(other.offered(), None);
-    assert_eq!(world.control_plane.run(run).await.unwrap().worker, Some(launcher.worker));
+    assert_eq!((launcher.offered(), other.offered()), (None, None));
+    let kept = world.control_plane.run(run).await.unwrap();
+    assert_eq!((kept.worker, kept.epoch), (Some(launcher.worker), write.epoch));
 }
 
 #[tokio::test]

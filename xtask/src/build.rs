@@ -26,6 +26,9 @@ pub enum Profile {
     DevWithTests,
 }
 
+const WORKSPACE: [&str; 4] = ["build", "--workspace", "--locked", "--bins"];
+const RELEASE: [&str; 4] = ["build", "--release", "--locked", "--bins"];
+
 /// The programs.
 pub struct Programs {
     /// The folder that holds them all.
@@ -38,19 +41,20 @@ pub struct Programs {
     pub worker: PathBuf,
 }
 
-/// Builds every program of the workspace.
+/// Builds the programs.
 pub fn programs(cx: &Context, profile: Profile) -> Result<Programs> {
     tools::ensure(cx, &tools::BUILD.iter().collect::<Vec<&Need>>())?;
-    let mut arguments = vec!["build", "--workspace", "--locked", "--bins", "--exclude", "xtask"];
+    let mut built = Built::default();
     match profile {
-        Profile::Dev => {}
-        Profile::Release => arguments.push("--release"),
-        Profile::DevWithTests => {
-            arguments = vec!["build", "--workspace", "--locked", "--bins", "--tests"];
+        Profile::Dev => built.add(cx, &[&WORKSPACE[..], &["--exclude", "xtask"]].concat())?,
+        Profile::DevWithTests => built.add(cx, &[&WORKSPACE[..], &["--tests"]].concat())?,
+        // Each by itself: what the server alone needs of a library they share would be in the launcher too.
+        Profile::Release => {
+            for package in ["gantry", "gantry-launcher"] {
+                built.add(cx, &[&RELEASE[..], &["--package", package]].concat())?;
+            }
         }
     }
-    cx.say.detail(&format!("cargo {}", arguments.join(" ")));
-    let built = build(cx, &arguments)?;
     let find = |name: &str| {
         let is_it = |path: &&PathBuf| path.file_name().is_some_and(|file| file == name);
         built.programs.iter().find(is_it).cloned().with_context(|| format!("cargo built no {name}"))
@@ -69,24 +73,27 @@ struct Built {
     worker: Option<PathBuf>,
 }
 
-fn build(cx: &Context, arguments: &[&str]) -> Result<Built> {
-    let mut command = cx.config.cargo();
-    command.args(arguments).arg("--message-format=json-render-diagnostics");
-    let start = || Process::spawn_reading("cargo build", &mut command);
-    let ((process, stdout), ticket) = cx
-        .undo
-        .make("stop cargo", start, |(process, _)| process.stopping(Duration::from_secs(5)))?;
-    let mut built = Built::default();
-    for line in BufReader::new(stdout).lines() {
-        let line = line.context("cannot read what cargo says")?;
-        // Lines that are no message come from build scripts.
-        let Ok(message) = serde_json::from_str(&line) else { continue };
-        built.programs.extend(executable(&message));
-        built.worker = worker(&message).or(built.worker);
+impl Built {
+    /// Runs cargo, and keeps what it says.
+    fn add(&mut self, cx: &Context, arguments: &[&str]) -> Result<()> {
+        cx.say.detail(&format!("cargo {}", arguments.join(" ")));
+        let mut command = cx.config.cargo();
+        command.args(arguments).arg("--message-format=json-render-diagnostics");
+        let start = || Process::spawn_reading("cargo build", &mut command);
+        let ((process, stdout), ticket) = cx
+            .undo
+            .make("stop cargo", start, |(process, _)| process.stopping(Duration::from_secs(5)))?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("cannot read what cargo says")?;
+            // Lines that are no message come from build scripts.
+            let Ok(message) = serde_json::from_str(&line) else { continue };
+            self.programs.extend(executable(&message));
+            self.worker = worker(&message).or(self.worker.take());
+        }
+        let status = process.wait()?;
+        cx.undo.done(ticket);
+        if status.success() { Ok(()) } else { bail!("cargo build failed: see its output above") }
     }
-    let status = process.wait()?;
-    cx.undo.done(ticket);
-    if status.success() { Ok(built) } else { bail!("cargo build failed: see its output above") }
 }
 
 /// The program that a message of cargo's names.

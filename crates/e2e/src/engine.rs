@@ -20,16 +20,17 @@ const CALL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct OwnEngine {
     dir: TempDir,
+    options: Vec<&'static str>,
     program: Option<Program>,
 }
 
 impl OwnEngine {
-    /// Starts one that has `image`.
+    /// Starts one that has `image`, with these options besides its own.
     #[must_use]
-    pub fn start(image: &str) -> Self {
+    pub fn start(image: &str, options: &[&'static str]) -> Self {
         let dir = tempfile::Builder::new().prefix("gantry-docker-").tempdir();
         let dir = dir.expect("a temporary directory can be made");
-        let mut engine = Self { dir, program: None };
+        let mut engine = Self { dir, options: options.to_vec(), program: None };
         engine.start_again();
         let archive = engine.path("image.tar");
         let archive = archive.to_str().expect("paths of tests are UTF-8");
@@ -54,29 +55,32 @@ impl OwnEngine {
         command.args(["--containerd-namespace", &name]);
         command.args(["--containerd-plugins-namespace", &format!("{name}-plugins")]);
         command.args(["--bridge=none", "--iptables=false", "--ip-forward=false"]);
+        command.args(&self.options);
         let mut program = Program::start("dockerd", &mut command);
         program.wait_for("that it listens", LIMIT, |line| line.contains("API listen on"));
         self.program = Some(program);
     }
 
-    /// SIGTERM: it stops its containers and leaves.
+    /// SIGTERM: it stops its containers, unless an option says otherwise, and leaves.
     pub fn stop(&mut self) {
-        self.signal("TERM");
-        let mut program = self.program.take().expect("it runs");
-        let _ = program.ended(LIMIT);
+        self.leave("TERM");
     }
 
     /// SIGKILL: its containers go on.
     pub fn kill(&mut self) {
-        self.signal("KILL");
+        self.leave("KILL");
+    }
+
+    fn leave(&mut self, signal: &str) {
+        // Its containerd ends with it, or a little later: the next one could not start before.
+        let containerd = self.path("exec/containerd/containerd.pid");
+        let containerd = fs::read_to_string(containerd).expect("containerd wrote its id");
+        let containerd = Path::new("/proc").join(containerd.trim());
+        self.signal(signal);
         let mut program = self.program.take().expect("it runs");
-        // Its containerd holds its streams a little longer.
-        until("dockerd to be gone", LIMIT, || (!program.is_running()).then_some(()));
-        // That ends with it, or the next one could not start.
-        let pid = self.path("exec/containerd/containerd.pid");
-        let pid = fs::read_to_string(pid).expect("containerd wrote its id");
-        let process = Path::new("/proc").join(pid.trim());
-        until("containerd to be gone", LIMIT, || (!process.exists()).then_some(()));
+        // Not until its streams end: what goes on may hold them.
+        let is_gone = || (!program.is_running() && !containerd.exists()).then_some(());
+        until("dockerd and its containerd to be gone", LIMIT, is_gone);
     }
 
     /// As `DOCKER_HOST` spells it.
@@ -116,15 +120,13 @@ impl Drop for OwnEngine {
         // A test that failed leaves containers; without them it stops at once.
         let mut list = Command::new("docker");
         list.args(["--host", &self.host(), "ps", "--all", "--quiet"]);
-        if let Some(mut program) = self.program.take() {
+        if self.program.is_some() {
             for id in finished("docker", CALL, &mut list).text().lines() {
                 let mut remove = Command::new("docker");
                 remove.args(["--host", &self.host(), "rm", "--force", id]);
                 let _ = finished("docker", CALL, &mut remove);
             }
-            self.signal("TERM");
-            // Its streams are read until the last of its children is gone.
-            until("dockerd to leave", LIMIT, || (!program.is_running()).then_some(()));
+            self.stop();
         }
         // One that was killed leaves its mounts, and all files are root's.
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();

@@ -165,6 +165,29 @@ fn docker_killed_in_an_apply() {
     });
 }
 
+/// With live-restore containers go on without Docker: the launcher finds them again.
+#[test]
+fn docker_with_live_restore_restarted_in_an_apply() {
+    let stand = Stand::new();
+    let mut engine = OwnEngine::start(&stand.config.image, &["--live-restore"]);
+    let launcher = own(&stand, &engine);
+    let stack = stand.stack("restored").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
+    let stack = stack.captured().create();
+    let run = confirmed(&stand, &stack.id);
+    stand.awaits("applying", LIMIT);
+    engine.stop();
+    engine.start_again();
+    stand.give("go");
+    went_well(&stand, &launcher, &run);
+    nothing_left(&stand, &launcher, &engine);
+}
+
+/// A launcher of the test's own Docker, which has no bridge.
+fn own(stand: &Stand, engine: &OwnEngine) -> Launcher {
+    let launcher = stand.launcher("launcher").env("DOCKER_HOST", &engine.host());
+    launcher.env("SPACELIFT_WORKER_NETWORK", "none").start()
+}
+
 /// What a stopped run still does takes longer than Docker waits for a container unless it is told.
 const LAST_WORDS: &str =
     "[ $TF_VAR_spacelift_final_run_state = FINISHED ] || sleep 12; echo said >> /count/last-words";
@@ -172,12 +195,8 @@ const LAST_WORDS: &str =
 /// The tool is interrupted once, its state is kept, and the run says why it failed; the next one goes well.
 fn restarted(restart: impl FnOnce(&mut OwnEngine, &Stand)) {
     let stand = Stand::new();
-    let mut engine = OwnEngine::start(&stand.config.image);
-    let launcher = stand
-        .launcher("launcher")
-        .env("DOCKER_HOST", &engine.host())
-        .env("SPACELIFT_WORKER_NETWORK", "none")
-        .start();
+    let mut engine = OwnEngine::start(&stand.config.image, &[]);
+    let launcher = own(&stand, &engine);
     let stack = stand.stack("restarted").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
     let stack = stack.captured().argument("--after-run", LAST_WORDS).create();
     let run = confirmed(&stand, &stack.id);

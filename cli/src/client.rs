@@ -319,20 +319,45 @@ fn host(url: &str) -> String {
 }
 
 fn store_unreachable(url: &str, error: reqwest::Error) -> Failure {
-    Failure::new(format!("cannot reach the object store at {}", host(url)))
+    let (what, next) = if error.is_connect() {
+        (
+            "cannot reach the object store",
+            "check that this machine can reach it; `gantry server --objects-listen` sets where it listens",
+        )
+    } else {
+        (
+            "the transfer broke off at the object store",
+            "look at the server's log: its disk may be full",
+        )
+    };
+    Failure::new(format!("{what} {}", host(url)))
         .with(Code::Unreachable)
         .because(root(error))
-        .next("check that this machine can reach it; `gantry server --objects-listen` sets where it listens")
+        .next(next)
 }
 
 fn store_refused(url: &str, status: StatusCode, content: &[u8]) -> Failure {
-    let said: String = String::from_utf8_lossy(content).trim().chars().take(200).collect();
-    Failure::new(format!("the object store at {} answers with status {status}: {said}", host(url)))
+    let content = String::from_utf8_lossy(content);
+    let code = code_of(&content).map_or(String::new(), |code| format!(" ({code})"));
+    Failure::new(format!("the object store {} answers with status {status}{code}", host(url)))
+        .next("try again, and look at the server's log")
+}
+
+/// The word with which S3 says what is wrong.
+fn code_of(answer: &str) -> Option<&str> {
+    let (code, _) = answer.split_once("<Code>")?.1.split_once("</Code>")?;
+    Some(code).filter(|code| code.len() <= 100)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_object_store_says_is_found() {
+        assert_eq!(code_of("<?xml?><Error><Code>NoSuchKey</Code></Error>"), Some("NoSuchKey"));
+        assert_eq!(code_of("<html>"), None);
+    }
 
     #[test]
     fn what_is_missing_can_be_looked_up() {

@@ -229,12 +229,11 @@ fn created_text(pool: &Created, files: &Files, csr: Option<&Path>) -> String {
     }
     let token = output::shell_word(&shown(&files.token));
     let key = files.key.as_deref().map_or("KEY".into(), |key| output::shell_word(&shown(key)));
-    let which = csr.map_or(String::new(), |csr| {
-        format!(", where KEY is the private key of {}", csr.display())
-    });
+    let which = csr
+        .map_or(String::new(), |csr| format!(", KEY being the private key of {}", csr.display()));
     output::pairs(&text)
         + &format!(
-            "\nstart a launcher with{which}\n  SPACELIFT_TOKEN=\"$(cat {token})\" SPACELIFT_POOL_PRIVATE_KEY=\"$(base64 -w0 {key})\" gantry-launcher"
+            "\nstart a launcher{which}\n  SPACELIFT_TOKEN=\"$(cat {token})\" SPACELIFT_POOL_PRIVATE_KEY=\"$(base64 -w0 {key})\" gantry-launcher"
         )
 }
 

@@ -287,7 +287,9 @@ async fn create(
     let answer: CreateAnswer = client.ask(CREATE, variables).await?;
     let stack = answer.stack_create;
     let source = upload(client, &stack.id, packed, None).await.map_err(|failure| {
-        failure.next(format!("the stack exists; try `gantry stack upload {} DIR`", stack.id))
+        let first = failure.next_step().map_or(String::new(), |step| format!("{step}; "));
+        let again = format!("`gantry stack upload {} DIR`", stack.id);
+        failure.next(format!("{first}the stack exists, so upload its source again: {again}"))
     })?;
     let value = json!({
         "id": stack.id,

@@ -17,6 +17,14 @@ pub(crate) struct Face {
     pub(crate) recipient: Recipient,
 }
 
+impl Face {
+    /// What a certificate, PEM, is looked at for.
+    pub(crate) fn new(certificate: &str) -> Result<Self, KeyError> {
+        let recipient = Recipient::parse(certificate.as_bytes())?;
+        Ok(Self { certificate: certificate.to_owned(), recipient })
+    }
+}
+
 /// The present certificate of each pool.
 #[derive(Debug, Default)]
 pub(crate) struct Admitted {
@@ -33,19 +41,11 @@ struct Pools {
 
 impl Admitted {
     /// Makes this the only certificate of the pool.
-    pub(crate) fn set(
-        &self,
-        pool: PoolId,
-        serial: &str,
-        certificate: &str,
-    ) -> Result<(), KeyError> {
-        let recipient = Recipient::parse(certificate.as_bytes())?;
-        let face = Face { certificate: certificate.to_owned(), recipient };
+    pub(crate) fn set(&self, pool: PoolId, serial: &str, face: Face) {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         pools.serials.retain(|_, other| *other != pool);
         pools.serials.insert(serial_text(serial), pool);
         pools.faces.insert(pool, Arc::new(face));
-        Ok(())
     }
 
     /// The worker is one of this pool's, unless another pool had it first.

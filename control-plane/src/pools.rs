@@ -4,6 +4,7 @@ use gantry_model::{PoolId, Timestamp};
 use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
 use sqlx::Row as _;
 
+use crate::admitted::Face;
 use crate::check;
 use crate::control_plane::{ControlPlane, unix_seconds};
 use crate::error::OperationError;
@@ -73,6 +74,7 @@ impl ControlPlane {
         let pool = PoolId::from_ulid(self.ids().ulid(self.now()));
         let certificate = self.certify(pool, &new.csr)?;
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
+        let face = face(&certificate.pem)?;
         let mut unit = self.begin().await?;
         let taken = sqlx::query("SELECT 1 FROM pools WHERE name = $1")
             .bind(&new.name)
@@ -99,8 +101,8 @@ impl ControlPlane {
             .await?;
         note_certificate(&mut unit, pool, &certificate).await?;
         unit.audit(actor, "pool.create", &format!("pool {pool}"), &new.name).await?;
+        unit.then(move |this| this.inner.admitted.set(pool, certificate.serial.as_str(), face));
         unit.commit().await?;
-        self.admit(pool, certificate.serial.as_str(), &certificate.pem)?;
         Ok((self.pool(pool).await?, token))
     }
 
@@ -149,10 +151,16 @@ impl ControlPlane {
         pool: PoolId,
         csr: &str,
     ) -> Result<(Pool, String), OperationError> {
-        let old = self.pool(pool).await?.serial;
         let certificate = self.certify(pool, csr)?;
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
+        let face = face(&certificate.pem)?;
         let mut unit = self.begin().await?;
+        let old = sqlx::query("SELECT serial FROM pools WHERE id = $1")
+            .bind(pool.to_string())
+            .fetch_optional(unit.conn())
+            .await?;
+        let old = old.ok_or_else(|| OperationError::not_found("pool", pool))?;
+        let old: String = old.get("serial");
         let now = to_db(unit.now().0);
         sqlx::query(
             "UPDATE certificates SET revoked_at = $2 WHERE pool = $1 AND revoked_at IS NULL",
@@ -180,27 +188,33 @@ impl ControlPlane {
             .execute(unit.conn())
             .await?;
         unit.audit(actor, "pool.reset", &format!("pool {pool}"), "").await?;
+        unit.then(move |this| {
+            this.inner.admitted.set(pool, certificate.serial.as_str(), face);
+            this.drop_bonds(pool);
+            // Without a broker there is no session to close, and nobody to wait for.
+            if this.inner.revoked.try_send(old).is_err() {
+                tracing::error!(%pool, "too many certificates are revoked at once");
+            }
+        });
         unit.commit().await?;
-        self.admit(pool, certificate.serial.as_str(), &certificate.pem)?;
-        self.drop_bonds(pool);
-        // Without a broker there is no session to close, and nobody to wait for.
-        if self.inner.revoked.try_send(old).is_err() {
-            tracing::error!(%pool, "too many certificates are revoked at once");
-        }
         Ok((self.pool(pool).await?, token))
     }
 
-    /// Sets the public key, PEM, to which everything durable is sealed besides its pools.
+    /// Sets the public key, PEM, to which everything durable is sealed besides its pools. Once: what is
+    /// sealed to it would not be sealed to another, and whoever holds it relies on it.
     ///
     /// # Errors
-    /// When the text is no RSA public key or certificate.
+    /// When the text is no RSA public key or certificate, or there is a recovery key.
     pub async fn set_recovery_key(&self, actor: &str, pem: &str) -> Result<(), OperationError> {
         let key = PublicKey::parse(pem.as_bytes())
             .map_err(|error| OperationError::invalid("recovery key", error.to_string()))?;
         let mut unit = self.begin().await?;
-        let upsert = "INSERT INTO settings (name, value) VALUES ($1, $2) \
-                      ON CONFLICT (name) DO UPDATE SET value = $2";
-        sqlx::query(upsert).bind(RECOVERY_KEY).bind(key.to_pem()?).execute(unit.conn()).await?;
+        let insert = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let insert = sqlx::query(insert).bind(RECOVERY_KEY).bind(key.to_pem()?);
+        if insert.execute(unit.conn()).await?.rows_affected() == 0 {
+            let problem = "the server has a recovery key already".to_owned();
+            return Err(OperationError::Conflict(problem));
+        }
         let detail = key.fingerprint().to_string();
         unit.audit(actor, "recovery_key.set", "recovery key", &detail).await?;
         unit.commit().await?;
@@ -222,7 +236,8 @@ impl ControlPlane {
         let rows =
             sqlx::query("SELECT id, serial, certificate FROM pools").fetch_all(&mut *conn).await?;
         for row in rows {
-            self.admit(id("pool", row.get("id"))?, row.get("serial"), row.get("certificate"))?;
+            let face = face(row.get("certificate"))?;
+            self.inner.admitted.set(id("pool", row.get("id"))?, row.get("serial"), face);
         }
         let known = "SELECT pool, id FROM workers ORDER BY created_at";
         for row in sqlx::query(known).fetch_all(&mut *conn).await? {
@@ -248,11 +263,11 @@ impl ControlPlane {
         let request = CertificateRequest::parse(csr)?;
         Ok(self.issuer().issue_pool(&request, pool, unix_seconds(self.now()))?)
     }
+}
 
-    fn admit(&self, pool: PoolId, serial: &str, certificate: &str) -> Result<(), OperationError> {
-        let admitted = self.inner.admitted.set(pool, serial, certificate);
-        admitted.map_err(|error| OperationError::invalid("certificate", error.to_string()))
-    }
+fn face(certificate: &str) -> Result<Face, OperationError> {
+    Face::new(certificate)
+        .map_err(|error| OperationError::invalid("certificate", error.to_string()))
 }
 
 async fn note_certificate(

@@ -15,7 +15,7 @@ use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::objects::MAX_LIST;
-use crate::store::{id, to_db};
+use crate::store::{clear_later, id, to_db};
 
 /// How often it is looked for what can be forgotten.
 const EVERY: Duration = Duration::from_hours(1);
@@ -64,7 +64,7 @@ impl ControlPlane {
     /// Forgets all that is old enough.
     ///
     /// # Errors
-    /// When the database or the object store fails. What was forgotten until then stays so.
+    /// When the database fails. What was forgotten until then stays so.
     pub async fn forget(&self) -> Result<(), OperationError> {
         self.forget_workers().await?;
         self.forget_rows(OLD_JOURNALS, JOURNAL).await?;
@@ -124,7 +124,7 @@ impl ControlPlane {
     }
 
     /// Removes workspaces and specs of runs that are over for long enough. The rows go last, so that
-    /// what fails is tried again.
+    /// what fails is tried again, later.
     async fn clear_runs(&self) -> Result<(), OperationError> {
         let due = "SELECT id FROM runs WHERE clear_at <= $1 ORDER BY clear_at LIMIT $2";
         loop {
@@ -136,15 +136,21 @@ impl ControlPlane {
             if rows.is_empty() {
                 return Ok(());
             }
-            let mut runs: Vec<RunId> = Vec::new();
+            let mut runs: Vec<(RunId, bool)> = Vec::new();
             for row in rows {
                 let run = id("run", row.get("id"))?;
-                self.remove_below(&format!("workspace/{run}/")).await?;
-                self.remove_below(&format!("spec/{run}/")).await?;
-                runs.push(run);
+                let removed = self.remove_leftovers(run).await;
+                if let Err(error) = &removed {
+                    tracing::warn!(%run, error = error as &dyn std::error::Error, "cannot remove what a run left");
+                }
+                runs.push((run, removed.is_ok()));
             }
             let mut unit = self.begin().await?;
-            for run in runs {
+            for (run, is_removed) in runs {
+                if !is_removed {
+                    clear_later(&mut unit, run).await?;
+                    continue;
+                }
                 for sql in [
                     "DELETE FROM workspaces WHERE run = $1",
                     "UPDATE runs SET clear_at = NULL WHERE id = $1",
@@ -154,6 +160,11 @@ impl ControlPlane {
             }
             unit.commit().await?;
         }
+    }
+
+    async fn remove_leftovers(&self, run: RunId) -> Result<(), OperationError> {
+        self.remove_below(&format!("workspace/{run}/")).await?;
+        self.remove_below(&format!("spec/{run}/")).await
     }
 
     async fn remove_below(&self, prefix: &str) -> Result<(), OperationError> {

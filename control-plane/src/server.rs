@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum_server::Handle;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +120,7 @@ impl Server {
     /// # Errors
     /// When the data directory is another server's, an address cannot be had, or a file is damaged.
     pub async fn start(config: Config) -> Result<Running, ServerError> {
+        raise_file_limit();
         let dir = Arc::new(DataDir::open(&config.data)?);
         let names = config.names();
         let now_unix = unix_now();
@@ -315,6 +317,16 @@ fn kept<T, E>(
 
 fn port_of(address: &str) -> Option<u16> {
     address.rsplit_once(':')?.1.parse().ok().filter(|&port| port != 0)
+}
+
+/// Each connection and each object that moves is an open file, and the usual limit of 1024 is there for
+/// programs of another time. The most that this process may have is still the administrator's to set.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 fn unix_now() -> i64 {

@@ -14,6 +14,9 @@ use crate::desk::Bond;
 use crate::outbox::{Parcel, RESEND_MS};
 use crate::store::{Connection, StoreError, from_db, to_db};
 
+/// What follows in memory from a transaction that is durable.
+type Consequence = Box<dyn FnOnce(&ControlPlane) + Send>;
+
 /// A transaction under way.
 pub(crate) struct Unit {
     control_plane: ControlPlane,
@@ -23,6 +26,7 @@ pub(crate) struct Unit {
     parcels: Vec<Parcel>,
     bound: Bound,
     wakes: bool,
+    consequences: Vec<Consequence>,
     /// Let go last, when everything that follows is done.
     _gate: OwnedMutexGuard<()>,
 }
@@ -54,6 +58,7 @@ impl ControlPlane {
             parcels: Vec::new(),
             bound: Bound { control_plane: self.clone(), keys: Vec::new() },
             wakes: false,
+            consequences: Vec::new(),
             _gate: gate,
         })
     }
@@ -82,6 +87,12 @@ impl Unit {
     /// The scheduler will look again.
     pub(crate) fn wake(&mut self) {
         self.wakes = true;
+    }
+
+    /// Does this if the transaction becomes durable, and before another one begins: so that memory
+    /// follows the database in its order.
+    pub(crate) fn then(&mut self, consequence: impl FnOnce(&ControlPlane) + Send + 'static) {
+        self.consequences.push(Box::new(consequence));
     }
 
     /// The worker's new session: counts from the next [`Unit::post`] on.
@@ -140,9 +151,14 @@ impl Unit {
 
     /// Makes it durable, then does what follows from it.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        let Self { control_plane, tx, changed, parcels, mut bound, wakes, _gate, .. } = self;
+        let Self {
+            control_plane, tx, changed, parcels, mut bound, wakes, consequences, _gate, ..
+        } = self;
         tx.commit().await?;
         bound.keys.clear();
+        for consequence in consequences {
+            consequence(&control_plane);
+        }
         for parcel in parcels {
             control_plane.hand_over(parcel);
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use gantry_control_plane::config::Config;
 use gantry_control_plane::server::{Running, Server, ServerError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -84,6 +85,17 @@ async fn a_server_answers_everywhere_and_keeps_itself_to_its_owner() {
     for name in ["admin.json", "ca.key", "ca.pem", "gantry.db", "objects", "server.json"] {
         assert!(names.contains(name), "{name}");
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_takes_as_many_files_as_it_may() {
+    let limit = getrlimit(Resource::Nofile);
+    let few = Rlimit { current: Some(256), maximum: limit.maximum };
+    setrlimit(Resource::Nofile, few).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let running = Server::start(config(&root.path().join("data"))).await.unwrap();
+    assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
     running.stop().await;
 }
 

@@ -27,7 +27,7 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
 }
 
 /// The answer when what was asked for does not fit what there is.
-pub(super) fn conflict(message: impl Into<String>) -> Error {
+fn conflict(message: impl Into<String>) -> Error {
     coded(Error::new(message), "CONFLICT")
 }
 

@@ -6,7 +6,7 @@ use async_graphql::{Context, Error, ID, Object, Result, SimpleObject};
 use gantry_model::{PoolId, RunId, RunType as Model, StackId, WorkerId};
 use gantry_protocol::spec::{SealedBundle, Variable};
 
-use super::error::{conflict, invalid, not_found, refused};
+use super::error::{invalid, not_found, refused};
 use super::graphql::Metadata;
 use super::session::{Sessions, Viewer};
 use super::types::Long;
@@ -241,12 +241,8 @@ impl Mutation {
         ctx: &Context<'_>,
         #[graphql(desc = "PEM.")] public_key: String,
     ) -> Result<RecoveryKey> {
-        let control_plane = control_plane(ctx)?;
-        if control_plane.recovery_key().await.map_err(refused)?.is_some() {
-            // What is sealed to the present one would not be sealed to another.
-            return Err(conflict("the server has a recovery key already"));
-        }
-        control_plane.set_recovery_key(&actor(ctx)?, &public_key).await.map_err(refused)?;
+        let set = control_plane(ctx)?.set_recovery_key(&actor(ctx)?, &public_key).await;
+        set.map_err(refused)?;
         RecoveryKey::new(public_key)
     }
 

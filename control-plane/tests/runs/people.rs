@@ -18,6 +18,31 @@ async fn a_run_that_waits_is_canceled_at_once() {
 }
 
 #[tokio::test]
+async fn the_certificate_that_the_database_has_is_the_one_that_is_admitted() {
+    let world = World::new().await;
+    let csr = gantry_protocol::CertificateRequest::create(crate::world::pool_key()).unwrap();
+    let reset = || world.control_plane.reset_pool("ann", world.pool, csr.as_pem());
+    for _ in 0..8 {
+        futures::future::join_all([reset(), reset(), reset()]).await;
+        let pool = world.control_plane.pool(world.pool).await.unwrap();
+        let admissions = world.control_plane.admissions();
+        assert_eq!(admissions.pool_of(&pool.serial), Some(world.pool));
+    }
+}
+
+#[tokio::test]
+async fn a_recovery_key_is_set_once_however_many_try() {
+    let world = World::new().await;
+    let keys = [(); 3].map(|()| gantry_protocol::PoolKey::generate(2048).unwrap());
+    let pems = keys.map(|key| key.public().to_pem().unwrap());
+    let set = pems.iter().map(|pem| world.control_plane.set_recovery_key("ann", pem));
+    let set = futures::future::join_all(set).await;
+    let winner = set.iter().position(Result::is_ok).unwrap();
+    assert_eq!(set.iter().filter(|set| set.is_ok()).count(), 1);
+    assert_eq!(world.control_plane.recovery_key().await.unwrap().as_ref(), Some(&pems[winner]));
+}
+
+#[tokio::test]
 async fn only_a_run_that_no_worker_has_is_canceled() {
     let world = World::new().await;
     let (run, mut launcher, attempt) = world.reading().await;

@@ -109,6 +109,25 @@ async fn workspaces_and_specs_go_a_day_after_their_run_and_nothing_else_does() {
 }
 
 #[tokio::test]
+async fn what_the_object_store_does_not_remove_is_tried_again_a_day_later() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.reading().await;
+    let stored = workspace(attempt);
+    world.objects.put(&stored.key, Bytes::from_static(b"x")).await.unwrap();
+    world.plan(&mut launcher, attempt).await;
+    world.control_plane.discard("ann", run, None).await.unwrap();
+    world.clock.advance_ms(DAY);
+    world.objects.fail(true);
+    world.control_plane.forget().await.unwrap();
+    world.objects.fail(false);
+    assert_eq!(count(&world, "workspaces").await, 1);
+    world.clock.advance_ms(DAY);
+    world.control_plane.forget().await.unwrap();
+    assert_eq!(count(&world, "workspaces").await, 0);
+    assert_eq!(world.objects.size(&stored.key).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_pool_has_so_many_workers_and_no_more() {
     let world = World::new().await;
     let mut first = world.welcomed().await;

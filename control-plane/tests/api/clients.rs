@@ -109,10 +109,17 @@ async fn stacks_and_runs_are_answered_as_public_clients_ask() {
             .take();
     assert_eq!(runs[0]["id"], json!(run));
     assert_eq!(runs[0]["title"], "first");
-    let query = "query($before:ID$stackId:ID!){stack(id: $stackId){runs(before: $before){id,branch,canRetry,commit{authorLogin,authorName,hash},createdAt,\
-        delta{addCount,changeCount,deleteCount,resources},driftDetection,expired,needsApproval,state,title,triggeredBy}}}";
+    let query = "query($before:ID$stackId:ID!){stack(id: $stackId){runs(before: $before){id,branch,canRetry,comments{body,createdAt,username},\
+        commit{authorLogin,authorName,hash},createdAt,delta{addCount,changeCount,deleteCount,resources},driftDetection,expired,\
+        isMostRecent,needsApproval,state,title,triggeredBy}}}";
     let older = server.ask(query, json!({ "before": run, "stackId": "net" })).await;
     assert_eq!(older["stack"]["runs"], json!([]));
+    let newest = server.ask(query, json!({ "before": null, "stackId": "net" })).await;
+    assert_eq!(newest["stack"]["runs"][0]["isMostRecent"], true);
+    let query = "query($runId:ID!$stackId:ID!){stack(id: $stackId){runResourceState(id: $runId){id,state,finished}}}";
+    let waited = server.ask(query, json!({ "runId": run, "stackId": "net" })).await;
+    let state = json!({ "id": run, "state": "READY", "finished": false });
+    assert_eq!(waited["stack"]["runResourceState"], state);
     let query = "query($runId:ID!){runStack(runId: $runId){id,name}}";
     assert_eq!(server.ask(query, json!({ "runId": run })).await["runStack"]["id"], "net");
     assert_eq!(
@@ -142,4 +149,11 @@ async fn what_this_version_does_not_do_is_refused() {
     let input = json!({ "name": "x", "branch": "main", "repository": "r" });
     let message = server.fail(STACK_CREATE, json!({ "input": input, "manageState": true })).await;
     assert!(message.contains("worker_pool_id is required"), "{message}");
+    // Read back it would be -1, and the provider would want to change it for ever.
+    for limit in [0, 5] {
+        let variables = json!({ "csr": "x", "description": "", "drift_detection_run_limit": limit,
+            "name": "limited" });
+        let message = server.fail(POOL_CREATE, variables).await;
+        assert!(message.contains("drift detection: -1"), "{message}");
+    }
 }

@@ -9,7 +9,7 @@ use super::word::{RunState, RunType};
 use super::{Long, count, seconds};
 use crate::api::error::refused;
 use crate::control_plane::ControlPlane;
-use crate::runs::{self, AttemptRecord, HistoryEntry};
+use crate::runs::{self, AttemptRecord, HistoryEntry, RunsPage};
 
 /// A run: one job of a stack.
 pub(crate) struct Run {
@@ -101,6 +101,19 @@ impl Run {
     /// What clients attached to it.
     async fn user_provided_metadata(&self) -> &[String] {
         &self.run.metadata
+    }
+
+    /// What people said about it. Not done here: none.
+    async fn comments(&self) -> Vec<RunComment> {
+        vec![]
+    }
+
+    /// Whether its stack has no newer run.
+    async fn is_most_recent(&self, ctx: &Context<'_>) -> Result<bool> {
+        let page = RunsPage { before: None, limit: 1 };
+        let control_plane = ctx.data::<ControlPlane>()?;
+        let newest = control_plane.runs_of(&self.run.stack, page).await.map_err(refused)?;
+        Ok(newest.first().is_some_and(|newest| newest.id == self.run.id))
     }
 
     /// Whether it looks for drift.
@@ -214,6 +227,17 @@ pub(crate) struct Commit {
     timestamp: i64,
     /// Where it can be seen.
     url: Option<String>,
+}
+
+/// What somebody said about a run.
+#[derive(SimpleObject)]
+pub(crate) struct RunComment {
+    /// The words.
+    body: String,
+    /// When, in seconds since 1970.
+    created_at: i64,
+    /// Who.
+    username: String,
 }
 
 /// What a plan would change.

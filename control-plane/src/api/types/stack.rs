@@ -74,9 +74,12 @@ impl Stack {
 
     /// The run with this id, if it is one of this stack.
     async fn run(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Run>> {
-        let Ok(id) = id.parse::<RunId>() else { return Ok(None) };
-        let run = found(ctx.data::<ControlPlane>()?.run(id).await)?;
-        Ok(run.filter(|run| run.stack == self.0.id).map(Run::from))
+        self.own_run(ctx, &id).await
+    }
+
+    /// The same; public clients ask it whether a run is over.
+    async fn run_resource_state(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Run>> {
+        self.own_run(ctx, &id).await
     }
 
     /// Its runs, newest first: 50, from before the one that is named.
@@ -277,6 +280,12 @@ impl Stack {
 }
 
 impl Stack {
+    async fn own_run(&self, ctx: &Context<'_>, id: &ID) -> Result<Option<Run>> {
+        let Ok(id) = id.parse::<RunId>() else { return Ok(None) };
+        let run = found(ctx.data::<ControlPlane>()?.run(id).await)?;
+        Ok(run.filter(|run| run.stack == self.0.id).map(Run::from))
+    }
+
     async fn page(&self, ctx: &Context<'_>, before: Option<ID>) -> Result<Vec<Run>> {
         let before = before.filter(|before| !before.is_empty());
         let Ok(before) = before.map(|before| before.parse::<RunId>()).transpose() else {

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+#[path = "container_faults/launcher.rs"]
+mod launcher;
 #[path = "container_faults/play.rs"]
 mod play;
 #[path = "container_faults/store.rs"]

@@ -13,7 +13,7 @@ use gantry_launcher::blob::Objects;
 use gantry_launcher::config::{Config, Host};
 use gantry_launcher::container::Image;
 use gantry_launcher::container::fake::{Answer, Call, Fake, Fault, Happened};
-use gantry_launcher::journal::{Change, Journal};
+use gantry_launcher::journal::{Change, Ending, Journal};
 use gantry_launcher::session::Outgoing as _;
 use gantry_launcher::stage::{self, Driven, Reins, Shared, StageError, Wish};
 use gantry_launcher::store::Urls;
@@ -165,6 +165,50 @@ impl Play {
     pub fn stop(&self, reason: &str) {
         self.journal.write(vec![Change::stop(self.attempt, reason.to_owned())]).unwrap();
         self.wish.send_replace(Wish::Stop);
+    }
+
+    /// Something else is wanted of the stage.
+    pub fn wish(&self, wish: Wish) {
+        self.wish.send_replace(wish);
+    }
+
+    /// How one drive ended.
+    pub async fn driven(&mut self) -> Result<Driven, StageError> {
+        self.driving.join_next().await.expect("it is driven").unwrap()
+    }
+
+    /// Nothing can be stored.
+    pub fn has_no_urls(&mut self) {
+        self.urls = Arc::new(Urls::new(self.attempt, Arc::new(|_| {})));
+    }
+
+    /// The stage has ended well, and that is all that was done about it.
+    pub fn has_succeeded(&self) {
+        let outcome = StageOutcome::Succeeded { has_changes: false };
+        let ending = Ending { outcome, delta: None, outputs: Vec::new(), keeps_workspace: false };
+        self.journal.write(vec![Change::ended(self.attempt, ending)]).unwrap();
+    }
+
+    /// Somebody else than the worker binary writes into the spool.
+    pub fn spoil_spool(&self) {
+        std::fs::write(self.directories().spool.join("00000001.seg"), [7; 64]).unwrap();
+    }
+
+    /// The sealed spec becomes another one; gives what it was.
+    pub fn swap_spec(&self, spec: Vec<u8>) -> Vec<u8> {
+        let path = self.directories().spec;
+        let before = std::fs::read(&path).unwrap();
+        std::fs::write(path, spec).unwrap();
+        before
+    }
+
+    fn directories(&self) -> Directories {
+        Directories::of(self.attempt, &self.config.state_dir, &self.config.secrets_dir)
+    }
+
+    /// How often the tool was interrupted.
+    pub fn interrupts(&self) -> usize {
+        self.worker.interrupts()
     }
 
     /// Whether the control plane acknowledges what it takes.

@@ -1,0 +1,85 @@
+//! The engine does as it is told; the launcher does not, or what it keeps on this host.
+
+use gantry_launcher::stage::{Driven, StageError, Wish};
+use gantry_model::Stage::{Read, Write};
+use gantry_protocol::message::{StageOutcome, Step};
+use gantry_spool::Outcome;
+
+use super::MADE_ONCE;
+use super::play::{Play, in_time};
+use super::worker::Worker;
+
+/// Nobody acknowledges, and no url is left: a launcher that is told to hand over leaves all the same.
+#[tokio::test]
+async fn a_hand_over_waits_for_nobody() {
+    let mut play = Play::new(Write, Worker::quick());
+    play.acknowledges(false);
+    play.drive();
+    in_time(play.reaches(Step::ResultSent)).await;
+    play.wish(Wish::HandOver);
+    assert_eq!(in_time(play.driven()).await.unwrap(), Driven::HandedOver);
+
+    let mut play = Play::new(Write, Worker::quick());
+    play.has_no_urls();
+    play.drive();
+    in_time(play.reaches(Step::Started)).await;
+    play.wish(Wish::HandOver);
+    assert_eq!(in_time(play.driven()).await.unwrap(), Driven::HandedOver);
+    assert_eq!(play.runs(), 1);
+}
+
+/// Whoever is root in its container can write there. The stage ends all the same, and nobody claims to
+/// know how.
+#[tokio::test]
+async fn a_damaged_spool_ends_its_stage() {
+    for (kind, is_unknown) in [(Write, true), (Read, false)] {
+        let mut play = Play::new(kind, Worker::begins());
+        play.drive();
+        in_time(play.reaches(Step::Started)).await;
+        play.spoil_spool();
+        let outcome = in_time(play.to_its_end()).await;
+        match (&outcome, is_unknown) {
+            (StageOutcome::Unknown { reason }, true)
+            | (StageOutcome::Failed { reason, .. }, false) => {
+                assert!(reason.contains("cannot be read to its end"), "{reason}");
+            }
+            _ => panic!("{outcome:?}"),
+        }
+        assert_eq!(play.interrupts(), 1);
+        assert_eq!(play.left(), Vec::<String>::new());
+        assert_eq!(play.history().first(), MADE_ONCE.first());
+    }
+}
+
+/// The pool's key was changed and the former one was not given: the container goes on, and so does its
+/// stage once the key is there.
+#[tokio::test]
+async fn a_spec_that_cannot_be_opened_ends_no_container_that_runs() {
+    let worker = Worker::begins();
+    let mut play = Play::new(Write, worker.clone());
+    play.drive();
+    in_time(play.reaches(Step::Started)).await;
+    play.kill();
+    let sealed = play.swap_spec(b"something else".to_vec());
+    play.drive();
+    let refused = in_time(play.driven()).await.unwrap_err();
+    assert!(matches!(refused, StageError::Unopened { .. }), "{refused}");
+    assert_eq!(worker.interrupts(), 0);
+    play.swap_spec(sealed);
+    worker.end(Outcome::Succeeded);
+    play.engine.exit(&play.name(), 0);
+    let outcome = in_time(play.to_its_end()).await;
+    assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
+    assert_eq!(play.runs(), 1);
+    assert_eq!(play.left(), Vec::<String>::new());
+}
+
+/// How it ended was known before: the key is no reason to forget it.
+#[tokio::test]
+async fn an_ending_that_is_known_is_reported_without_the_spec() {
+    let mut play = Play::new(Write, Worker::quick());
+    play.has_succeeded();
+    play.swap_spec(b"something else".to_vec());
+    let outcome = in_time(play.to_its_end()).await;
+    assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
+}

@@ -411,6 +411,9 @@ impl<E: Engine> Launcher<E> {
         spec: Result<Vec<u8>, String>,
     ) -> Result<(), LaunchError> {
         match spec {
+            Ok(_) if self.leaving > Leaving::No => {
+                self.decline(attempt, "the launcher is leaving".to_owned())
+            }
             Ok(spec) => {
                 self.claimed.insert(attempt, spec);
                 let claim = Claim { attempt };

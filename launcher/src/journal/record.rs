@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 
 use super::{Entry, JournalError};
 
+/// The longest body of a message that waits as it is.
+const MAX_BODY: usize = 48 * 1024;
+
 /// Where an attempt's log stands: everything before it is stored, everything behind it is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -188,7 +191,11 @@ impl Record {
         id: MessageId,
         message: &FromLauncher,
     ) -> Result<Self, JournalError> {
-        let body = message.body().map_err(JournalError::Unwritable)?;
+        let mut body = message.body().map_err(JournalError::Unwritable)?;
+        // What a policy or a container has to say may fit neither an envelope nor a frame.
+        if body.get().len() > MAX_BODY {
+            body = message.clone().shortened().body().map_err(JournalError::Unwritable)?;
+        }
         Ok(Self::Queued { seq, id, kind: message.kind().to_owned(), body })
     }
 }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use gantry_model::{Epoch, RunId, Stage};
-use gantry_protocol::message::{Claim, FromLauncher};
+use gantry_protocol::message::{Claim, Decision, FromLauncher};
 use proptest::prelude::*;
 use ulid::Ulid;
 
@@ -145,4 +145,23 @@ fn an_entry_fits_a_frame_whatever_its_container_does() {
     journal.lock().file.rewrite(&records).unwrap();
     let states = open(directory.path()).entry(attempt(1)).unwrap().states;
     assert_eq!(states.last().map(|kept| kept.n), Some(9000));
+}
+
+/// A policy may say more than any message, and the run must be denied all the same.
+#[test]
+fn a_message_that_fits_no_frame_is_kept_shorter() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    let decision = Decision {
+        attempt: attempt(1),
+        is_allowed: false,
+        denials: vec!["\u{1f6ab}".repeat(4096); 100],
+        policy_sha256: String::new(),
+    };
+    let id = MessageId::from_ulid(Ulid::from_parts(1, 7));
+    let queued = Change::Queue { id, message: decision.into() };
+    assert_eq!(journal.write(vec![queued]).unwrap(), Some(1));
+    let waiting = open(directory.path()).waiting(0);
+    let FromLauncher::Decision(decision) = &waiting[0].message else { panic!("{waiting:?}") };
+    assert!(!decision.is_allowed && decision.denials[0].starts_with('\u{1f6ab}'));
 }

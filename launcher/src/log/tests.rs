@@ -28,13 +28,14 @@ impl Keep for Shelf {
 enum Given {
     Output(Vec<u8>),
     Section(Phase),
+    Gap,
 }
 
 fn given() -> impl Strategy<Value = Vec<Given>> {
     let output = prop::collection::vec(prop::sample::select(b"abc\n".to_vec()), 0..12);
     let phase = prop::sample::select(vec![Phase::Initialize, Phase::Plan]);
     prop::collection::vec(
-        prop_oneof![8 => output.prop_map(Given::Output), 1 => phase.prop_map(Given::Section)],
+        prop_oneof![8 => output.prop_map(Given::Output), 1 => phase.prop_map(Given::Section), 1 => Just(Given::Gap)],
         1..30,
     )
 }
@@ -89,6 +90,7 @@ async fn run(
                         .await
                         .unwrap();
                 }
+                Given::Gap => log.pass_over(place(at + 1), "gap".to_owned()).await.unwrap(),
             }
             match then.next().unwrap_or(Then::Nothing) {
                 Then::Nothing => {}
@@ -123,7 +125,7 @@ fn expected(frames: &[Given], secrets: &Secrets) -> BTreeMap<Section, Vec<u8>> {
     let mut log: BTreeMap<Section, Vec<u8>> = BTreeMap::new();
     let mut section = Section::Conclude;
     let mut part = Vec::new();
-    let mut end = |section: Section, part: &mut Vec<u8>| {
+    let end = |log: &mut BTreeMap<Section, Vec<u8>>, section, part: &mut Vec<u8>| {
         let mut masker = Masker::new(secrets);
         let mut masked = Vec::new();
         masker.push(part, &mut masked);
@@ -137,12 +139,16 @@ fn expected(frames: &[Given], secrets: &Secrets) -> BTreeMap<Section, Vec<u8>> {
         match frame {
             Given::Output(output) => part.extend_from_slice(output),
             Given::Section(phase) => {
-                end(section, &mut part);
+                end(&mut log, section, &mut part);
                 section = (*phase).into();
+            }
+            Given::Gap => {
+                end(&mut log, section, &mut part);
+                log.entry(Section::Conclude).or_default().extend(b"gap\n");
             }
         }
     }
-    end(section, &mut part);
+    end(&mut log, section, &mut part);
     log
 }
 

@@ -100,8 +100,14 @@ impl<E: Engine> Stage<E> {
 
     async fn read(&self, entry: &Entry, pulse: &Pulse) -> Result<Followed, StageError> {
         let spool = &self.directories.spool;
-        let watch = Watch::new(spool).map_err(self.at())?;
-        let watch = awaitable(watch).map_err(self.at())?;
+        let watch = match Watch::new(spool).and_then(awaitable) {
+            Ok(watch) => Some(watch),
+            // The host has only so many for each user. Then the spool is looked at now and then.
+            Err(error) => {
+                tracing::warn!(attempt = %self.attempt, %error, "the spool cannot be watched");
+                None
+            }
+        };
         let mut log = self.log(entry);
         let mut reader = Reader::open(spool, log.position())?;
         let mut kept = log.position();
@@ -142,14 +148,16 @@ impl<E: Engine> Stage<E> {
                 return Ok(Followed { outcome: None, damage: None, log });
             }
             pulse.is_busy.store(false, Ordering::Relaxed);
-            self.more(&watch, &log, pulse).await?;
+            self.more(watch.as_ref(), &log, pulse).await?;
         }
     }
 
-    /// What stands in the spool cannot be read any further, and no other launcher could read it. What
-    /// still runs is stopped as ever: it may be in the middle of a change.
+    /// What stands in the spool cannot be read any further. What still runs is stopped as ever: it may
+    /// be in the middle of a change. A later version of the format another launcher may read, so that is
+    /// left to its end.
     async fn give_up(&self, error: &SpoolError, pulse: &Pulse) -> Result<String, StageError> {
-        tracing::error!(attempt = %self.attempt, %error, "the spool is damaged, stopping the stage");
+        tracing::error!(attempt = %self.attempt, %error, "the spool cannot be read any further");
+        let may_go_on = matches!(error, SpoolError::Version { .. });
         let gone = async {
             while !pulse.is_gone.load(Ordering::Acquire) {
                 pulse.gone.notified().await;
@@ -157,25 +165,21 @@ impl<E: Engine> Stage<E> {
         };
         tokio::select! {
             () = gone => Ok(error.to_string()),
-            error = self.interrupt() => Err(error),
+            error = self.interrupt(), if !may_go_on => Err(error),
         }
     }
 
     /// Waits until there may be more to read or something is due.
     async fn more(
         &self,
-        watch: &AsyncFd<Watch>,
+        watch: Option<&AsyncFd<Watch>>,
         log: &Log,
         pulse: &Pulse,
     ) -> Result<(), StageError> {
         let tick = Instant::now() + TICK;
         let until = log.due().map_or(tick, |due| due.min(tick));
         tokio::select! {
-            ready = watch.readable() => {
-                let mut ready = ready.map_err(self.at())?;
-                ready.clear_ready();
-                watch.get_ref().drain().map_err(self.at())?;
-            }
+            changed = changed(watch) => changed.map_err(self.at())?,
             () = pulse.gone.notified() => {}
             () = tokio::time::sleep_until(until) => {}
         }
@@ -325,6 +329,13 @@ impl<E: Engine> Stage<E> {
             tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
         }
     }
+}
+
+/// Resolves when something in the spool may have changed. Cancel safe.
+async fn changed(watch: Option<&AsyncFd<Watch>>) -> std::io::Result<()> {
+    let Some(watch) = watch else { return std::future::pending().await };
+    watch.readable().await?.clear_ready();
+    watch.get_ref().drain()
 }
 
 /// Whether it is the spool's content that is wrong, and not this host.

@@ -10,7 +10,7 @@ use regorus::{Engine, PolicyLengthConfig};
 
 use crate::builtins;
 use crate::policy::{LONGEST_SOURCE, RegoVersion};
-use crate::source::{self, DEEPEST, MOST_LINKS, Outline};
+use crate::source::{self, DEEPEST, DEEPEST_VALUE, MOST_LINKS, Outline};
 
 /// The rule that is evaluated: everything in one query, under one time limit.
 pub(crate) const OUTCOME: &str = "data.gantry.harness.outcome";
@@ -87,7 +87,9 @@ pub(crate) fn compile(name: &str, text: &str) -> Result<Compiled, CompileError> 
     }
     let outline = source::outline(text);
     if let Some(place) = outline.too_deep {
-        let message = format!("brackets are nested more than {DEEPEST} deep");
+        let message = format!(
+            "brackets are nested more than {DEEPEST} deep, or arrays, sets and objects more than {DEEPEST_VALUE}"
+        );
         return Err(CompileError {
             place: Some(place),
             ..error(message, "break the expression up")

@@ -20,17 +20,20 @@ pub(crate) struct Outline<'a> {
     pub(crate) locals: BTreeMap<&'a str, Place>,
     /// Whether the text uses `if` or `contains` as Rego v1 does, or imports `rego.v1`.
     pub(crate) looks_like_v1: bool,
-    /// Where brackets are nested deeper than [`DEEPEST`]: the engine's parser would run out of stack.
+    /// Where brackets are nested deeper than [`DEEPEST`] or [`DEEPEST_VALUE`].
     pub(crate) too_deep: Option<Place>,
     /// Where an expression has more than [`MOST_LINKS`]: later steps of the engine would.
     pub(crate) too_long: Option<Place>,
 }
 
-/// How deep brackets may be nested.
+/// How deep brackets may be nested: the engine's parser runs out of stack in the end.
 pub(crate) const DEEPEST: usize = 64;
+/// How deep arrays, sets and objects may be nested: the engine reads the first element of each twice,
+/// so every level doubles the time.
+pub(crate) const DEEPEST_VALUE: usize = 12;
 /// How many operators, dots and brackets may follow each other in one expression, all that it holds
 /// included: the engine descends a step for each.
-pub(crate) const MOST_LINKS: usize = 512;
+pub(crate) const MOST_LINKS: usize = 128;
 
 /// Words before a parenthesis that are no calls.
 const KEYWORDS: [&str; 12] = [
@@ -109,6 +112,8 @@ struct Words<'a> {
     /// A byte of the present line, and its column: places are asked for in their order.
     known: (usize, usize),
     depth: usize,
+    /// How many of the brackets around are those of arrays, sets and objects.
+    values: usize,
     /// The expression at hand, and those around it.
     chains: Vec<Chain>,
     too_deep: Option<Place>,
@@ -126,6 +131,8 @@ struct Chain {
     before: usize,
     /// Whether it could end here: another operand would begin another expression.
     is_whole: bool,
+    /// Whether it stands in the brackets of an array, a set or an object.
+    is_in_value: bool,
 }
 
 impl Chain {
@@ -134,7 +141,8 @@ impl Chain {
     }
 
     fn begin_next(&mut self) {
-        *self = Self { before: self.before.max(self.deepest()), ..Self::default() };
+        let before = self.before.max(self.deepest());
+        *self = Self { before, is_in_value: self.is_in_value, ..Self::default() };
     }
 }
 
@@ -146,6 +154,7 @@ impl<'a> Words<'a> {
             line: 1,
             known: (0, 1),
             depth: 0,
+            values: 0,
             chains: vec![Chain::default()],
             too_deep: None,
             too_long: None,
@@ -184,8 +193,12 @@ impl<'a> Words<'a> {
         match byte {
             b'(' | b'[' | b'{' => {
                 self.depth += 1;
+                // Behind an operand it is an index, a call or a body.
+                let is_behind = self.chains.last().is_some_and(|chain| chain.is_whole);
+                let is_in_value = byte != b'(' && !is_behind;
                 if self.depth <= DEEPEST {
-                    self.chains.push(Chain::default());
+                    self.values += usize::from(is_in_value);
+                    self.chains.push(Chain { is_in_value, ..Chain::default() });
                 }
             }
             b')' | b']' | b'}' => {
@@ -193,6 +206,7 @@ impl<'a> Words<'a> {
                 if self.chains.len() > self.depth + 1
                     && let Some(inner) = self.chains.pop()
                 {
+                    self.values -= usize::from(inner.is_in_value);
                     let inner = inner.before.max(inner.deepest());
                     self.link(|chain| {
                         chain.within = chain.within.max(inner);
@@ -203,14 +217,15 @@ impl<'a> Words<'a> {
             b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'|' | b'&' | b'=' | b'!' | b'<' | b'>' => {
                 self.link(|chain| chain.is_whole = false);
             }
-            b',' | b';' => {
+            b',' | b';' | b':' => {
                 if let Some(chain) = self.chains.last_mut() {
                     chain.begin_next();
                 }
             }
             _ => {}
         }
-        if self.depth > DEEPEST && self.too_deep.is_none() {
+        let is_too_deep = self.depth > DEEPEST || self.values > DEEPEST_VALUE;
+        if is_too_deep && self.too_deep.is_none() {
             self.too_deep = Some(self.place(self.at));
         }
     }
@@ -357,6 +372,23 @@ mod tests {
     }
 
     #[test]
+    fn only_the_brackets_of_values_count_as_such() {
+        let is_deep = |source: &str| outline(source).too_deep.is_some();
+        let nested = |open: &str, close: &str, depth: usize| {
+            format!("x = {}1{}", open.repeat(depth), close.repeat(depth))
+        };
+        for (open, close) in [("[", "]"), ("{", "}"), ("{\"a\": ", "}"), ("[1, ", "]")] {
+            assert!(!is_deep(&nested(open, close, DEEPEST_VALUE)), "{open}");
+            assert!(is_deep(&nested(open, close, DEEPEST_VALUE + 1)), "{open}");
+            assert!(!is_deep(&format!("[{}]", nested(open, close, 9)).repeat(20)), "{open}");
+        }
+        for (open, close) in [("(", ")"), ("f(", ")"), ("a[", "]"), ("every x in y {", "}")] {
+            assert!(!is_deep(&nested(open, close, DEEPEST)), "{open}");
+            assert!(is_deep(&nested(open, close, DEEPEST + 1)), "{open}");
+        }
+    }
+
+    #[test]
     fn links_are_counted_for_each_expression_with_all_that_it_holds() {
         let is_long = |source: &str| outline(source).too_long.is_some();
         let sum = |links: usize| format!("1{}", " + 1".repeat(links));
@@ -368,8 +400,8 @@ mod tests {
             assert!(is_long(&format!("{0}{joined}{0}", sum(MOST_LINKS))), "{joined:?}");
         }
         // The bracket is a link of its own, and its longest expression counts, wherever it stands.
-        let within = |outer: usize| format!("[1, {}, 2]{}", sum(200), "[0]".repeat(outer));
-        assert!(!is_long(&within(MOST_LINKS - 201)) && is_long(&within(MOST_LINKS - 200)));
+        let within = |outer: usize| format!("[1, {}, 2]{}", sum(99), "[0]".repeat(outer));
+        assert!(!is_long(&within(MOST_LINKS - 100)) && is_long(&within(MOST_LINKS - 99)));
         assert!(is_long(&"a.".repeat(MOST_LINKS + 2)));
         assert!(!is_long(&")".repeat(2000)) && !is_long(&"a = 1\n".repeat(2000)));
     }

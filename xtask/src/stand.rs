@@ -29,6 +29,7 @@ pub struct Stand {
     pub addresses: Addresses,
     gantry: PathBuf,
     launcher: PathBuf,
+    image: String,
     secrets: PathBuf,
     server: Service,
     worker: Option<Service>,
@@ -65,7 +66,8 @@ impl Stand {
         let addresses = Addresses::read(&data.join("server.json"))?;
         let secrets = secrets_directory(cx)?;
         let (gantry, launcher) = (programs.gantry.clone(), programs.launcher.clone());
-        let stand = Self { dir, addresses, gantry, launcher, secrets, server, worker: None };
+        let image = image.to_owned();
+        let stand = Self { dir, addresses, gantry, launcher, image, secrets, server, worker: None };
         stand.say(cx, &["login", "--from", "data/admin.json"])?;
         Ok(stand)
     }
@@ -205,7 +207,9 @@ impl Stand {
             let pid = service.process().pid();
             script.push(format!("kill {pid} 2>/dev/null && tail --pid={pid} -f /dev/null"));
         }
-        script.push(format!("rm -rf {} {}", self.secrets.display(), self.dir.display()));
+        let remove = format!("rm -rf {} {}", self.secrets.display(), self.dir.display());
+        let take = taking(&self.dir, &self.image).join(" ");
+        script.push(format!("{remove} 2>/dev/null || {{ docker {take}; {remove}; }}"));
         if let Some(Started { pid, folder }) = dockerd {
             let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
             script.push(format!("{sudo}sh -c 'kill {pid}' && rm -rf {}", folder.display()));
@@ -261,16 +265,21 @@ fn directory(cx: &Context, image: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// What docker is told to make all that lies in a directory this user's.
+fn taking(dir: &Path, image: &str) -> Vec<String> {
+    let me = rustix::process::geteuid().as_raw().to_string();
+    let volume = format!("{}:/stand", dir.display());
+    let run = ["run", "--rm", "--network", "none", "--user", "0", "--entrypoint", "chown"];
+    let words = run.into_iter().chain(["--volume", &volume, image, "-R", &me, "/stand"]);
+    words.map(str::to_owned).collect()
+}
+
 /// Containers write as other users. Only where we may not remove that, a container does.
 fn remove_directory(dir: &Path, image: &str) -> Result<()> {
     if fs::remove_dir_all(dir).is_ok() {
         return Ok(());
     }
-    let mut command = Command::new("docker");
-    command.args(["run", "--rm", "--user", "0", "--entrypoint", "find", "--volume"]);
-    command.arg(format!("{}:/stand", dir.display()));
-    command.args([image, "/stand", "-mindepth", "1", "-delete"]);
-    process::output("docker run", SHORT, &mut command)?;
+    process::read("docker run", SHORT, Command::new("docker").args(taking(dir, image)))?;
     fs::remove_dir_all(dir).with_context(|| dir.display().to_string())
 }
 

@@ -351,20 +351,28 @@ fn unless_missing<T>(result: Result<T, Failure>) -> Result<Option<T>, EngineErro
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of many transport errors")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of many errors")]
 fn said(what: &str, error: Error) -> Failure {
+    let refused =
+        |message: &str| EngineError::Refused { what: what.to_owned(), message: bounded(message) };
     match error {
-        Error::DockerResponseServerError { status_code, message } => Failure::Said {
-            status: status_code,
-            error: EngineError::Refused { what: what.to_owned(), message: bounded(&message) },
-        },
-        Error::DockerStreamError { error } => {
-            Failure::Other(EngineError::Refused { what: what.to_owned(), message: bounded(&error) })
-        }
-        other => Failure::Other(EngineError::Unreachable {
+        // 502 to 504: somebody before the engine, to whom it does not answer either.
+        error @ (Error::DockerResponseServerError { status_code: 502..=504, .. }
+        | Error::RequestTimeoutError
+        | Error::IOError { .. }
+        | Error::HttpClientError { .. }
+        | Error::HyperResponseError { .. }
+        | Error::HyperLegacyError { .. }
+        | Error::SocketNotFoundError(_)) => Failure::Other(EngineError::Unreachable {
             what: what.to_owned(),
-            source: Box::new(other),
+            source: Box::new(error),
         }),
+        Error::DockerResponseServerError { status_code, message } => {
+            Failure::Said { status: status_code, error: refused(&message) }
+        }
+        Error::DockerStreamError { error } => Failure::Other(refused(&error)),
+        // Waiting does not mend an answer of another form.
+        other => Failure::Other(refused(&format!("its answer is not understood: {other}"))),
     }
 }
 
@@ -379,6 +387,27 @@ fn bounded(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waiting_mends_is_told_from_what_it_does_not() {
+        let answer = |status_code| Error::DockerResponseServerError {
+            status_code,
+            message: "no".to_owned(),
+        };
+        let mended = [400, 404, 409, 500, 502, 503, 504]
+            .map(|status| failed("do it", answer(status)).is_passing());
+        assert_eq!(mended, [false, false, false, false, true, true, true]);
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(failed("do it", Error::IOError { err: broken }).is_passing());
+        let nonsense = serde_json::from_str::<u8>("{").expect_err("it is no number");
+        let nonsense = failed("do it", Error::JsonSerdeError { err: nonsense });
+        assert!(!nonsense.is_passing());
+        let words = nonsense.to_string();
+        assert!(
+            words.starts_with("Docker cannot do it: its answer is not understood: "),
+            "{words}"
+        );
+    }
 
     #[test]
     fn a_tag_is_told_from_a_port() {

@@ -194,7 +194,7 @@ impl<E: Engine> super::Stage<E> {
         let denials = match tokio::time::timeout(POLICY_LIMIT, evaluated).await {
             Ok(Ok(Ok(decision))) => {
                 if decision.sample {
-                    self.sample(shown, &decision.denials);
+                    self.sample(&shown, &decision.denials);
                 }
                 decision.denials
             }
@@ -216,7 +216,7 @@ impl<E: Engine> super::Stage<E> {
     }
 
     /// Writes what the policy was asked and what it said to standard error, as the policy wants it.
-    fn sample(&self, input: serde_json::Value, denials: &[String]) {
+    fn sample(&self, input: &serde_json::Value, denials: &[String]) {
         let outcome = if denials.is_empty() { "allow" } else { "deny" };
         let sample = serde_json::json!({
             "msg": format!("Sample 0/INITIALIZATION/{}/{outcome}", self.attempt.run),

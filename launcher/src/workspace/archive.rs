@@ -192,7 +192,11 @@ fn append(
             builder.append_data(&mut header, name, Exactly { file, left: size })?;
             Ok(Appended::Size(size))
         }
-        _ => Ok(Appended::Size(0)),
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Ok(Appended::Size(0)),
     }
 }
 

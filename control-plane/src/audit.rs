@@ -28,23 +28,6 @@ pub struct AuditEntry {
 }
 
 impl ControlPlane {
-    /// Writes down a change that was made beside pools, stacks and runs.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn audit(
-        &self,
-        actor: &str,
-        act: &str,
-        subject: &str,
-        detail: &str,
-    ) -> Result<(), OperationError> {
-        let mut unit = self.begin().await?;
-        unit.audit(actor, act, subject, detail).await?;
-        unit.commit().await?;
-        Ok(())
-    }
-
     /// What was changed, newest first; only what is older than `before`, if that is given.
     ///
     /// # Errors

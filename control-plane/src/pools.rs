@@ -131,15 +131,6 @@ impl ControlPlane {
         rows.iter().map(read_pool).collect()
     }
 
-    /// The token of a pool's present certificate. It holds no secret.
-    ///
-    /// # Errors
-    /// When there is no such pool.
-    pub async fn pool_token(&self, pool: PoolId) -> Result<String, OperationError> {
-        let pool = self.pool(pool).await?;
-        Ok(self.issuer().token(pool.id, &pool.certificate)?.encode())
-    }
-
     /// Gives the pool a new certificate and token. The old ones are worth nothing from the return on,
     /// and the broker closes the sessions of the old one.
     ///

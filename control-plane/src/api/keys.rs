@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::Store;
+use crate::store::{Store, to_db};
 
 const SALT: usize = 16;
 const SECRET: usize = 32;
@@ -57,30 +57,19 @@ pub async fn create_key(
     let now = control_plane.clock().now();
     let id = control_plane.ids().ulid(now).to_string();
     let secret = Zeroizing::new(hex(&*random::<SECRET>()));
-    let mut transaction = control_plane.store().begin().await?;
-    sqlx::query(
-        "INSERT INTO api_keys (id, name, secret_sha256, role, created_at, created_by) \
-         VALUES ($1, $2, $3, 'admin', $4, $5)",
-    )
-    .bind(&id)
-    .bind(name)
-    .bind(digest(&*random::<SALT>(), &secret))
-    .bind(i64::try_from(now.0).unwrap_or(i64::MAX))
-    .bind(actor)
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query(
-        "INSERT INTO audit (id, at, actor, act, subject, detail) VALUES ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(control_plane.ids().ulid(now).to_string())
-    .bind(i64::try_from(now.0).unwrap_or(i64::MAX))
-    .bind(actor)
-    .bind("create API key")
-    .bind(&id)
-    .bind(name)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
+    let mut unit = control_plane.begin().await?;
+    let insert = "INSERT INTO api_keys (id, name, secret_sha256, role, created_at, created_by) \
+                  VALUES ($1, $2, $3, 'admin', $4, $5)";
+    sqlx::query(insert)
+        .bind(&id)
+        .bind(name)
+        .bind(digest(&*random::<SALT>(), &secret))
+        .bind(to_db(now.0))
+        .bind(actor)
+        .execute(unit.conn())
+        .await?;
+    unit.audit(actor, "key.create", &format!("API key {id}"), name).await?;
+    unit.commit().await?;
     Ok(ApiKey { id, secret })
 }
 

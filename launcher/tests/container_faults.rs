@@ -41,7 +41,7 @@ fn is_success(outcome: &StageOutcome) -> bool {
 async fn through(call: Call, fault: Fault) -> (Play, StageOutcome) {
     let mut play = Play::new(Write, Worker::quick());
     play.engine.fail(call, fault);
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(play.runs() <= 1, "{call:?} {fault:?}: {} runs", play.runs());
     assert_eq!(play.left(), Vec::<String>::new(), "{call:?} {fault:?}");
     (play, outcome)
@@ -66,7 +66,7 @@ async fn an_outage_is_said_once_and_its_end_too() {
     for _ in 0..3 {
         play.engine.fail(Call::Create, LOST);
     }
-    in_time(play.to_its_end()).await;
+    in_time(play.complete()).await;
     assert_snapshot!(play.words("engine"), @"
     WARN waiting for the container engine error=Docker does not answer: check that it runs and that this user may use its socket (create the container)
     INFO the container engine answers again
@@ -80,7 +80,7 @@ async fn what_is_asked_of_the_image_for_the_order_is_waited_for() {
         for fault in PASSING {
             let mut play = Play::new(Write, Worker::quick());
             play.engine.fail_later(call, good, fault);
-            let outcome = in_time(play.to_its_end()).await;
+            let outcome = in_time(play.complete()).await;
             assert!(is_success(&outcome), "{call:?} {fault:?}: {outcome:?}");
             assert_eq!(play.history(), MADE_ONCE, "{call:?} {fault:?}");
         }
@@ -114,7 +114,7 @@ async fn a_container_that_runs_and_has_not_begun_though_its_start_was_refused_is
     worker.begin();
     worker.end(Outcome::Succeeded);
     play.engine.exit(&play.name(), 0);
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(is_success(&outcome), "{outcome:?}");
     assert_eq!(play.runs(), 1);
     assert_eq!(play.history(), MADE_ONCE);
@@ -149,7 +149,7 @@ async fn a_socket_that_is_away_is_waited_for_at_every_call() {
     for call in [Call::State, Call::Image, Call::Create, Call::Start, Call::Ended, Call::Remove] {
         let mut play = Play::new(Write, Worker::quick());
         play.cut_at(call);
-        let outcome = in_time(play.to_its_end()).await;
+        let outcome = in_time(play.complete()).await;
         assert!(is_success(&outcome), "{call:?}: {outcome:?}");
         assert_eq!(play.runs(), 1, "{call:?}");
         assert_eq!(play.history(), MADE_ONCE, "{call:?}");
@@ -159,7 +159,7 @@ async fn a_socket_that_is_away_is_waited_for_at_every_call() {
 
 /// It runs, writes and ends while nobody can ask for it: the spool says it all.
 #[tokio::test]
-async fn a_container_that_ends_while_the_socket_is_away_is_followed_to_its_end() {
+async fn a_container_that_ends_while_the_socket_is_away_is_followed_complete() {
     let worker = Worker::begins();
     let mut play = Play::new(Write, worker.clone());
     play.drive();
@@ -171,7 +171,7 @@ async fn a_container_that_ends_while_the_socket_is_away_is_followed_to_its_end()
     assert!(is_success(&outcome), "{outcome:?}");
     in_time(play.engine.asked(Call::Remove, 2)).await;
     play.engine.mend();
-    in_time(play.to_its_end()).await;
+    in_time(play.complete()).await;
     assert_eq!(play.history(), MADE_ONCE);
     assert_eq!(play.left(), Vec::<String>::new());
 }
@@ -186,7 +186,7 @@ async fn a_stop_that_meets_no_socket_comes_when_it_is_back() {
     play.stop("enough");
     in_time(play.engine.asked(Call::Signal, 2)).await;
     play.engine.mend();
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert_eq!(outcome, StageOutcome::Stopped { reason: "enough".to_owned() });
     assert_eq!(worker.interrupts(), 1);
 }
@@ -202,7 +202,7 @@ async fn a_stop_that_comes_before_the_worker_binary_hears_is_said_again() {
     play.stop("enough");
     in_time(play.engine.asked(Call::Signal, 1)).await;
     worker.is_deaf(false);
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert_eq!(outcome, StageOutcome::Stopped { reason: "enough".to_owned() });
     assert_eq!(worker.interrupts(), 1);
     assert!(!play.history().contains(&Happened::Signalled(Signal::Kill)));
@@ -215,7 +215,7 @@ async fn a_write_stage_whose_container_vanished_is_unknown_and_never_made_again(
     play.drive();
     in_time(play.engine.asked(Call::Ended, 1)).await;
     play.engine.vanish(&play.name());
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Unknown { .. }), "{outcome:?}");
     assert_snapshot!(play::reason(&outcome), @"the container ended without a result (it is gone): it was removed; look at what it may have changed before the next run");
     assert_snapshot!(play.log(), @"
@@ -232,7 +232,7 @@ async fn a_read_stage_whose_container_vanished_has_failed() {
     play.drive();
     in_time(play.engine.asked(Call::Ended, 1)).await;
     play.engine.vanish(&play.name());
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Failed { .. }), "{outcome:?}");
     assert_snapshot!(play::reason(&outcome), @"the container ended without a result (it is gone): it was removed");
 }
@@ -243,7 +243,7 @@ async fn a_container_that_vanished_before_it_began_changed_nothing() {
     play.drive();
     in_time(play.engine.asked(Call::Ended, 1)).await;
     play.engine.vanish(&play.name());
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Failed { .. }), "{outcome:?}");
     assert_snapshot!(play::reason(&outcome), @"the container did not begin (it is gone): look at Docker's log");
     assert_eq!(play.runs(), 0);
@@ -261,7 +261,7 @@ async fn a_stop_that_nobody_asked_for_is_a_failure_that_names_docker() {
     play.engine.exit(&play.name(), 0);
     let outcome = in_time(play.result()).await;
     play.engine.mend();
-    in_time(play.to_its_end()).await;
+    in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Failed { .. }), "{outcome:?}");
     assert_snapshot!(play::reason(&outcome), @"Docker stopped, or somebody signalled the container: the tool was interrupted once");
 }
@@ -275,7 +275,7 @@ async fn a_start_that_comes_late_is_followed_by_the_next_launcher() {
     in_time(play.engine.asked(Call::Start, 1)).await;
     play.kill();
     play.start_late().unwrap();
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(is_success(&outcome), "{outcome:?}");
     assert_eq!(play.history(), MADE_ONCE);
 }
@@ -294,7 +294,7 @@ async fn what_is_stopped_before_it_began_can_never_begin() {
     assert_eq!(outcome, StageOutcome::Stopped { reason: "enough".to_owned() });
     assert!(play.start_late().is_err(), "it could still be started");
     play.acknowledges(true);
-    in_time(play.to_its_end()).await;
+    in_time(play.complete()).await;
     assert_eq!(play.runs(), 0);
     assert_eq!(play.history(), [Happened::Made, Happened::Removed]);
 }
@@ -309,7 +309,7 @@ async fn what_could_not_be_started_can_never_begin() {
     assert!(matches!(outcome, StageOutcome::Failed { .. }), "{outcome:?}");
     assert!(play.start_late().is_err(), "it could still be started");
     play.acknowledges(true);
-    in_time(play.to_its_end()).await;
+    in_time(play.complete()).await;
     assert_eq!(play.runs(), 0);
 }
 
@@ -319,12 +319,12 @@ async fn a_pull_that_broke_off_is_begun_again() {
     for fault in [LOST, ANSWER_LOST] {
         let mut play = Play::pulling(Write, Worker::quick());
         play.engine.fail(Call::Pull, fault);
-        let outcome = in_time(play.to_its_end()).await;
+        let outcome = in_time(play.complete()).await;
         assert!(is_success(&outcome), "{fault:?}: {outcome:?}");
         assert_eq!(play.history(), MADE_ONCE);
     }
     let mut play = Play::pulling(Write, Worker::quick());
     play.engine.fail(Call::Pull, LATE);
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert_snapshot!(play::reason(&outcome).replace(IMAGE, "<image>"), @"the image <image> is not on this host and cannot be pulled: Docker did not pull the image within 0 s: look at its log");
 }

@@ -37,7 +37,7 @@ async fn a_damaged_spool_ends_its_stage() {
         play.drive();
         in_time(play.reaches(Step::Started)).await;
         play.spoil_spool();
-        let outcome = in_time(play.to_its_end()).await;
+        let outcome = in_time(play.complete()).await;
         match (&outcome, is_unknown) {
             (StageOutcome::Unknown { reason }, true)
             | (StageOutcome::Failed { reason, .. }, false) => {
@@ -49,6 +49,21 @@ async fn a_damaged_spool_ends_its_stage() {
         assert_eq!(play.left(), Vec::<String>::new());
         assert_eq!(play.history().first(), MADE_ONCE.first());
     }
+}
+
+/// Nor can what is written there without end fill the journal.
+#[tokio::test]
+async fn a_phase_is_reported_once_however_often_its_container_says_it() {
+    let worker = Worker::begins();
+    let mut play = Play::new(Write, worker.clone());
+    play.drive();
+    in_time(play.reaches(Step::Started)).await;
+    worker.begins_again(500);
+    worker.end(Outcome::Succeeded);
+    play.engine.exit(&play.name(), 0);
+    let outcome = in_time(play.to_its_end()).await;
+    assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
+    assert_eq!(play.phase_reports(), 2);
 }
 
 /// The pool's key was changed and the former one was not given: the container goes on, and so does its
@@ -68,7 +83,7 @@ async fn a_spec_that_cannot_be_opened_ends_no_container_that_runs() {
     play.swap_spec(sealed);
     worker.end(Outcome::Succeeded);
     play.engine.exit(&play.name(), 0);
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
     assert_eq!(play.runs(), 1);
     assert_eq!(play.left(), Vec::<String>::new());
@@ -80,6 +95,6 @@ async fn an_ending_that_is_known_is_reported_without_the_spec() {
     let mut play = Play::new(Write, Worker::quick());
     play.has_succeeded();
     play.swap_spec(b"something else".to_vec());
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
 }

@@ -90,7 +90,7 @@ impl Play {
         let pool = pool();
         let now_unix = now_unix();
         let store = Store::start(&pool.authority, now_unix);
-        let config = Arc::new(config(&pool, &directory, now_unix));
+        let config = Arc::new(config(pool, &directory, now_unix));
         let attempt =
             Attempt { run: RunId::from_ulid(Ulid::from_parts(3, 1)), stage: kind, epoch: Epoch(1) };
         let spec = serde_json::to_vec(&spec(attempt)).unwrap();
@@ -254,9 +254,9 @@ impl Play {
         }
         loop {
             self.take();
-            let results = self.heard.iter().filter_map(|message| match message {
-                FromLauncher::Result(result) => Some(result.outcome.clone()),
-                _ => None,
+            let results = self.heard.iter().filter_map(|message| {
+                let FromLauncher::Result(result) = message else { return None };
+                Some(result.outcome.clone())
             });
             let results: Vec<_> = results.collect();
             assert!(results.len() <= 1, "{results:?}");
@@ -268,7 +268,7 @@ impl Play {
     }
 
     /// How the stage ended; nothing of it is left.
-    pub async fn to_its_end(&mut self) -> StageOutcome {
+    pub async fn complete(&mut self) -> StageOutcome {
         let outcome = self.result().await;
         while !self.driving.is_empty() {
             self.take();
@@ -318,14 +318,19 @@ impl Play {
         self.worker.runs()
     }
 
+    /// How often the control plane was told of a phase.
+    pub fn phase_reports(&self) -> usize {
+        self.heard.iter().filter(|message| matches!(message, FromLauncher::Phase(_))).count()
+    }
+
     /// The run's log.
     pub fn log(&self) -> String {
         let segments: Vec<&Segment> = self
             .heard
             .iter()
-            .filter_map(|message| match message {
-                FromLauncher::Segment(segment) => Some(segment),
-                _ => None,
+            .filter_map(|message| {
+                let FromLauncher::Segment(segment) = message else { return None };
+                Some(segment)
             })
             .collect();
         let lines = segments.iter().map(|segment| {
@@ -340,7 +345,7 @@ impl Play {
         let said = self.said.0.lock().unwrap();
         let said = String::from_utf8_lossy(&said);
         let lines = said.lines().filter(|line| line.contains(word));
-        lines.map(|line| format!("{}\n", line.trim())).collect()
+        lines.map(str::trim).collect::<Vec<_>>().join("\n")
     }
 
     /// What is left on the host.

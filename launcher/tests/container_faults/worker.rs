@@ -85,6 +85,16 @@ impl Worker {
         inside.writer = Some(writer);
     }
 
+    /// Says again and again that its phase begins.
+    pub fn begins_again(&self, times: usize) {
+        let mut inside = self.inside();
+        let writer = inside.writer.as_mut().expect("it has begun");
+        let phase = Phase::Apply;
+        for _ in 0..times {
+            writer.event(BootTime::now(), Some(phase), &Event::PhaseBegan { phase }).unwrap();
+        }
+    }
+
     /// Says its last word.
     pub fn end(&self, outcome: Outcome) {
         let mut writer = self.inside().writer.take().expect("it has begun");

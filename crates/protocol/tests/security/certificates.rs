@@ -21,6 +21,8 @@ use openssl::x509::{
     X509StoreContextRef,
 };
 
+use proptest::prelude::*;
+
 use crate::support::{AUTHORITY, KEY, NOW, POOL, TOKEN};
 
 /// The use that a signing leaf names, as `docs/security.md` says.
@@ -191,6 +193,40 @@ fn only_a_short_lived_ed25519_certificate_for_messages_alone_is_a_signing_leaf()
     assert_eq!(check(&both), Err(LeafError::OtherUse));
     let client = forged(&ed, ExtendedKeyUsage::new().client_auth(), 1);
     assert_eq!(check(&client), Err(LeafError::OtherUse));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Odd DER that says nearly what a leaf says.
+    #[test]
+    fn a_changed_leaf_never_has_another_key(at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<bool>()) {
+        let leaf = AUTHORITY.issue_signing_leaf(NOW).unwrap();
+        let mut der = read(&leaf.pem).to_der().unwrap();
+        let at = at.index(der.len());
+        der[at] ^= 1 << bit;
+        if cut {
+            der.truncate(at);
+        }
+        let body = openssl::base64::encode_block(&der);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        if let Ok(key) = verify_signing_leaf(AUTHORITY.certificate_pem(), &pem) {
+            prop_assert_eq!(key, leaf.key.public());
+        }
+        // The other way round: nothing but the authority itself vouches for it.
+        if verify_signing_leaf(&pem, &leaf.pem).is_ok() {
+            prop_assert!(false, "a leaf vouches for itself");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_has_at_most_64_kib() {
+    let leaf = AUTHORITY.issue_signing_leaf(NOW).unwrap();
+    let padded = |length: usize| format!("{}{}", leaf.pem, "\n".repeat(length - leaf.pem.len()));
+    let check = |pem: &str| verify_signing_leaf(AUTHORITY.certificate_pem(), pem).map(drop);
+    assert_eq!(check(&padded(64 * 1024)), Ok(()));
+    assert_eq!(check(&padded(64 * 1024 + 1)), Err(LeafError::Unreadable));
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_protocol::{
-    Authority, CertificateRequest, PoolToken, RequestError, TokenError, ValidityError,
+    Authority, CertificateRequest, Digest, Endpoint, KeyError, MAX_REQUEST, MAX_TOKEN, Namespace,
+    PoolKey, PoolToken, RequestError, Serial, SessionPublicKey, Signature, TokenError,
+    ValidityError,
 };
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -196,7 +198,75 @@ fn a_key_beyond_the_limit_is_refused_before_it_is_used() {
     assert!(matches!(CertificateRequest::parse(&pem), Err(RequestError::Key(_))));
 }
 
+/// The text with white space around it, which does not matter, up to this length.
+fn padded(text: &str, length: usize) -> String {
+    format!("{text}{}", " ".repeat(length - text.len()))
+}
+
+#[test]
+fn tokens_requests_and_keys_are_read_up_to_their_limits() {
+    let token = TOKEN.encode();
+    assert!(PoolToken::parse(&padded(&token, MAX_TOKEN)).is_ok());
+    let over = PoolToken::parse(&padded(&token, MAX_TOKEN + 1));
+    assert!(matches!(over, Err(TokenError::TooLong)), "{over:?}");
+
+    let request = CertificateRequest::create(&KEY).unwrap();
+    for text in [request.as_pem().to_owned(), request.to_base64()] {
+        assert!(CertificateRequest::parse(&padded(&text, MAX_REQUEST)).is_ok());
+        let over = CertificateRequest::parse(&padded(&text, MAX_REQUEST + 1));
+        assert!(matches!(over, Err(RequestError::TooLong)), "{over:?}");
+    }
+
+    let key = String::from_utf8(KEY.to_pem().unwrap().to_vec()).unwrap();
+    assert!(PoolKey::from_pem(padded(&key, 64 * 1024).as_bytes()).is_ok());
+    let over = PoolKey::from_pem(padded(&key, 64 * 1024 + 1).as_bytes());
+    assert!(matches!(over, Err(KeyError::TooLong)), "{over:?}");
+    let key = STANDARD.encode(key);
+    assert!(PoolKey::from_environment(&padded(&key, 64 * 1024)).is_ok());
+    let over = PoolKey::from_environment(&padded(&key, 64 * 1024 + 1));
+    assert!(matches!(over, Err(KeyError::TooLong)), "{over:?}");
+
+    let url = |length: usize| format!("https://a/{}", "x".repeat(length - 10));
+    let with = |length: usize| changed(|fields| fields["api"] = url(length).into());
+    assert!(PoolToken::parse(&with(2048)).is_ok());
+    assert!(PoolToken::parse(&with(2049)).is_err());
+    let named = |length: usize| changed(|fields| fields["namespace"] = "n".repeat(length).into());
+    assert!(PoolToken::parse(&named(64)).is_ok());
+    assert!(PoolToken::parse(&named(65)).is_err());
+}
+
+#[test]
+fn json_without_a_bottom_is_no_token() {
+    for deep in ["[".repeat(40_000), "{\"v\":".repeat(8_000)] {
+        let refused = PoolToken::parse(&STANDARD.encode(deep));
+        assert!(matches!(refused, Err(TokenError::NotJson)), "{refused:?}");
+    }
+}
+
 proptest! {
+    /// One thing has one spelling: what is read is written as it was.
+    #[test]
+    fn small_texts_are_read_or_refused(text in "[0-9a-zA-Z:=+/.\\[\\]_-]{0,70}") {
+        if let Ok(endpoint) = text.parse::<Endpoint>() {
+            prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+        }
+        if let Ok(serial) = text.parse::<Serial>() {
+            prop_assert_eq!(serial.as_str().parse::<Serial>().unwrap(), serial);
+        }
+        if let Ok(digest) = text.parse::<Digest>() {
+            prop_assert_eq!(digest.to_string(), text.clone());
+        }
+        if let Ok(signature) = text.parse::<Signature>() {
+            prop_assert_eq!(signature.to_string(), text.clone());
+        }
+        if let Ok(key) = text.parse::<SessionPublicKey>() {
+            prop_assert_eq!(key.to_string(), text.clone());
+        }
+        if let Ok(namespace) = text.parse::<Namespace>() {
+            prop_assert_eq!(namespace.as_str(), text);
+        }
+    }
+
     #[test]
     fn any_text_is_answered(text in ".{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(PoolToken::parse(&text).is_err());

@@ -101,7 +101,9 @@ impl Journal {
             known.apply(opened);
             (journal, worker)
         };
-        file.rewrite(&known.records())?;
+        if let Err(error) = file.rewrite(&known.records()) {
+            tracing::warn!(%error, "the journal could not be made shorter, and goes on as it is");
+        }
         let highest = watch::Sender::new(known.last_seq);
         let acknowledged = watch::Sender::new(known.acknowledged);
         Ok(Self {

@@ -19,6 +19,8 @@ const HEADER: usize = 8;
 const MAX_FRAME: usize = 1 << 20;
 /// The least size from which the file is written anew.
 const LONG: u64 = 4 << 20;
+/// The room that is kept for what comes: a disk that others fill must not end the launcher.
+const RESERVE: u64 = 8 << 20;
 /// The largest file that is read.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -105,8 +107,17 @@ impl File {
         Ok(Self::new(path, file, good))
     }
 
-    const fn new(path: PathBuf, handle: fs::File, length: u64) -> Self {
-        Self { path, handle, length, long: LONG, is_torn: false, is_unsettled: false }
+    fn new(path: PathBuf, handle: fs::File, length: u64) -> Self {
+        let new = Self { path, handle, length, long: LONG, is_torn: false, is_unsettled: false };
+        new.reserve();
+        new
+    }
+
+    /// Takes the blocks behind the last frame without making the file longer. Where the file system
+    /// cannot do that, or is full, appending says so itself.
+    fn reserve(&self) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let _ = fallocate(&self.handle, FallocateFlags::KEEP_SIZE, self.length, RESERVE);
     }
 
     /// Appends one frame; durable when this returns, and worth nothing if this fails.
@@ -131,6 +142,7 @@ impl File {
         if self.is_torn {
             self.handle.set_len(self.length)?;
             self.is_torn = false;
+            self.reserve();
         }
         if self.is_unsettled {
             self.path.parent().map_or(Ok(()), sync_directory)?;
@@ -165,6 +177,7 @@ impl File {
         self.length = bytes.len() as u64;
         self.long = LONG.max(2 * self.length);
         self.is_torn = false;
+        self.reserve();
         self.is_unsettled = true;
         self.settle().map_err(|source| self.io(source))
     }
@@ -282,6 +295,18 @@ mod tests {
         file.append(std::slice::from_ref(&record)).unwrap();
         assert!(!file.is_long());
         assert_eq!(count(directory.path()), 2);
+    }
+
+    #[test]
+    fn room_for_what_comes_is_taken_before_others_fill_the_disk() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = File::open(directory.path(), |_| {}).unwrap();
+        for _ in 0..2 {
+            let meta = fs::metadata(&file.path).unwrap();
+            assert!(meta.blocks() * 512 >= RESERVE && meta.len() == file.length, "{meta:?}");
+            file.rewrite(&[Record::Acknowledged { up_to: 1 }]).unwrap();
+        }
     }
 
     /// A file that must stay long is not written anew with every frame.

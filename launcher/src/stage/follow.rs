@@ -4,6 +4,7 @@
 //! loop ends with the spool's last frame, or when the container is gone and nothing more is in the
 //! spool. What it has handled is durable before the mark moves behind it.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -111,6 +112,7 @@ impl<E: Engine> Stage<E> {
         let mut log = self.log(entry);
         let mut reader = Reader::open(spool, log.position())?;
         let mut kept = log.position();
+        let mut told = HashSet::new();
         loop {
             pulse.is_busy.store(true, Ordering::Relaxed);
             // Asked before reading: what a container wrote before it ended is then surely seen.
@@ -126,7 +128,7 @@ impl<E: Engine> Stage<E> {
                 };
                 let is_last = frame.is_none();
                 if let Some(frame) = frame {
-                    if let Some(outcome) = self.take(&mut log, frame).await? {
+                    if let Some(outcome) = self.take(&mut log, &mut told, frame).await? {
                         return Ok(Followed { outcome: Some(outcome), damage: None, log });
                     }
                     pulse.beat();
@@ -187,7 +189,15 @@ impl<E: Engine> Stage<E> {
     }
 
     /// Handles one frame. Gives the outcome when it was the last one.
-    async fn take(&self, log: &mut Log, frame: Frame) -> Result<Option<Outcome>, StageError> {
+    ///
+    /// `told` are the reports that were made: whoever writes without end into the spool must not fill
+    /// the journal with them.
+    async fn take(
+        &self,
+        log: &mut Log,
+        told: &mut HashSet<(Phase, bool)>,
+        frame: Frame,
+    ) -> Result<Option<Outcome>, StageError> {
         let event = match frame.body {
             Body::Output(output) => {
                 log.output(frame.position, frame.next, &output).await?;
@@ -197,13 +207,16 @@ impl<E: Engine> Stage<E> {
         };
         match event {
             Event::PhaseBegan { phase } => {
-                let report = self.report(phase, PhaseEvent::Began);
-                log.end_section(Some(frame.next), Some(phase.into()), vec![report]).await?;
+                let report =
+                    told.insert((phase, true)).then(|| self.report(phase, PhaseEvent::Began));
+                let report = report.into_iter().collect();
+                log.end_section(Some(frame.next), Some(phase.into()), report).await?;
             }
             Event::PhaseEnded { phase, code, duration_ms, .. } => {
-                let report = self.report(phase, PhaseEvent::Ended { code, duration_ms });
-                let section = log.section();
-                log.end_section(Some(frame.next), section, vec![report]).await?;
+                let event = PhaseEvent::Ended { code, duration_ms };
+                let report = told.insert((phase, false)).then(|| self.report(phase, event));
+                let report = report.into_iter().collect();
+                log.end_section(Some(frame.next), log.section(), report).await?;
             }
             Event::State { number, serial, lineage, file } => {
                 self.keep_state(number, serial, lineage, &file).await?;

@@ -61,7 +61,7 @@ async fn a_phase_is_reported_once_however_often_its_container_says_it() {
     worker.begins_again(500);
     worker.end(Outcome::Succeeded);
     play.engine.exit(&play.name(), 0);
-    let outcome = in_time(play.to_its_end()).await;
+    let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
     assert_eq!(play.phase_reports(), 2);
 }

@@ -19,6 +19,9 @@ use gantry_protocol::message::{
     Refused, Unsupported, UrlPurpose,
 };
 use insta::assert_snapshot;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -532,4 +535,33 @@ fn no_answer_ends_it_and_a_spent_leaf_renews_it() {
     let effects = talk.tick_after(Duration::from_secs(1));
     assert!(matches!(effects[..], [Effect::End(End::Lost(LinkError::LeafSpent))]), "{effects:?}");
     assert_eq!(talk.exchange.wake_at(), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What a broker may bring is anything, in any state of the session. It is refused or absorbed, and
+    /// what was meant for this session still counts afterwards.
+    #[test]
+    fn whatever_arrives_the_session_goes_on(noise in vec(any::<u8>(), 0..300), at in any::<Index>(), flip in any::<u8>()) {
+        let mut talk = Talk::begin(worker(1));
+        let welcome: FromControlPlane = talk.counterpart.welcome(0).into();
+        let mut welcome = talk.counterpart.say(&talk.known, None, &welcome).unwrap();
+        let place = at.index(welcome.len());
+        welcome[place] ^= flip;
+        talk.arrive(&noise);
+        talk.arrive(&welcome);
+        welcome[place] ^= flip;
+        talk.arrive(&welcome);
+        prop_assert!(talk.exchange.is_open());
+        let mut one = talk.counterpart.say(&talk.known, Some(1), &grant(1).into()).unwrap();
+        let place = at.index(one.len());
+        one[place] ^= flip;
+        let mut taken = told(&talk.arrive(&one));
+        taken.extend(told(&talk.arrive(&noise)));
+        one[place] ^= flip;
+        taken.extend(told(&talk.arrive(&one)));
+        let messages: Vec<_> = taken.into_iter().map(|(_, message)| message).collect();
+        prop_assert_eq!(messages, [grant(1).into()]);
+    }
 }

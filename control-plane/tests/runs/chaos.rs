@@ -30,6 +30,11 @@ enum Event {
         which: u16,
         is_kept: bool,
     },
+    /// A message reaches the control plane when its database cannot change these rows.
+    Fail {
+        which: u16,
+        table: &'static str,
+    },
     /// A message is lost.
     LoseUp(u16),
     LoseDown(u16),
@@ -51,6 +56,8 @@ enum Event {
     /// The wire does its duty for a while.
     Settle,
     Restart,
+    /// A month goes by, and what is old is forgotten.
+    Forget,
     Trigger,
     Confirm,
     Stop(u16),
@@ -63,6 +70,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(which, is_kept)| Event::Up { which, is_kept }),
         30 => (any::<u16>(), prop::bool::weighted(0.2))
             .prop_map(|(which, is_kept)| Event::Down { which, is_kept }),
+        6 => (any::<u16>(), prop::sample::select(&["workers", "runs", "attempts", "journals"][..]))
+            .prop_map(|(which, table)| Event::Fail { which, table }),
         2 => any::<u16>().prop_map(Event::LoseUp),
         2 => any::<u16>().prop_map(Event::LoseDown),
         5 => launcher.clone().prop_map(Event::Hello),
@@ -77,6 +86,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => Just(Event::Attend),
         10 => Just(Event::Settle),
         1 => Just(Event::Restart),
+        1 => Just(Event::Forget),
         2 => Just(Event::Trigger),
         6 => Just(Event::Confirm),
         1 => any::<u16>().prop_map(Event::Stop),
@@ -202,6 +212,17 @@ impl Chaos {
                     if is_kept { self.down[at].clone() } else { self.down.remove(at) };
                 self.hear(to, &payload);
             }
+            Event::Fail { which, table } if !self.up.is_empty() => {
+                let arrived = self.up.remove(usize::from(which) % self.up.len().min(4));
+                let broken = format!(
+                    "CREATE TRIGGER broken BEFORE UPDATE ON {table} \
+                     BEGIN SELECT RAISE(ABORT, 'broken'); END"
+                );
+                self.world.execute(&broken).await;
+                self.world.control_plane.take_in(vec![arrived]).await;
+                self.world.execute("DROP TRIGGER broken").await;
+                self.collect().await;
+            }
             Event::LoseUp(which) if !self.up.is_empty() => {
                 self.up.remove(usize::from(which) % self.up.len());
             }
@@ -215,6 +236,7 @@ impl Chaos {
             }
             Event::Up { .. }
             | Event::Down { .. }
+            | Event::Fail { .. }
             | Event::LoseUp(_)
             | Event::LoseDown(_)
             | Event::Release(_) => {}
@@ -260,6 +282,10 @@ impl Chaos {
             }
             Event::Settle => self.settle().await,
             Event::Restart => self.world.restart().await,
+            Event::Forget => {
+                self.world.clock.advance_ms(31 * 24 * 60 * 60_000);
+                self.world.control_plane.forget().await.unwrap();
+            }
             Event::Trigger => {
                 self.world.trigger(RunType::Tracked).await;
             }

@@ -11,13 +11,7 @@ use crate::world::{World, pool_key};
 async fn break_heartbeats(world: &World) {
     let broken = "CREATE TRIGGER broken BEFORE UPDATE OF heard_at ON workers \
                   BEGIN SELECT RAISE(ABORT, 'broken'); END";
-    execute(world, broken.to_owned()).await;
-}
-
-async fn execute(world: &World, sql: String) {
-    let mut transaction = world.control_plane.store().begin().await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
-    transaction.commit().await.unwrap();
+    world.execute(broken).await;
 }
 
 #[tokio::test]
@@ -36,7 +30,7 @@ async fn a_stage_that_was_never_started_is_offered_again_though_the_database_fai
     break_heartbeats(&world).await;
     let heartbeat = launcher.heartbeat();
     world.say(&mut launcher, heartbeat.clone()).await;
-    execute(&world, "DROP TRIGGER broken".to_owned()).await;
+    world.execute("DROP TRIGGER broken").await;
     world.say(&mut launcher, heartbeat).await;
     let again = launcher.offered().unwrap();
     assert!(again.run == run && again.epoch > write.epoch);
@@ -50,8 +44,8 @@ async fn a_worker_whose_session_ended_without_a_word_holds_nobody_up() {
     let csr = CertificateRequest::create(pool_key()).unwrap();
     world.control_plane.reset_pool("ann", world.pool, csr.as_pem()).await.unwrap();
     // A heartbeat of the former session that crossed the reset.
-    execute(&world, format!("UPDATE workers SET is_connected = 1 WHERE id = '{}'", newest.worker))
-        .await;
+    let crossed = format!("UPDATE workers SET is_connected = 1 WHERE id = '{}'", newest.worker);
+    world.execute(&crossed).await;
     world.hello(&mut first).await;
     let run = world.trigger(RunType::Tracked).await;
     world.deliver(&mut [&mut first]).await;

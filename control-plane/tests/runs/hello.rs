@@ -25,6 +25,28 @@ async fn a_hello_is_welcomed_with_lease_and_heartbeat() {
 }
 
 #[tokio::test]
+async fn a_signing_leaf_is_renewed_under_sessions_that_keep_their_own() {
+    let world = World::new().await;
+    let mut first = world.welcomed().await;
+    world.clock.advance_ms(13 * 60 * 60_000);
+    let heartbeat = first.heartbeat();
+    world.say(&mut first, heartbeat).await;
+    let mut second = world.welcomed().await;
+    let leaf = |launcher: &Launcher| launcher.welcome.as_ref().unwrap().leaf.clone();
+    assert_ne!(leaf(&first), leaf(&second));
+    for launcher in [&mut first, &mut second] {
+        let worker = launcher.worker;
+        world.control_plane.set_drained("ann", world.pool, worker, true).await.unwrap();
+        world.deliver(&mut [launcher]).await;
+        let is_told = |it: &FromControlPlane| matches!(it, FromControlPlane::Drain(_));
+        assert!(launcher.heard.iter().any(is_told));
+    }
+    let former = leaf(&first);
+    world.hello(&mut first).await;
+    assert_ne!(leaf(&first), former);
+}
+
+#[tokio::test]
 async fn a_hello_that_was_used_before_changes_nothing() {
     let world = World::new().await;
     let mut launcher = world.launcher();

@@ -112,6 +112,13 @@ impl World {
         self.control_plane = open(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
     }
 
+    /// Does something to the database behind the control plane's back.
+    pub(crate) async fn execute(&self, sql: &str) {
+        let mut transaction = self.control_plane.store().begin().await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+
     /// What somebody could restore later.
     pub(crate) async fn back_up(&mut self) -> Vec<u8> {
         self.restart().await;

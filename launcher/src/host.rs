@@ -1,8 +1,8 @@
 //! This host: the state directory and who holds it, the boot, the embedded worker binary.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use openssl::sha::Sha256;
@@ -73,7 +73,7 @@ impl StateDir {
         };
         make(path, 0o700).map_err(at(path))?;
         let lock_path = path.join("lock");
-        let mut lock = fs::OpenOptions::new()
+        let lock = fs::OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -91,9 +91,12 @@ impl StateDir {
             }
             Err(errno) => return Err(at(&lock_path)(errno.into())),
         }
-        lock.set_len(0)
-            .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
-            .map_err(at(&lock_path))?;
+        let pid = std::process::id().to_string();
+        let noted = lock.write_all_at(pid.as_bytes(), 0);
+        if let Err(error) = noted.and_then(|()| lock.set_len(pid.len() as u64)) {
+            // Only for the words of another launcher, and the disk may be full of what is in hand here.
+            tracing::warn!(%error, "the lock does not say who holds it");
+        }
         make(&path.join("runs"), 0o700).map_err(at(path))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }

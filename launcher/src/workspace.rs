@@ -101,6 +101,26 @@ pub fn make(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Makes a directory with exactly this mode where others make theirs too, as in `/dev/shm`. One that is
+/// there must be ours: its name can be guessed, and whoever made it could change what is put into it.
+///
+/// # Errors
+/// When it is somebody else's or a link, or cannot be made.
+pub fn make_own(path: &Path, mode: u32) -> io::Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, openat};
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(CWD, path, flags, Mode::empty())?;
+    if fstat(&directory)?.st_uid != rustix::process::geteuid().as_raw() {
+        let what = format!("{} belongs to another user: remove it", path.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    Ok(fchmod(&directory, Mode::from_raw_mode(mode))?)
+}
+
 fn private() -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
@@ -262,5 +282,36 @@ pub(crate) fn check(
         Ok(())
     } else {
         Err("its signature does not fit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    /// Any user of the host can make directories in `/dev/shm`, under the names of stages to come.
+    #[test]
+    fn a_directory_for_secrets_is_ours_or_none() {
+        let shared = tempfile::tempdir().unwrap();
+        let path = shared.path().join("own");
+        for _ in 0..2 {
+            make_own(&path, 0o770).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o770);
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mode = fs::metadata(elsewhere.path()).unwrap().mode();
+        let link = shared.path().join("link");
+        symlink(elsewhere.path(), &link).unwrap();
+        make_own(&link, 0o770).unwrap_err();
+        assert_eq!(fs::metadata(elsewhere.path()).unwrap().mode(), mode);
+        // Only root can make one for somebody else.
+        let foreign = shared.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        if std::os::unix::fs::chown(&foreign, Some(1), None).is_ok() {
+            let refused = make_own(&foreign, 0o770).unwrap_err();
+            assert!(refused.to_string().contains("another user"), "{refused}");
+        }
     }
 }

@@ -187,7 +187,7 @@ impl<E: Engine> Stage<E> {
             target: mount.container.to_string_lossy().into_owned(),
             is_read_only: false,
         }));
-        crate::workspace::make(&directories.order, 0o770).map_err(self.at())?;
+        crate::workspace::make_own(&directories.order, 0o770).map_err(self.at())?;
         let group = std::fs::metadata(&directories.order).map_err(self.at())?.gid();
         Ok(Spec {
             name: container_name(self.attempt),

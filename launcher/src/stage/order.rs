@@ -132,7 +132,7 @@ impl<E: Engine> Stage<E> {
         if json.len() as u64 > order::MAX_SIZE {
             return Err(OrderError::TooLarge);
         }
-        workspace::make(&self.directories.order, 0o770)?;
+        workspace::make_own(&self.directories.order, 0o770)?;
         write_new(&self.directories.order.join(order::FILE), &json)?;
         Ok(())
     }
@@ -146,7 +146,7 @@ impl<E: Engine> Stage<E> {
         };
         if let Some(current) = &spec.current {
             let state = self.fetch_state(current).await?;
-            workspace::make(&self.directories.order, 0o770)?;
+            workspace::make_own(&self.directories.order, 0o770)?;
             write_new(&self.directories.order.join(STATE_FILE), &state)?;
             order.current = Some(STATE_FILE.to_owned());
         }

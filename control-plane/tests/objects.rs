@@ -202,6 +202,11 @@ async fn keeps_the_contract(store: &dyn Objects) {
     assert_eq!(keys("log/run/1/a/", None, 100).await, all[4..5]);
     assert_eq!(keys("nothing", None, 100).await, [""; 0]);
     assert_eq!(keys("", None, 0).await, [""; 0]);
+    store.put("log/odd", Bytes::from_static(b"x")).await.unwrap();
+    for nowhere in ["log/odd~/", "log//", "../", "log/../log/", "/", "none/"] {
+        assert_eq!(keys(nowhere, None, 9).await, [""; 0], "{nowhere}");
+    }
+    store.delete("log/odd").await.unwrap();
     let listed = store.list("log/run/1/a", None, 1).await.unwrap();
     assert_eq!(listed, [Listed { key: "log/run/1/a".to_owned(), size: 10 }]);
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
-use super::{Found, found, open_directory};
+use super::{Found, check_key, found, open_directory};
 
 /// A directory's entries that are files or directories.
 pub(super) fn entries(directory: BorrowedFd<'_>) -> io::Result<Vec<(String, bool)>> {
@@ -43,8 +43,8 @@ pub(super) fn walk(
     let (path, _) = prefix.split_at(prefix.rfind('/').map_or(0, |slash| slash + 1));
     let mut below = None;
     for name in path.split_terminator('/') {
-        // No key has such a name, nor does it lead anywhere.
-        if name.is_empty() || name.starts_with('.') {
+        // No key begins with it, and it leads nowhere.
+        if check_key(name).is_err() {
             return Ok(Vec::new());
         }
         let parent = below.as_ref().map_or(bucket, AsFd::as_fd);

@@ -1,6 +1,8 @@
 //! `gantry-launcher`: arguments, logging, runtime, exit code. The library has the rest.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
@@ -19,16 +21,19 @@ fn main() -> ExitCode {
     match argument.as_deref() {
         None => {}
         Some("--help" | "-h") => {
-            print!("{}", help());
+            tell(io::stdout(), help().trim_end());
             return Exit::Done.into();
         }
         Some("--version" | "-V") => {
-            println!("gantry-launcher {}", env!("CARGO_PKG_VERSION"));
+            tell(io::stdout(), concat!("gantry-launcher ", env!("CARGO_PKG_VERSION")));
             return Exit::Done.into();
         }
         Some(other) => {
-            eprintln!(
-                "gantry-launcher takes no arguments, and {other:?} is one: it is set by environment variables; --help prints them"
+            tell(
+                io::stderr(),
+                format_args!(
+                    "gantry-launcher takes no arguments, and {other:?} is one: it is set by environment variables; --help prints them"
+                ),
             );
             return Exit::Configuration.into();
         }
@@ -39,7 +44,7 @@ fn main() -> ExitCode {
     let config = match Config::from_environment(&environment) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            tell(io::stderr(), errors);
             return Exit::Configuration.into();
         }
     };
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            tell(io::stderr(), format_args!("cannot start the runtime: {error}"));
             return Exit::Unexpected.into();
         }
     };
@@ -63,10 +68,15 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
-            eprintln!("{}", explain(&error));
+            tell(io::stderr(), explain(&error));
             error.exit_code().into()
         }
     }
+}
+
+/// Says it to whoever listens. If nobody does, that ends nothing.
+fn tell(mut to: impl io::Write, what: impl fmt::Display) {
+    let _ = writeln!(to, "{what}");
 }
 
 /// A crash must not put the pool's key on a disk, nor may other processes of this user look for it here.
@@ -90,7 +100,8 @@ fn log(config: &Config) {
     let filter = Targets::new()
         .with_default(libraries)
         .with_targets([("gantry_launcher", level), ("gantry_policy", level)]);
-    let format = tracing_subscriber::fmt::layer();
+    // What cannot be said is not said: complaining of it on a standard error that is closed would be fatal.
+    let format = tracing_subscriber::fmt::layer().log_internal_errors(false);
     let registry = tracing_subscriber::registry();
     match config.log_format {
         LogFormat::Json => {

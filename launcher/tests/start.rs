@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -140,4 +140,24 @@ fn a_launcher_that_is_starting_leaves_when_it_is_told_and_can_leave_no_core() {
     let pid = rustix::process::Pid::from_child(&launcher);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(launcher.wait().unwrap().code(), Some(0));
+}
+
+/// Whoever collects the log may die before the launcher.
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let Pool { token, key } = pool();
+    let mut launcher = Command::new(env!("CARGO_BIN_EXE_gantry-launcher"))
+        .env_clear()
+        .env("SPACELIFT_TOKEN", token)
+        .env("SPACELIFT_POOL_PRIVATE_KEY", key)
+        .env("SPACELIFT_TOKN", "a warning")
+        .env("GANTRY_STATE_DIR", state.path())
+        .env("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((launcher.stdout.take(), launcher.stderr.take()));
+    assert_eq!(launcher.wait().unwrap().code(), Some(70));
 }

@@ -161,6 +161,14 @@ impl PoolKey {
         Ok(Zeroizing::new(self.pkey.private_key_to_pem_pkcs8()?))
     }
 
+    /// The key as PKCS#8 DER, without passphrase.
+    ///
+    /// # Errors
+    /// When OpenSSL fails.
+    pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        Ok(Zeroizing::new(self.pkey.private_key_to_pkcs8()?))
+    }
+
     /// The public half.
     #[must_use]
     pub const fn public(&self) -> &PublicKey {

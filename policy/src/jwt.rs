@@ -102,6 +102,10 @@ impl Key {
     }
 
     fn certificate(pem: &str) -> Result<Self> {
+        // OpenSSL would ask for its passphrase on the terminal, and wait for an answer.
+        if pem.contains("ENCRYPTED") {
+            bail!("the cert is encrypted: a certificate or a public key is no secret");
+        }
         let key = match X509::from_pem(pem.as_bytes()) {
             Ok(certificate) => certificate.public_key(),
             Err(_) => PKey::public_key_from_pem(pem.as_bytes()),

@@ -236,3 +236,19 @@ fn a_run_can_be_bound_to_a_token() {
         ["the token is for another commit", "the token is for another stack"]
     );
 }
+
+/// Otherwise OpenSSL asks for a passphrase on the terminal that the program was started from.
+#[test]
+fn an_encrypted_cert_is_an_error_and_no_question() {
+    for label in ["CERTIFICATE", "PUBLIC KEY"] {
+        let pem = format!(
+            "-----BEGIN {label}-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00112233445566778899AABBCCDDEEFF\n\nAAAA\n-----END {label}-----\n"
+        );
+        let source = "package spacelift\ndeny[\"x\"] { io.jwt.verify_rs256(\"a.b.c\", input.pem) }";
+        let policy = gantry_policy::Policy::compile("init.rego", source).expect("it is a policy");
+        let error = policy
+            .evaluate(&json!({ "pem": pem }), std::time::SystemTime::UNIX_EPOCH)
+            .expect_err("it holds no key");
+        assert!(error.to_string().contains("the cert is encrypted"), "{error}");
+    }
+}

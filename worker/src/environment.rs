@@ -127,6 +127,25 @@ mod tests {
         assert_eq!(environment.0.len(), 3);
     }
 
+    /// A phase can write to the descriptor whatever it likes.
+    #[test]
+    fn any_dump_is_answered() {
+        // A small generator with a fixed seed.
+        let mut seed = 7_u32;
+        let mut byte = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b"A=\0\n\xff"[(seed >> 24) as usize % 5]
+        };
+        for length in 0..2000 {
+            let dump: Vec<u8> = (0..length % 60).map(|_| byte()).collect();
+            let Some(environment) = Environment::parse(&dump) else { continue };
+            for (name, value) in &environment.0 {
+                assert!(!name.is_empty() && !name.contains(&0) && !name.contains(&b'='));
+                assert!(!value.contains(&0));
+            }
+        }
+    }
+
     #[test]
     fn a_dump_that_was_cut_off_is_none() {
         for cut in [&b""[..], b"A=1", b"A=1\0B", b"A\0"] {

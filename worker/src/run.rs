@@ -351,3 +351,23 @@ fn read_order(path: &Path) -> Result<Order, Refusal> {
     }
     Order::from_json(&json).map_err(Refusal::Invalid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_has_at_most_4_mib() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let read = |size: u64| {
+            let spaces = vec![b' '; usize::try_from(size).unwrap()];
+            std::fs::write(&path, spaces).unwrap();
+            read_order(&path)
+        };
+        assert!(matches!(read(MAX_SIZE), Err(Refusal::Invalid(InvalidOrder::Json { .. }))));
+        assert!(matches!(read(MAX_SIZE + 1), Err(Refusal::TooLarge)));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read_order(&path), Err(Refusal::Unreadable(_))));
+    }
+}

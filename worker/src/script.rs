@@ -84,6 +84,16 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_script_is_what_the_system_takes() {
+        let status = |length: usize| {
+            let script = format!("exit 3{}", " ".repeat(length - 6));
+            Command::new("/bin/sh").arg("-c").arg(script).status()
+        };
+        assert_eq!(status(MAX_SCRIPT).unwrap().code(), Some(3));
+        assert!(status(MAX_SCRIPT + 1).is_err());
+    }
+
+    #[test]
     fn a_chain_ends_at_the_first_failure() {
         for shell in shells() {
             let output = run(shell, &["echo a", "(exit 3)", "echo b"]);

@@ -268,3 +268,35 @@ impl<E: Engine> Stage<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A version is kept once, though only the latest ones are remembered and the spool is read again.
+    #[test]
+    fn a_version_that_was_forgotten_is_not_kept_again() {
+        let state = |n| KeptState { n, seq: n, serial: n, payload_sha256: String::new() };
+        let states = [state(7), state(8), state(ERRORED)];
+        assert!(is_kept(&states, 1) && is_kept(&states, 8) && is_kept(&states, ERRORED));
+        assert!(!is_kept(&states, 9) && !is_kept(&[state(7)], ERRORED));
+    }
+
+    /// What somebody did to the file is final; what this host could not do is tried again, or the
+    /// version would be lost.
+    #[test]
+    fn only_what_the_container_did_to_a_version_is_final() {
+        let io = |kind: std::io::ErrorKind| gantry_spool::SpoolError::Io {
+            action: "open",
+            name: "state-1.tfstate".to_owned(),
+            source: kind.into(),
+        };
+        let link = gantry_spool::SpoolError::NotRegular { name: String::new() };
+        for theirs in [link.into(), io(std::io::ErrorKind::NotFound).into(), StateError::Changed] {
+            assert!(!theirs.is_ours(), "{theirs}");
+        }
+        for ours in [io(std::io::ErrorKind::PermissionDenied).into(), StateError::Recipient] {
+            assert!(ours.is_ours(), "{ours}");
+        }
+    }
+}

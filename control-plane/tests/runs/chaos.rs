@@ -212,17 +212,7 @@ impl Chaos {
                     if is_kept { self.down[at].clone() } else { self.down.remove(at) };
                 self.hear(to, &payload);
             }
-            Event::Fail { which, table } if !self.up.is_empty() => {
-                let arrived = self.up.remove(usize::from(which) % self.up.len().min(4));
-                let broken = format!(
-                    "CREATE TRIGGER broken BEFORE UPDATE ON {table} \
-                     BEGIN SELECT RAISE(ABORT, 'broken'); END"
-                );
-                self.world.execute(&broken).await;
-                self.world.control_plane.take_in(vec![arrived]).await;
-                self.world.execute("DROP TRIGGER broken").await;
-                self.collect().await;
-            }
+            Event::Fail { which, table } if !self.up.is_empty() => self.fail(which, table).await,
             Event::LoseUp(which) if !self.up.is_empty() => {
                 self.up.remove(usize::from(which) % self.up.len());
             }
@@ -303,6 +293,19 @@ impl Chaos {
                 self.collect().await;
             }
         }
+    }
+
+    /// A message is taken in while changes of a table fail.
+    async fn fail(&mut self, which: u16, table: &str) {
+        let arrived = self.up.remove(usize::from(which) % self.up.len().min(4));
+        let broken = format!(
+            "CREATE TRIGGER broken BEFORE UPDATE ON {table} \
+             BEGIN SELECT RAISE(ABORT, 'broken'); END"
+        );
+        self.world.execute(&broken).await;
+        self.world.control_plane.take_in(vec![arrived]).await;
+        self.world.execute("DROP TRIGGER broken").await;
+        self.collect().await;
     }
 
     async fn settle(&mut self) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_model::{Phase, RunState};
-use gantry_spool::order::{FILE, InvalidOrder, MAX_SHOWN, MAX_SIZE, Order, PhaseOrder, exit};
+use gantry_spool::order::{FILE, InvalidOrder, MAX_SHOWN, MAX_SIZE, Order, PhaseOrder, User, exit};
 use gantry_spool::{
     BegunError, BootTime, Event, Outcome, SideFile, SideName, SpoolError, StopReason, has_begun,
     make_begun,
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::collect::Collector;
 use crate::environment::{Environment, EnvironmentSlot};
-use crate::own;
+use crate::own::{self, Owner};
 use crate::reaper::Reaper;
 use crate::script;
 use crate::session::{Finished, Host, Session};
@@ -113,6 +113,8 @@ struct Stage {
     /// The one that ran last, or would have run first.
     last_phase: Phase,
     environment: Environment,
+    /// Whose workspace it is, once it was lent to the user of the phases.
+    lender: Option<Owner>,
     host: Host,
 }
 
@@ -145,13 +147,14 @@ impl Stage {
             user: order.user.clone(),
             interrupt: order.interrupt,
         };
-        Ok(Self { order, last_phase, environment, host })
+        Ok(Self { order, last_phase, environment, lender: None, host })
     }
 
     async fn run(mut self, order_dir: &Path) -> Outcome {
         let mut tasks = JoinSet::new();
         if let Err(reason) = self.prepare(order_dir, &mut tasks).await {
             // Not even the user's last words: what could not be prepared may be what keeps secrets in.
+            self.return_workspace();
             return Outcome::Failed {
                 phase: None,
                 code: None,
@@ -161,6 +164,7 @@ impl Stage {
         }
         let outcome = self.phases().await;
         self.after_run(&outcome).await;
+        self.return_workspace();
         outcome
     }
 
@@ -177,7 +181,7 @@ impl Stage {
         };
         std::fs::remove_file(order_dir.join(FILE))
             .map_err(|error| format!("cannot remove the order, which holds secrets: {error}"))?;
-        own::give(Path::new(&self.order.workspace), &self.order.user).map_err(|error| {
+        self.lend_workspace().map_err(|error| {
             format!("cannot give the workspace to the user of the phases: {error}")
         })?;
         if let Some(server) = state {
@@ -190,6 +194,22 @@ impl Stage {
             tasks.spawn(server);
         }
         Ok(())
+    }
+
+    fn lend_workspace(&mut self) -> io::Result<()> {
+        let workspace = Path::new(&self.order.workspace);
+        self.lender = Some(own::owner_of(workspace)?);
+        let User { uid, gid, .. } = self.order.user;
+        own::give(workspace, Owner { uid, gid })
+    }
+
+    /// A launcher that is not root could neither pack nor remove what belongs to the user of the phases.
+    fn return_workspace(&self) {
+        let Some(lender) = self.lender.filter(|lender| !lender.is_root()) else { return };
+        if let Err(error) = own::give(Path::new(&self.order.workspace), lender) {
+            let note = format!("the workspace could not be given back to the launcher: {error}");
+            self.host.spool.note(Some(self.last_phase), note);
+        }
     }
 
     async fn phases(&mut self) -> Outcome {

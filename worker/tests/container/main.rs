@@ -8,7 +8,8 @@ mod spool;
 mod state;
 mod stopping;
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 
 use gantry_model::Phase;
 use gantry_spool::order::exit;
@@ -167,6 +168,29 @@ fn the_workspace_belongs_to_the_phases_and_links_are_not_followed() {
     run.again();
     assert_eq!(run.outcome(), Outcome::Succeeded);
     assert_eq!(run.log(), "0\ncontent\n");
+}
+
+/// A launcher that is not root could neither pack nor remove what belongs to somebody else.
+#[test]
+fn the_workspace_goes_back_to_the_launcher_whatever_the_phases_made_of_it() {
+    let mut run = Run::lay_out(&order(
+        "mkdir -p made/closed && touch made/closed/file made/open && ln -s /etc made/link && \
+         chmod 0 made/closed/file made/closed && chmod 500 made && chmod 700 /mnt/workspace; exit 3",
+    ));
+    let workspace = run.source().parent().unwrap().to_owned();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&workspace, Some(4242), Some(4343)).unwrap();
+    }
+    let owner = |path: &Path| {
+        let meta = std::fs::symlink_metadata(path).unwrap();
+        (meta.uid(), meta.gid())
+    };
+    let launcher = owner(&workspace);
+    run.again();
+    assert!(matches!(run.outcome(), Outcome::Failed { code: Some(3), .. }), "{:?}", run.events());
+    for name in [".", "made", "made/closed", "made/closed/file", "made/open", "made/link"] {
+        assert_eq!(owner(&run.source().join(name)), launcher, "{name}");
+    }
 }
 
 #[test]

@@ -346,10 +346,23 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
     container::persist(|| shared.engine.remove(&name)).await?;
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
+    let order = directories.order.clone();
+    let root = directories.root.clone();
     let removed = tokio::task::spawn_blocking(move || directories.remove()).await;
-    removed
-        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-        .map_err(|source| StageError::Directories { attempt, source })?;
+    match removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(()) => {}
+        // Of another user: the worker binary was killed before it could give them back. They stand in no
+        // run's way, and the next start tries again.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !order.exists() => {
+            tracing::error!(
+                %attempt,
+                directory = %root.display(),
+                %error,
+                "files of another user stay: remove them, or let the launcher be root or the user of the phases"
+            );
+        }
+        Err(source) => return Err(StageError::Directories { attempt, source }),
+    }
     shared.journal.write(vec![Change::removed(attempt)])?;
     tracing::info!(%attempt, "done");
     Ok(Driven::Done)

@@ -27,9 +27,6 @@ const PUBLIC: &str = "docker.io/hashicorp/terraform:1.11";
 const CERTIFICATE_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const SHORT: Duration = Duration::from_secs(30);
 
-/// The user of a runner image in the recipe; the public image's runs have it too.
-const USER: u32 = 1983;
-
 /// Makes sure that there is a runner image, and names it.
 pub fn ensure(cx: &Context) -> Result<String> {
     if let Some(image) = &cx.config.runner_image {
@@ -45,19 +42,7 @@ pub fn ensure(cx: &Context) -> Result<String> {
     }
 }
 
-/// Who the phases of runs are. A launcher that is not root cannot remove what another user leaves behind.
-fn user() -> u32 {
-    let me = rustix::process::geteuid();
-    if me.is_root() { USER } else { me.as_raw() }
-}
-
 fn pull(cx: &Context) -> Result<String> {
-    if user() != USER {
-        bail!(
-            "there is no terraform and no tofu on this machine: put one of them on PATH, or run this as root, who may \
-             use an image that was made elsewhere"
-        );
-    }
     cx.say.detail(&format!("no terraform or tofu on this machine: {PUBLIC} is pulled"));
     if is_here(PUBLIC)? || cx.show("docker pull", Command::new("docker").args(["pull", PUBLIC]))? {
         return Ok(PUBLIC.to_owned());
@@ -83,17 +68,18 @@ fn build(cx: &Context, tool: &str, path: &Path) -> Result<String> {
             path.display()
         );
     }
+    let recipe = cx.config.root.join("docker/runner");
     let busybox = tools::static_busybox(cx).context("busybox-static was just found and is gone")?;
     let layout = cx.config.root.join("xtask/src/image.rs");
-    let recipe = cx.config.root.join("docker/runner/Dockerfile");
-    let content = digest(&[&layout, &recipe, &busybox, path, Path::new(CERTIFICATE_FILE)], tool)?;
-    let name = name();
-    if label(&name)?.as_deref() == Some(content.as_str()) {
-        cx.say.detail(&format!("{name} is up to date"));
-        return Ok(name);
+    let dockerfile = recipe.join("Dockerfile");
+    let content =
+        digest(&[&layout, &dockerfile, &busybox, path, Path::new(CERTIFICATE_FILE)], tool)?;
+    if label(LOCAL)?.as_deref() == Some(content.as_str()) {
+        cx.say.detail(&format!("{LOCAL} is up to date"));
+        return Ok(LOCAL.to_owned());
     }
     cx.say.detail(&format!(
-        "{name} is built from {}, {} and CA certificates",
+        "{LOCAL} is built from {}, {} and CA certificates",
         busybox.display(),
         path.display()
     ));
@@ -104,26 +90,16 @@ fn build(cx: &Context, tool: &str, path: &Path) -> Result<String> {
         move || gone(fs::remove_dir_all(path))
     })?;
     lay_out(folder.path(), &busybox, tool, path)?;
-    // Written anew, because not every version of the builder takes an owner from an argument.
-    let owner = |user: u32| format!("--chown={user}:{user}");
-    let recipe = fs::read_to_string(&recipe)?.replace(&owner(USER), &owner(user()));
-    fs::write(folder.path().join("Dockerfile"), recipe)?;
     let mut command = Command::new("docker");
-    command.args(["build", "--tag", &name, "--build-arg", &format!("CONTENT={content}")]);
+    command
+        .args(["build", "--tag", LOCAL, "--build-arg", &format!("CONTENT={content}"), "--file"])
+        .arg(dockerfile)
+        .arg(folder.path());
     // The one builder that each version of the engine brings.
-    command.arg(folder.path()).env("DOCKER_BUILDKIT", "0");
-    process::read("docker build", Duration::from_mins(5), &mut command)?;
+    process::read("docker build", Duration::from_mins(5), command.env("DOCKER_BUILDKIT", "0"))?;
     folder.close()?;
     cx.undo.done(ticket);
-    Ok(name)
-}
-
-/// What the image that is built here is called. Users have images of their own.
-fn name() -> String {
-    match user() {
-        USER => LOCAL.to_owned(),
-        user => format!("{LOCAL}-{user}"),
-    }
+    Ok(LOCAL.to_owned())
 }
 
 /// Whoever removes it first, it is gone.
@@ -191,14 +167,11 @@ fn lay_out(context: &Path, busybox: &Path, tool: &str, path: &Path) -> Result<()
         symlink(tool, rootfs.join("usr/local/bin/terraform"))?;
     }
     fs::copy(CERTIFICATE_FILE, rootfs.join(CERTIFICATE_FILE.trim_start_matches('/')))?;
-    let user = user();
     fs::write(
         rootfs.join("etc/passwd"),
-        format!(
-            "root:x:0:0:root:/root:/bin/sh\nspacelift:x:{user}:{user}:spacelift:/home/spacelift:/bin/sh\n"
-        ),
+        "root:x:0:0:root:/root:/bin/sh\nspacelift:x:1983:1983:spacelift:/home/spacelift:/bin/sh\n",
     )?;
-    fs::write(rootfs.join("etc/group"), format!("root:x:0:\nspacelift:x:{user}:\n"))?;
+    fs::write(rootfs.join("etc/group"), "root:x:0:\nspacelift:x:1983:\n")?;
     fs::write(rootfs.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
     make_deterministic(context)?;
     fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777))?;

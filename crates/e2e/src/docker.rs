@@ -30,6 +30,12 @@ impl Container {
     pub fn is_running(&self) -> bool {
         self.inspected["State"]["Running"] == true
     }
+
+    /// SIGKILL, as from the kernel when memory is short.
+    pub fn kill(&self) {
+        let killed = Command::new("docker").args(["kill", &self.id]).output();
+        assert!(killed.expect("docker is there").status.success(), "{} runs no more", self.id);
+    }
 }
 
 /// The containers of a pool, whatever state they are in.

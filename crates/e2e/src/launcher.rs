@@ -1,6 +1,8 @@
 //! `gantry-launcher`.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::journal::Tail;
 use crate::pool::Pool;
 use crate::program::{Ended, Program};
 
+const PROGRAM: &str = "gantry-launcher";
 /// How long a launcher may take to be registered.
 const REGISTERED: Duration = Duration::from_secs(60);
 
@@ -23,6 +26,15 @@ pub struct LauncherSetup {
     name: String,
     state: PathBuf,
     environment: Vec<(String, String)>,
+    /// Who it runs as, if not as the test does.
+    user: Option<User>,
+}
+
+/// Somebody without rights, but for the use of Docker.
+#[derive(Debug, Clone, Copy)]
+struct User {
+    uid: u32,
+    docker: u32,
 }
 
 impl LauncherSetup {
@@ -37,7 +49,18 @@ impl LauncherSetup {
             ("SPACELIFT_WORKER_EXTRA_MOUNTS", format!("{}:/count", shared.display())),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        Self { config: config.clone(), name: name.to_owned(), state: dir.join(name), environment }
+        let (config, name, state) = (config.clone(), name.to_owned(), dir.join(name));
+        Self { config, name, state, environment, user: None }
+    }
+
+    /// Neither root nor the user of the phases. A test that is not root is nobody special itself.
+    #[must_use]
+    pub fn nobody_special(mut self) -> Self {
+        if rustix::process::geteuid().is_root() {
+            let socket = fs::metadata("/var/run/docker.sock").expect("Docker's socket is there");
+            self.user = Some(User { uid: 4242, docker: socket.gid() });
+        }
+        self
     }
 
     /// Sets a variable.
@@ -62,6 +85,15 @@ impl LauncherSetup {
         fs::create_dir_all(&self.state).expect("a state directory can be made");
         let secrets = tempfile::Builder::new().prefix("gantry-e2e-").tempdir_in("/dev/shm");
         let secrets = secrets.expect("/dev/shm takes a directory");
+        if let Some(user) = self.user {
+            for dir in [&self.state, secrets.path()] {
+                chown(dir, Some(user.uid), None).expect("root may give directories away");
+            }
+            let parent = self.state.parent().expect("it lies in the stand's");
+            fs::set_permissions(parent, fs::Permissions::from_mode(0o711)).expect("it is ours");
+            // What lies in the home of root can be run by nobody else.
+            fs::copy(self.config.launcher(), self.state.join(PROGRAM)).expect("the disk takes it");
+        }
         let mut launcher = Launcher { setup: self, secrets, program: None, said: Vec::new() };
         launcher.start_again();
         launcher
@@ -81,7 +113,14 @@ pub struct Launcher {
 impl Launcher {
     /// Starts it again with the same state directory, without waiting for anything.
     pub fn start_again(&mut self) {
-        let mut command = clean(&self.setup.config.launcher());
+        let mut command = match self.setup.user {
+            Some(user) => {
+                let mut command = clean(&self.setup.state.join(PROGRAM));
+                command.uid(user.uid).gid(user.docker);
+                command
+            }
+            None => clean(&self.setup.config.launcher()),
+        };
         command
             .envs(self.setup.environment.iter().cloned())
             .env("GANTRY_STATE_DIR", &self.setup.state)

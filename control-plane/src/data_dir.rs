@@ -5,11 +5,17 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
+
+/// The database's name, which nobody else gives a file.
+const DATABASE: &str = "gantry.db";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +32,25 @@ pub enum DataDirError {
     #[error("{} can be opened by others than its owner: run chmod 700 on it", path.display())]
     Open {
         /// The data directory.
+        path: PathBuf,
+    },
+    /// It is another user's. Root could use it; then its owner could not any more.
+    #[error(
+        "{} belongs to {owner} and this runs as {user}: run it as {owner}, give the directory to {user} with \
+         chown -R, or choose an empty one for --data", path.display()
+    )]
+    Foreign {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who we are.
+        user: String,
+    },
+    /// It is no data directory, and not meant to become one.
+    #[error("{} holds other things: choose an empty directory for --data, or the one that a server made", path.display())]
+    Occupied {
+        /// The directory.
         path: PathBuf,
     },
     /// The file system refused.
@@ -74,16 +99,13 @@ impl DataDir {
     /// Makes the directory if it is not there, and takes its lock.
     ///
     /// # Errors
-    /// When another server has it, others can look into it, or the file system refuses.
+    /// When another server or another user has it, others can look into it, or the file system refuses.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
         make.create(path).map_err(DataDirError::io("make", path))?;
         let root = fs::canonicalize(path).map_err(DataDirError::io("find", path))?;
-        let found = fs::metadata(&root).map_err(DataDirError::io("look at", &root))?;
-        if found.permissions().mode() & 0o077 != 0 {
-            return Err(DataDirError::Open { path: root });
-        }
+        check(&root, geteuid().as_raw())?;
         let lock = lock(&root)?;
         let dir = Self { root, _lock: lock };
         make.create(dir.objects()).map_err(DataDirError::io("make", &dir.objects()))?;
@@ -123,7 +145,7 @@ impl DataDir {
     /// The database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
-        self.root.join("gantry.db")
+        self.root.join(DATABASE)
     }
 
     /// The directory of the local object store.
@@ -212,6 +234,43 @@ impl DataDir {
     }
 }
 
+/// Refuses a directory that is not `user`'s alone.
+fn check(root: &Path, user: u32) -> Result<(), DataDirError> {
+    let found = fs::metadata(root).map_err(DataDirError::io("look at", root))?;
+    let (is_own, is_open) = (found.uid() == user, found.mode() & 0o077 != 0);
+    if is_own && !is_open {
+        return Ok(());
+    }
+    let path = root.to_owned();
+    Err(if holds_other_things(root) {
+        DataDirError::Occupied { path }
+    } else if is_own {
+        DataDirError::Open { path }
+    } else {
+        DataDirError::Foreign { path, owner: name_of(found.uid()), user: name_of(user) }
+    })
+}
+
+/// Whether there is something in it, and nothing that only a server makes. False if we may not look.
+fn holds_other_things(root: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(root) else { return false };
+    // A new file system comes with it.
+    let is_something = |name: &std::ffi::OsStr| name != "lost+found";
+    entries.any(|entry| entry.is_ok_and(|entry| is_something(&entry.file_name())))
+        && !root.join(DATABASE).exists()
+}
+
+/// The user's name in `/etc/passwd`, or else the number.
+fn name_of(user: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, id) = (fields.next()?, fields.next()?, fields.next()?);
+        (id.parse() == Ok(user)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| user.to_string())
+}
+
 /// Takes the lock file's lock and writes our pid into it.
 fn lock(root: &Path) -> Result<File, DataDirError> {
     let path = root.join("lock");
@@ -282,6 +341,47 @@ mod tests {
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(DataDir::open(&path), Err(DataDirError::Open { .. })));
+    }
+
+    #[test]
+    fn nobody_is_told_to_close_a_directory_that_holds_other_things() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(path.join("lost+found")).unwrap();
+        assert!(matches!(DataDir::open(path), Err(DataDirError::Open { .. })));
+        fs::write(path.join("passwd"), "").unwrap();
+        let us = geteuid().as_raw();
+        for user in [us, us + 1] {
+            let refused = check(path, user).unwrap_err();
+            assert!(matches!(refused, DataDirError::Occupied { .. }), "{refused}");
+            assert!(refused.to_string().contains("choose an empty directory"), "{refused}");
+        }
+        fs::write(path.join(DATABASE), "").unwrap();
+        let refused = DataDir::open(path).unwrap_err();
+        assert!(matches!(refused, DataDirError::Open { .. }), "a server made it: {refused}");
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_and_its_owner_named() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("data");
+        drop(DataDir::open(&path).unwrap());
+        fs::write(path.join(DATABASE), "").unwrap();
+        // As root finds it: it may do everything there.
+        let us = geteuid().as_raw();
+        let refused = check(&path, 4_000_000_000).unwrap_err().to_string();
+        let owner = name_of(us);
+        assert!(refused.contains(&format!("belongs to {owner} and")), "{refused}");
+        assert!(refused.contains("runs as 4000000000:"), "{refused}");
+        assert!(refused.contains("chown -R"), "{refused}");
+        check(&path, us).unwrap();
+    }
+
+    #[test]
+    fn users_are_told_by_name() {
+        assert_eq!(name_of(0), "root");
+        assert_eq!(name_of(4_000_000_000), "4000000000");
     }
 
     #[test]

@@ -78,7 +78,12 @@ impl ServerError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::DataDir(DataDirError::Locked { .. }) => 3,
-            Self::DataDir(DataDirError::Open { .. } | DataDirError::Io { .. })
+            Self::DataDir(
+                DataDirError::Open { .. }
+                | DataDirError::Foreign { .. }
+                | DataDirError::Occupied { .. }
+                | DataDirError::Io { .. },
+            )
             | Self::Issuer(_)
             | Self::Tls(_)
             | Self::Broker(_)

@@ -11,6 +11,7 @@ mod sqlite;
 
 use std::path::Path;
 
+use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
@@ -32,7 +33,7 @@ pub type Row = sqlx::sqlite::SqliteRow;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be opened.
-    #[error("cannot open the database {path}: check that the file is ours and the disk has space")]
+    #[error("cannot open the database {path}: check that this user may read and write it")]
     Open {
         /// Where it is.
         path: String,
@@ -40,11 +41,19 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// Its tables cannot be brought to this version.
-    #[error("cannot bring the database to this version: was it written by a newer server")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("cannot bring the database to this version")]
+    Migrate(#[source] MigrateError),
+    /// Its tables are those of another version.
+    #[error(
+        "the database was written by another version: start the newest server that was used with it"
+    )]
+    Newer(#[source] MigrateError),
+    /// The disk has no space for it.
+    #[error("the disk with the database is full: free some space there, then try again")]
+    Full(#[source] sqlx::Error),
     /// A query failed.
     #[error("the database failed")]
-    Query(#[from] sqlx::Error),
+    Query(#[source] sqlx::Error),
     /// A value in it is none that this version writes.
     #[error("the database holds {text:?} as a {kind}, which this version does not know")]
     Value {
@@ -53,6 +62,29 @@ pub enum StoreError {
         /// At most 64 characters of it.
         text: String,
     },
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if sqlite::is_full(&error) { Self::Full(error) } else { Self::Query(error) }
+    }
+}
+
+impl From<MigrateError> for StoreError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the list is the library's, and grows")]
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+                if sqlite::is_full(&error) =>
+            {
+                Self::Full(error)
+            }
+            MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
+                Self::Newer(error)
+            }
+            _ => Self::Migrate(error),
+        }
+    }
 }
 
 /// The database. Clones are the same database.
@@ -68,9 +100,14 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or is of a newer version.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open { path: path.display().to_string(), source };
+        let open = |source| {
+            if sqlite::is_full(&source) {
+                return StoreError::Full(source);
+            }
+            StoreError::Open { path: path.display().to_string(), source }
+        };
         let writer = sqlite::writer(path).await.map_err(open)?;
-        sqlx::migrate!("migrations/sqlite").run(&writer).await?;
+        migrate(&writer).await?;
         let readers = sqlite::readers(path).await.map_err(open)?;
         Ok(Self { writer, readers })
     }
@@ -96,4 +133,9 @@ impl Store {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// Brings the tables to this version.
+async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
+    Ok(sqlx::migrate!("migrations/sqlite").run(writer).await?)
 }

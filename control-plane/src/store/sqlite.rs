@@ -42,9 +42,54 @@ pub(super) async fn readers(path: &Path) -> Result<SqlitePool, sqlx::Error> {
         .await
 }
 
+/// Whether a disk is full.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    const FULL: i32 = 13;
+    // It could not make the file bigger that its processes share.
+    const SHARED_SIZE: i32 = 4874;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == FULL || code == SHARED_SIZE)
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::store::Store;
+    use sqlx::sqlite::SqlitePoolOptions;
+
+    use super::options;
+    use crate::store::{Store, StoreError, migrate};
+
+    #[tokio::test]
+    async fn a_full_disk_at_the_first_start_is_told_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gantry.db");
+        let options = options(&path).create_if_missing(true).pragma("max_page_count", "4");
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        let error = migrate(&pool).await.unwrap_err();
+        assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+        assert!(error.to_string().contains("free some space"), "{error}");
+        let query = sqlx::query("CREATE TABLE one (x BLOB)").execute(&pool).await;
+        let query = match query {
+            Ok(_) => sqlx::query("INSERT INTO one VALUES (zeroblob(99999))").execute(&pool).await,
+            Err(error) => Err(error),
+        };
+        assert!(matches!(StoreError::from(query.unwrap_err()), StoreError::Full(_)));
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_server_is_told_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gantry.db");
+        let store = Store::open(&path).await.unwrap();
+        let mut unit = store.begin().await.unwrap();
+        sqlx::query("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 2")
+            .execute(&mut *unit)
+            .await
+            .unwrap();
+        unit.commit().await.unwrap();
+        store.close().await;
+        let error = Store::open(&path).await.unwrap_err();
+        assert!(matches!(error, StoreError::Newer(_)), "{error:?}");
+    }
 
     /// As it does by itself when a disk is full.
     #[tokio::test]

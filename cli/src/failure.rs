@@ -96,7 +96,6 @@ fn usual_step(error: &(dyn Error + 'static)) -> Option<&'static str> {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room there, or give a path elsewhere")
         }
-        io::ErrorKind::AddrInUse => Some("stop what listens there, or give another address"),
         _ => None,
     }
 }

@@ -50,6 +50,14 @@ pub enum BrokerError {
     /// The broker has ended.
     #[error("the broker has stopped: restart the server")]
     Stopped,
+    /// Its address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where it was to listen.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The broker could not be started.
     #[error("cannot start the broker on {address}: {reason}")]
     Start {

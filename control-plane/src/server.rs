@@ -7,6 +7,7 @@
 mod files;
 mod renewal;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -52,6 +53,18 @@ pub enum ServerError {
     /// The authority.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// The address of a listener cannot be had.
+    #[error("cannot listen on {address} for {part}: {}", next_address(source, option))]
+    Listen {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What was to listen there.
+        part: &'static str,
+        /// The option that says where.
+        option: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// A listener.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -85,6 +98,7 @@ impl ServerError {
                 | DataDirError::Io { .. },
             )
             | Self::Issuer(_)
+            | Self::Listen { .. }
             | Self::Tls(_)
             | Self::Broker(_)
             | Self::Objects(_)
@@ -93,6 +107,12 @@ impl ServerError {
             | Self::Endpoint(_) => 1,
         }
     }
+}
+
+fn next_address(refused: &io::Error, option: &str) -> String {
+    let is_taken = refused.kind() == io::ErrorKind::AddrInUse;
+    let end = if is_taken { "end what holds it, or " } else { "" };
+    format!("{end}give another address with {option}")
 }
 
 /// Starts servers.
@@ -266,7 +286,7 @@ impl Running {
 
 async fn report(
     part: &'static str,
-    listener: impl Future<Output = std::io::Result<()>>,
+    listener: impl Future<Output = io::Result<()>>,
 ) -> &'static str {
     if let Err(error) = listener.await {
         tracing::error!(part, %error, "a listener has failed");
@@ -279,7 +299,14 @@ impl Sockets {
         let last = dir.last_server();
         let last = last.as_ref();
         let port = |of: fn(&ServerFile) -> &String| last.and_then(|file| port_of(of(file)));
-        let bind = |address, last| kept(address, last, Bound::bind);
+        let bind = |address, last, part, option| {
+            kept(address, last, Bound::bind).map_err(|error| match error {
+                TlsError::Listen { address, source } => {
+                    ServerError::Listen { address, part, option, source }
+                }
+                TlsError::Certificate(_) => error.into(),
+            })
+        };
         let mqtt = |address| {
             EmbeddedBroker::bind(BrokerConfig {
                 address,
@@ -289,11 +316,20 @@ impl Sockets {
                 authority: dir.ca_certificate(),
             })
         };
-        Ok(Self {
-            api: bind(config.api, port(|file| &file.api))?,
-            mqtt: kept(config.mqtt, port(|file| &file.mqtt), mqtt)?,
-            objects: bind(config.objects, port(|file| &file.objects))?,
-        })
+        let api = bind(config.api, port(|file| &file.api), "the API", "--listen")?;
+        let (part, option) = ("the broker", "--mqtt-listen");
+        let mqtt =
+            kept(config.mqtt, port(|file| &file.mqtt), mqtt).map_err(|error| match error {
+                BrokerError::Listen { address, source } => {
+                    ServerError::Listen { address, part, option, source }
+                }
+                BrokerError::TooLarge { .. } | BrokerError::Stopped | BrokerError::Start { .. } => {
+                    error.into()
+                }
+            })?;
+        let (part, option) = ("the object store", "--objects-listen");
+        let objects = bind(config.objects, port(|file| &file.objects), part, option)?;
+        Ok(Self { api, mqtt, objects })
     }
 
     fn describe(&self, config: &Config, dir: &DataDir) -> ServerFile {

@@ -37,7 +37,7 @@ const MAX_HEAD: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: choose another address, or stop what has it")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Which address.
         address: SocketAddr,

@@ -439,7 +439,7 @@ async fn a_restart_keeps_the_port() {
     let mut launcher = world.listener(&first, &member, worker).await;
 
     // While it runs, the port is taken; that is an error and ends nothing.
-    assert!(matches!(world.broker_on(port).await, Err(BrokerError::Start { .. })));
+    assert!(matches!(world.broker_on(port).await, Err(BrokerError::Listen { .. })));
 
     first.stop().await;
     launcher.ended().await;

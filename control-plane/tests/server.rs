@@ -185,19 +185,21 @@ async fn a_certificate_is_renewed_under_connected_clients() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_an_error_that_names_it() {
+async fn a_taken_port_is_an_error_that_names_it_and_the_option_for_another() {
     let root = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    for listener in ["api", "mqtt", "objects"] {
+    for option in ["--listen", "--mqtt-listen", "--objects-listen"] {
         let mut config = config(&root.path().join("data"));
-        match listener {
-            "api" => config.api = address,
-            "mqtt" => config.mqtt = address,
+        match option {
+            "--listen" => config.api = address,
+            "--mqtt-listen" => config.mqtt = address,
             _ => config.objects = address,
         }
         let Err(error) = Server::start(config).await else { panic!("the port is taken") };
         assert_eq!(error.exit_code(), 1);
-        assert!(error.to_string().contains(&address.to_string()), "{error}");
+        let next = format!("end what holds it, or give another address with {option}");
+        assert!(error.to_string().contains(&format!("cannot listen on {address} ")), "{error}");
+        assert!(error.to_string().ends_with(&next), "{error}");
     }
 }

@@ -76,6 +76,25 @@ fn a_second_server_on_the_same_data_is_refused() {
 }
 
 #[test]
+fn a_server_whose_port_is_taken_says_how_to_give_another() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for option in ["--listen", "--mqtt-listen", "--objects-listen"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = gantry(folder.path());
+        server.args(["server", "--data", "data"]);
+        for listener in ["--listen", "--mqtt-listen", "--objects-listen"] {
+            server.args([listener, if listener == option { &address } else { "127.0.0.1:0" }]);
+        }
+        let output = server.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("cannot listen on {address} ")), "{said}");
+        assert!(said.contains(&format!("give another address with {option}: ")), "{said}");
+    }
+}
+
+#[test]
 fn a_server_that_is_away_ends_with_4() {
     let mut server = Server::start();
     server.ask(&["login", "--from", "data/admin.json"]);

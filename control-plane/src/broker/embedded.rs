@@ -13,6 +13,7 @@ mod gate;
 mod nowhere;
 mod terms;
 
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -101,8 +102,8 @@ impl EmbeddedBroker {
     /// # Errors
     /// When the address cannot be listened on, or certificate or key cannot be used.
     pub fn bind(config: BrokerConfig) -> Result<BoundBroker, BrokerError> {
-        let failed = |reason: String| BrokerError::Start { address: config.address, reason };
-        let listener = listen(&config).map_err(failed)?;
+        let listener = listen(&config)?;
+        let failed = |reason| BrokerError::Start { address: config.address, reason };
         let address = listener.local_addr().map_err(|error| failed(format!("{error:#}")))?;
         Ok(BoundBroker { listener, config: BrokerConfig { address, ..config } })
     }
@@ -120,14 +121,13 @@ impl EmbeddedBroker {
     /// When the files cannot be used: the former listener stays. Or when the address cannot be
     /// listened on again: call it once more.
     pub async fn renew(&self) -> Result<(), BrokerError> {
-        let failed = |reason| BrokerError::Start { address: self.config.address, reason };
         let elsewhere = SocketAddr::new(self.config.address.ip(), 0);
-        drop(listen(&BrokerConfig { address: elsewhere, ..self.config.clone() }).map_err(failed)?);
+        drop(listen(&BrokerConfig { address: elsewhere, ..self.config.clone() })?);
         self.take_tasks().shutdown().await;
         if self.gate.is_stopping() {
             return Err(BrokerError::Stopped);
         }
-        let listener = listen(&self.config).map_err(failed)?;
+        let listener = listen(&self.config)?;
         let number = self.listeners.fetch_add(1, Ordering::Relaxed) + 1;
         let tasks = serve(self.context.clone(), listener, number);
         *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
@@ -190,11 +190,14 @@ async fn context() -> ServerContext {
 }
 
 /// Binds the listener and reads the TLS files.
-fn listen(config: &BrokerConfig) -> Result<Listener, String> {
+fn listen(config: &BrokerConfig) -> Result<Listener, BrokerError> {
+    let address = config.address;
+    let failed = |reason| BrokerError::Start { address, reason };
     let file = |path: &Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))
+        let text = path.to_str().map(str::to_owned);
+        text.ok_or_else(|| failed(format!("{} is not UTF-8", path.display())))
     };
-    Builder::new()
+    let bound = Builder::new()
         .name("mqtt")
         .laddr(config.address)
         // A restart finds connections of its predecessor on the port.
@@ -222,8 +225,11 @@ fn listen(config: &BrokerConfig) -> Result<Listener, String> {
         .message_expiry_interval(Duration::from_mins(1))
         .session_expiry_interval(Duration::ZERO)
         .bind()
-        .and_then(Listener::tls)
-        .map_err(|error| format!("{error:#}"))
+        .map_err(|error| match error.downcast::<io::Error>() {
+            Ok(source) => BrokerError::Listen { address, source },
+            Err(error) => failed(format!("{error:#}")),
+        })?;
+    bound.tls().map_err(|error| failed(format!("{error:#}")))
 }
 
 async fn register(hooks: &dyn Register, gate: &Arc<Gate>) {

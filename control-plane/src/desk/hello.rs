@@ -30,7 +30,7 @@ use crate::workers::MAX_WORKERS;
 
 /// The longest text of a launcher about itself that is kept.
 const MAX_TEXT: usize = 200;
-/// The most metadata of a launcher, in bytes of JSON.
+/// The most metadata of a launcher: the bytes of all names and values, as the launcher counts them.
 const MAX_METADATA: usize = 16 * 1024;
 
 /// What is known of a worker before its hello counts.
@@ -199,7 +199,8 @@ fn check(hello: &Hello) -> Result<SessionPublicKey, (RefusalReason, String)> {
     if hello.capacity == 0 {
         return Err(invalid("the launcher has no room for any run: give it at least one worker"));
     }
-    if to_json(&hello.metadata).len() > MAX_METADATA {
+    let metadata: usize = hello.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if metadata > MAX_METADATA {
         return Err(invalid("the SPACELIFT_METADATA_ variables are larger than 16 KiB together"));
     }
     let texts = [&hello.instance, &hello.machine, &hello.engine, &hello.versions.launcher];

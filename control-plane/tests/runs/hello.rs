@@ -88,6 +88,23 @@ async fn another_machine_with_the_same_worker_is_refused_while_the_first_one_liv
     world.hello(&mut copy).await;
 }
 
+/// Quotes, which JSON spells in two bytes: what a launcher lets through is not refused here.
+#[tokio::test]
+async fn metadata_counts_in_bytes_of_names_and_values() {
+    let world = World::new().await;
+    let mut launcher = world.launcher();
+    // 32 names of 2 bytes, 32 values of 510: 16 KiB.
+    let full = |place| (format!("{place:02}"), "\"".repeat(510));
+    launcher.metadata = (0..32).map(full).collect();
+    world.hello(&mut launcher).await;
+    assert_eq!(refusal(&launcher), None);
+    launcher.metadata.insert("00".to_owned(), "\"".repeat(511));
+    let hello = launcher.hello();
+    world.bring(&launcher, vec![hello]).await;
+    world.deliver(&mut [&mut launcher]).await;
+    assert_eq!(refusal(&launcher), Some(RefusalReason::Invalid));
+}
+
 #[tokio::test]
 async fn an_offer_does_not_outlive_its_session() {
     let world = World::new().await;

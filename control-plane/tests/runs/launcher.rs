@@ -25,6 +25,7 @@ pub(crate) struct Launcher {
     pub(crate) worker: WorkerId,
     pub(crate) journal: JournalId,
     pub(crate) machine: String,
+    pub(crate) metadata: BTreeMap<String, String>,
     /// What the journal knows.
     pub(crate) runs: BTreeSet<Attempt>,
     /// What was said and not acknowledged.
@@ -52,6 +53,7 @@ impl Launcher {
             worker: WorkerId::from_ulid(worker),
             journal: JournalId::from_ulid(journal),
             machine: "machine-1".into(),
+            metadata: BTreeMap::from([("instance_id".into(), "i-1".into())]),
             runs: BTreeSet::new(),
             waiting: BTreeMap::new(),
             welcome: None,
@@ -89,7 +91,7 @@ impl Launcher {
             capacity: 1,
             engine: "docker".into(),
             pools: vec![self.pool],
-            metadata: BTreeMap::from([("instance_id".into(), "i-1".into())]),
+            metadata: self.metadata.clone(),
             clock_ms: 0,
             session_key: key.public().to_string(),
         };

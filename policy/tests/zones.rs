@@ -2,11 +2,17 @@
 
 mod support;
 
-use serde_json::json;
-use support::evaluate;
+use serde_json::Value;
+use support::{evaluate, example};
 
 /// 2027-01-14, 22:50 in UTC: a Thursday.
 const NOW: i64 = 1_799_967_000_000_000_000;
+
+fn now() -> Value {
+    let mut input = example();
+    input.request.timestamp_ns = NOW;
+    input.to_value()
+}
 
 #[test]
 fn a_policy_keeps_the_hours_and_days_of_a_place() {
@@ -18,7 +24,7 @@ deny contains sprintf("%s %v", [time.weekday(there), time.clock(there)]) if true
 
 deny contains time.format([input.request.timestamp_ns, "America/New_York", "RFC1123Z"]) if true
 "#;
-    let decision = evaluate(source, &json!({"request": {"timestamp_ns": NOW}})).unwrap();
+    let decision = evaluate(source, &now()).unwrap();
     assert_eq!(decision.denials, ["Friday [4, 35, 0]", "Thu, 14 Jan 2027 17:50:00 -0500"]);
 }
 
@@ -28,6 +34,6 @@ fn a_zone_that_does_not_exist_fails_the_evaluation() {
 
 deny contains time.weekday([input.request.timestamp_ns, "Mars/Olympus"]) if true
 "#;
-    let failed = evaluate(source, &json!({"request": {"timestamp_ns": NOW}})).unwrap_err();
+    let failed = evaluate(source, &now()).unwrap_err();
     assert!(failed.to_string().contains("there is no time zone of that name"), "{failed}");
 }

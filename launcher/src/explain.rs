@@ -87,21 +87,33 @@ pub trait Explain: Error {
     fn exit_code(&self) -> Exit;
 }
 
+/// The message of `error` and its causes in one line.
+#[must_use]
+pub fn sentence(error: &dyn Error) -> String {
+    joined(error, ": ")
+}
+
 /// The message of `error`, its causes and what to do next, a line each.
 #[must_use]
 pub fn explain(error: &dyn Explain) -> String {
+    let mut text = joined(error, "\n  because: ");
+    if let Some(help) = error.help() {
+        write!(text, "\n  next: {help}").expect("a string takes all that is written");
+    }
+    text
+}
+
+fn joined(error: &dyn Error, between: &str) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(why) = cause {
         let why_text = why.to_string();
         // Many errors of libraries repeat their cause.
-        if !text.ends_with(&why_text) {
-            write!(text, "\n  because: {why_text}").expect("a string takes all that is written");
+        if !text.contains(&why_text) {
+            text.push_str(between);
+            text.push_str(&why_text);
         }
         cause = why.source();
-    }
-    if let Some(help) = error.help() {
-        write!(text, "\n  next: {help}").expect("a string takes all that is written");
     }
     text
 }

@@ -10,6 +10,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::explain::sentence;
+
 /// One JSON object a line.
 #[derive(Debug, Clone, Copy)]
 pub struct Json;
@@ -87,12 +89,6 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(why) = cause {
-            text = format!("{text}: {why}");
-            cause = why.source();
-        }
-        self.add(field, text.into());
+        self.add(field, sentence(value).into());
     }
 }

@@ -367,17 +367,3 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
     tracing::info!(%attempt, "done");
     Ok(Driven::Done)
 }
-
-/// An error and its causes in one line.
-fn chain(error: &(dyn std::error::Error + Sync)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        let why_text = why.to_string();
-        if !text.contains(&why_text) {
-            text = format!("{text}: {why_text}");
-        }
-        cause = why.source();
-    }
-    text
-}

@@ -335,6 +335,15 @@ fn too_much_metadata_is_refused() {
     let more: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
     let text = at(NOW, &more).unwrap_err();
     assert!(text.contains("more than 64 keys"), "{text}");
+
+    // In bytes of names and values, as the control plane counts: 32 times 2 and 510 are 16 KiB.
+    let names: Vec<_> = (0..32).map(|it| format!("SPACELIFT_METADATA_{it:02}")).collect();
+    let value = "\"".repeat(511);
+    let mut full: Vec<_> = names.iter().map(|name| (name.as_str(), &value[..510])).collect();
+    assert_eq!(read(&full).metadata.len(), 32);
+    full[0].1 = &value;
+    let text = at(NOW, &full).unwrap_err();
+    assert!(text.contains("16 KiB in all"), "{text}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     Backoff, Connector, Health, Identity, Link, LinkError, Outgoing, OutgoingError, Receipt,
     SessionError, SessionEvent, Shared, Timing,
 };
-use crate::explain::Explain as _;
+use crate::explain::{Explain as _, sentence};
 
 /// How often in a row a broker may refuse the certificate before that is believed.
 const REFUSALS: u32 = 3;
@@ -320,18 +320,4 @@ async fn next_change<T>(value: &mut watch::Receiver<T>) {
 
 fn held(since: Option<Instant>) -> Option<Duration> {
     since.map(|since| since.elapsed())
-}
-
-/// The message and its causes, in one line.
-fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        let why_text = why.to_string();
-        if !text.ends_with(&why_text) {
-            text = format!("{text}: {why_text}");
-        }
-        cause = why.source();
-    }
-    text
 }

@@ -10,6 +10,7 @@ use gantry_protocol::message::{StageOutcome, Step};
 use super::barrier::{self, Next};
 use super::{Stage, StageError, Wish, container_name};
 use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
+use crate::explain::sentence;
 use crate::journal::Entry;
 
 /// The pause before the second try while the engine is away.
@@ -143,7 +144,7 @@ impl<E: Engine> Stage<E> {
         if self.wish() == Wish::Stop {
             return self.stopped_early(entry).await;
         }
-        let reason = super::chain(error);
+        let reason = sentence(error);
         let reason = self.secrets.hide(&reason);
         let outcome = StageOutcome::Failed { reason: reason.clone(), phase: None, code: None };
         self.end_unbegun(entry, outcome, &[reason]).await

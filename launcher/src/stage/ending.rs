@@ -12,8 +12,9 @@ use gantry_spool::order::MAX_SHOWN;
 use gantry_spool::{Outcome, SideName, SpoolError, StopReason, open_side_file};
 
 use super::follow::Followed;
-use super::{Shared, Stage, StageError, chain, plain};
+use super::{Shared, Stage, StageError, plain};
 use crate::container::{Engine, Signal, State};
+use crate::explain::sentence;
 use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::message_id;
 use crate::mask::Secrets;
@@ -118,7 +119,7 @@ impl<E: Engine> Stage<E> {
             return Ok(None);
         }
         let plan = open_side_file(&self.directories.spool, SideName::Plan, MAX_SHOWN)
-            .map_err(|error| format!("the plan cannot be read: {}", chain(&error)))?;
+            .map_err(|error| format!("the plan cannot be read: {}", sentence(&error)))?;
         let read = terraform::read_plan(std::io::Read::take(plan, MAX_SHOWN));
         read.map(Some).map_err(|error| {
             format!("the plan is none, at line {}, column {}", error.line(), error.column())
@@ -158,8 +159,8 @@ impl<E: Engine> Stage<E> {
         });
         let leaving = match sealed.await {
             Ok(Ok(leaving)) => leaving,
-            Ok(Err(error)) => return self.unsealed(&chain(&error)),
-            Err(error) => return self.unsealed(&chain(&error)),
+            Ok(Err(error)) => return self.unsealed(&sentence(&error)),
+            Err(error) => return self.unsealed(&sentence(&error)),
         };
         let head = Bytes::copy_from_slice(leaving.header.as_bytes());
         let key =

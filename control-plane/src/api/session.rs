@@ -40,9 +40,9 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// How the audit and a run's history name them.
+    /// How the audit, runs and locks name them, now and later.
     pub(super) fn actor(&self) -> String {
-        format!("api::{}", self.id)
+        format!("api::{}", self.name)
     }
 }
 

@@ -102,7 +102,7 @@ async fn what_a_client_attaches_is_kept_with_the_run() {
     let query = "query($id:ID!){run(id:$id){userProvidedMetadata,triggeredBy,type}}";
     let shown = server.ask(query, json!({ "id": run })).await["run"].take();
     assert_eq!(shown["userProvidedMetadata"], json!(["ticket 7"]));
-    assert_eq!(shown["triggeredBy"], format!("api::{}", server.key_id));
+    assert_eq!(shown["triggeredBy"], "api::tester");
     assert_eq!(shown["type"], "TRACKED");
 }
 
@@ -211,6 +211,24 @@ async fn numbers_that_a_launcher_made_up_are_shown_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_run_keeps_the_name_that_its_key_had() {
+    let server = Server::start().await;
+    let (pool, _) = server.pool("network").await;
+    server.stack("net", &pool).await;
+    let run = server.run("net").await;
+    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let rename = sqlx::query("UPDATE api_keys SET name = 'renamed'");
+    rename.execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let query = "query($id:ID!){run(id:$id){triggeredBy}}";
+    let shown = server.ask(query, json!({ "id": run })).await;
+    assert_eq!(shown["run"]["triggeredBy"], "api::tester");
+    let later = server.run("net").await;
+    let shown = server.ask(query, json!({ "id": later })).await;
+    assert_eq!(shown["run"]["triggeredBy"], "api::renamed");
+}
+
+#[tokio::test]
 async fn changes_are_in_the_audit() {
     let server = Server::start().await;
     server.pool("network").await;
@@ -219,5 +237,5 @@ async fn changes_are_in_the_audit() {
         .fetch_all(&mut *connection)
         .await
         .unwrap();
-    assert_eq!(actors, ["test".to_owned(), format!("api::{}", server.key_id)]);
+    assert_eq!(actors, ["test", "api::tester"]);
 }

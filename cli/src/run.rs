@@ -98,11 +98,13 @@ const TRIGGER: &str =
     "mutation($stack:ID!$type:RunType){runTrigger(stack:$stack,runType:$type){id,state}}";
 /// As many runs as the server lists at a time.
 const PAGE: usize = 50;
-const LIST: &str = "query($before:ID$stack:ID!){stack(id:$stack){runs(before:$before)\
-    {id,type,state,title,createdAt,triggeredBy,delta{addCount,changeCount,deleteCount}}}}";
+const LIST: &str = "query($before:ID$stack:ID!){stack(id:$stack)\
+    {runs(before:$before){...listed}proposedRuns(before:$before){...listed}}}\
+    fragment listed on Run\
+    {id,type,state,title,createdAt,triggeredBy,delta{addCount,changeCount,deleteCount}}";
 const BRIEF: &str = "query($id:ID!){run(id:$id){logLength,stack{id},history{state}}}";
 /// What can keep a new run of a stack waiting.
-const WAITS: &str = "query($stack:ID!){stack(id:$stack){lockedBy,lockNote,runs{id,type,state,finished},\
+const WAITS: &str = "query($stack:ID!){stack(id:$stack){lockedBy,lockNote,runs{id,state,finished},\
     workerPool{name,workersCount}}}";
 const SHOW: &str = "query($id:ID!){run(id:$id){id,type,state,title,createdAt,updatedAt,triggeredBy,note,\
     logLength,stack{id},delta{addCount,changeCount,deleteCount},outputs{name,sensitive,value},\
@@ -196,7 +198,6 @@ struct Waits {
 #[derive(Deserialize)]
 struct OtherRun {
     id: String,
-    r#type: String,
     state: String,
     finished: bool,
 }
@@ -229,8 +230,7 @@ impl Waits {
                     "{by} has locked the stack{note}; `gantry stack unlock {stack}` lifts that"
                 ));
             }
-            let is_before =
-                |it: &&OtherRun| it.id.as_str() < run && it.r#type != "PROPOSED" && !it.finished;
+            let is_before = |it: &&OtherRun| it.id.as_str() < run && !it.finished;
             if let Some(other) = self.runs.iter().filter(is_before).min_by_key(|it| &it.id) {
                 reasons.push(match other.state.as_str() {
                     "UNCONFIRMED" => {
@@ -256,8 +256,20 @@ struct ListAnswer {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Runs {
     runs: Vec<ListedRun>,
+    proposed_runs: Vec<ListedRun>,
+}
+
+impl Runs {
+    /// The newest of both, newest first: ids rise with time.
+    fn page(mut self) -> Vec<ListedRun> {
+        self.runs.append(&mut self.proposed_runs);
+        self.runs.sort_by(|one, other| other.id.cmp(&one.id));
+        self.runs.truncate(PAGE);
+        self.runs
+    }
 }
 
 #[derive(Deserialize)]
@@ -302,7 +314,7 @@ async fn list(
 ) -> Result<Code, Failure> {
     let variables = json!({ "stack": stack, "before": before.map(|it| it.to_string()) });
     let answer: ListAnswer = client.ask(LIST, variables).await?;
-    let runs = answer.stack.ok_or_else(|| stack_not_found(stack))?.runs;
+    let runs = answer.stack.ok_or_else(|| stack_not_found(stack))?.page();
     let values: Vec<Value> = runs
         .iter()
         .map(|run| {

@@ -112,9 +112,23 @@ pub struct AttemptRecord {
     pub is_log_complete: bool,
 }
 
+/// Which runs of a stack are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RunsKind {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that only propose.
+    Proposed,
+    /// All others.
+    Others,
+}
+
 /// Which runs of a stack to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunsPage {
+    /// Only these.
+    pub kind: RunsKind,
     /// Only runs older than this one.
     pub before: Option<RunId>,
     /// At most so many, and at most 100.
@@ -182,8 +196,13 @@ impl ControlPlane {
     ) -> Result<Vec<Run>, OperationError> {
         self.stack(stack).await?;
         let mut conn = self.store().read().await?;
+        let kind = match page.kind {
+            RunsKind::All => "",
+            RunsKind::Proposed => "AND r.type = 'PROPOSED' ",
+            RunsKind::Others => "AND r.type <> 'PROPOSED' ",
+        };
         let select = format!(
-            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND r.id < COALESCE($2, '~') \
+            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND r.id < COALESCE($2, '~') {kind}\
              ORDER BY r.id DESC LIMIT $3"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(select))

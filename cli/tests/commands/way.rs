@@ -166,6 +166,12 @@ fn a_run_is_triggered_shown_and_stopped() {
         server.ask(&["run", "discard", second["id"].as_str().unwrap()])["state"],
         "DISCARDED"
     );
+    let last = server.ask(&["run", "trigger", "net"]);
+    let listed = server.ask(&["run", "list", "net"]);
+    let ids: Vec<&Value> = listed.as_array().unwrap().iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, [&last["id"], &second["id"], &json!(later), &json!(run)], "newest first");
+    assert_eq!((&listed[0]["type"], &listed[1]["type"]), (&json!("TRACKED"), &json!("PROPOSED")));
+    assert_eq!(listed[0]["triggered_by"], "api::admin");
     assert_eq!(server.ask(&["state", "list", "net"]), json!([]));
     fs::write(
         server.folder.path().join("key"),

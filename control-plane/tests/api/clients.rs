@@ -114,8 +114,16 @@ async fn stacks_and_runs_are_answered_as_public_clients_ask() {
         isMostRecent,needsApproval,state,title,triggeredBy}}}";
     let older = server.ask(query, json!({ "before": run, "stackId": "net" })).await;
     assert_eq!(older["stack"]["runs"], json!([]));
+    let propose = "mutation($stack:ID!){runTrigger(stack: $stack, runType: PROPOSED){id}}";
+    let proposed = server.ask(propose, json!({ "stack": "net" })).await["runTrigger"].take();
+    let apart = server.ask("{stack(id:\"net\"){runs{id},proposedRuns{id}}}", json!({})).await;
+    assert_eq!(apart["stack"]["runs"], json!([{ "id": run }]));
+    assert_eq!(apart["stack"]["proposedRuns"], json!([proposed]));
+    let older = query.replace("{runs(", "{proposedRuns(");
+    let older = server.ask(&older, json!({ "before": run, "stackId": "net" })).await;
+    assert_eq!(older["stack"]["proposedRuns"], json!([]));
     let newest = server.ask(query, json!({ "before": null, "stackId": "net" })).await;
-    assert_eq!(newest["stack"]["runs"][0]["isMostRecent"], true);
+    assert_eq!(newest["stack"]["runs"][0]["isMostRecent"], false, "the proposed one is");
     let query = "query($runId:ID!$stackId:ID!){stack(id: $stackId){runResourceState(id: $runId){id,state,finished}}}";
     let waited = server.ask(query, json!({ "runId": run, "stackId": "net" })).await;
     let state = json!({ "id": run, "state": "READY", "finished": false });

@@ -332,7 +332,7 @@ impl Chaos {
     }
 
     async fn runs(&self) -> Vec<RunId> {
-        let page = RunsPage { before: None, limit: 100 };
+        let page = RunsPage { limit: 100, ..RunsPage::default() };
         let runs = self.world.control_plane.runs_of(&self.world.stack, page).await.unwrap();
         runs.into_iter().map(|run| run.id).collect()
     }

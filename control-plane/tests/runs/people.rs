@@ -1,4 +1,4 @@
-use gantry_control_plane::runs::RunsPage;
+use gantry_control_plane::runs::{RunsKind, RunsPage};
 use gantry_model::{RunState, RunType};
 use gantry_protocol::message::StageOutcome;
 
@@ -148,11 +148,15 @@ async fn runs_are_listed_newest_first_page_by_page() {
         runs.push(world.trigger(RunType::Proposed).await);
     }
     runs.reverse();
-    let list = async |before, limit| {
-        let page = RunsPage { before, limit };
+    let tracked = world.trigger(RunType::Tracked).await;
+    let list_of = async |kind, before, limit| {
+        let page = RunsPage { kind, before, limit };
         let found = world.control_plane.runs_of(&world.stack, page).await.unwrap();
         found.into_iter().map(|run| run.id).collect::<Vec<_>>()
     };
+    let list = |before, limit| list_of(RunsKind::Proposed, before, limit);
     assert_eq!(list(None, 3).await, runs[..3]);
     assert_eq!(list(Some(runs[2]), 3).await, runs[3..]);
+    assert_eq!(list_of(RunsKind::Others, None, 3).await, [tracked]);
+    assert_eq!(list_of(RunsKind::All, None, 3).await, [tracked, runs[0], runs[1]]);
 }

@@ -110,7 +110,7 @@ impl Run {
 
     /// Whether its stack has no newer run.
     async fn is_most_recent(&self, ctx: &Context<'_>) -> Result<bool> {
-        let page = RunsPage { before: None, limit: 1 };
+        let page = RunsPage { limit: 1, ..RunsPage::default() };
         let control_plane = ctx.data::<ControlPlane>()?;
         let newest = control_plane.runs_of(&self.run.stack, page).await.map_err(refused)?;
         Ok(newest.first().is_some_and(|newest| newest.id == self.run.id))

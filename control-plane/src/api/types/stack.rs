@@ -11,7 +11,7 @@ use super::word::StackState;
 use super::{Long, count, seconds};
 use crate::api::error::{found, refused};
 use crate::control_plane::ControlPlane;
-use crate::runs::RunsPage;
+use crate::runs::{RunsKind, RunsPage};
 use crate::stacks;
 
 /// How many runs one portion has.
@@ -82,10 +82,16 @@ impl Stack {
         self.own_run(ctx, &id).await
     }
 
-    /// Its runs, newest first: 50, from before the one that is named.
+    /// Its runs but for proposed ones, newest first: 50, from before the one that is named.
     #[graphql(complexity = "1 + 10 * child_complexity")]
     async fn runs(&self, ctx: &Context<'_>, before: Option<ID>) -> Result<Vec<Run>> {
-        self.page(ctx, before).await
+        self.page(ctx, RunsKind::Others, before).await
+    }
+
+    /// Its proposed runs, newest first: 50, from before the one that is named.
+    #[graphql(complexity = "1 + 10 * child_complexity")]
+    async fn proposed_runs(&self, ctx: &Context<'_>, before: Option<ID>) -> Result<Vec<Run>> {
+        self.page(ctx, RunsKind::Proposed, before).await
     }
 
     /// When it was created, in seconds since 1970.
@@ -286,12 +292,17 @@ impl Stack {
         Ok(run.filter(|run| run.stack == self.0.id).map(Run::from))
     }
 
-    async fn page(&self, ctx: &Context<'_>, before: Option<ID>) -> Result<Vec<Run>> {
+    async fn page(
+        &self,
+        ctx: &Context<'_>,
+        kind: RunsKind,
+        before: Option<ID>,
+    ) -> Result<Vec<Run>> {
         let before = before.filter(|before| !before.is_empty());
         let Ok(before) = before.map(|before| before.parse::<RunId>()).transpose() else {
             return Ok(vec![]);
         };
-        let page = RunsPage { before, limit: PAGE };
+        let page = RunsPage { kind, before, limit: PAGE };
         let runs = ctx.data::<ControlPlane>()?.runs_of(&self.0.id, page).await.map_err(refused)?;
         Ok(runs.into_iter().map(Run::from).collect())
     }

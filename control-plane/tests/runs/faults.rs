@@ -17,10 +17,7 @@ async fn break_heartbeats(world: &World) {
 #[tokio::test]
 async fn a_stage_that_was_never_started_is_offered_again_though_the_database_failed_at_first() {
     let world = World::new().await;
-    let (run, mut launcher, attempt) = world.reading().await;
-    world.plan(&mut launcher, attempt).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
-    world.deliver(&mut [&mut launcher]).await;
+    let (run, mut launcher) = world.confirmed().await;
     let write = launcher.offered().unwrap();
     // The grant never arrives.
     let claimed = launcher.say(claim(write));

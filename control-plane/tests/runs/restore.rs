@@ -41,10 +41,7 @@ async fn a_write_stage_that_was_granted_since_the_backup_goes_to_nobody_else() {
 #[tokio::test]
 async fn an_offer_of_the_backup_that_was_claimed_since_goes_to_nobody_else() {
     let mut world = World::new().await;
-    let (run, mut launcher, attempt) = world.reading().await;
-    world.plan(&mut launcher, attempt).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
-    world.deliver(&mut [&mut launcher]).await;
+    let (run, mut launcher) = world.confirmed().await;
     let write = launcher.offered().unwrap();
     // A copy of the files while the server ran.
     let kept = world.back_up().await;
@@ -62,10 +59,7 @@ async fn an_offer_of_the_backup_that_was_claimed_since_goes_to_nobody_else() {
 #[tokio::test]
 async fn a_write_stage_past_its_time_is_not_offered_again_on_a_hello_that_does_not_name_it() {
     let mut world = World::new().await;
-    let (run, mut launcher, attempt) = world.reading().await;
-    world.plan(&mut launcher, attempt).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
-    world.deliver(&mut [&mut launcher]).await;
+    let (run, mut launcher) = world.confirmed().await;
     let write = launcher.offered().unwrap();
     let claimed = launcher.say(claim(write));
     world.bring(&launcher, vec![claimed]).await;

@@ -260,12 +260,18 @@ impl World {
         self.deliver(&mut [launcher]).await;
     }
 
-    /// A launcher that owns the write stage of a confirmed run.
-    pub(crate) async fn writing(&self) -> (RunId, Launcher, gantry_model::Attempt) {
+    /// A confirmed run, and the launcher that planned it and holds the offer to apply it.
+    pub(crate) async fn confirmed(&self) -> (RunId, Launcher) {
         let (run, mut launcher, attempt) = self.reading().await;
         self.plan(&mut launcher, attempt).await;
         self.control_plane.confirm("ann", run, None).await.unwrap();
         self.deliver(&mut [&mut launcher]).await;
+        (run, launcher)
+    }
+
+    /// A launcher that owns the write stage of a confirmed run.
+    pub(crate) async fn writing(&self) -> (RunId, Launcher, gantry_model::Attempt) {
+        let (run, mut launcher) = self.confirmed().await;
         let attempt = self.claim(&mut launcher).await;
         assert_eq!(attempt.stage, gantry_model::Stage::Write);
         (run, launcher, attempt)

@@ -41,7 +41,7 @@ pub use program::{Ended, Program, finished};
 pub use proxy::Proxy;
 pub use server::Server;
 pub use socket::{Asked, Socket, Spoilt};
-pub use stack::{Stack, StackSetup};
+pub use stack::{SLOW_APPLY, Stack, StackSetup};
 pub use stand::Stand;
 pub use trace::{Secrecy, traces};
 pub use wait::until;

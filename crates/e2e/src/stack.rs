@@ -5,6 +5,29 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Cli;
 
+/// A stack for what happens in an apply. Its first resource is made, the second one is in the making until
+/// a test gives `go`, the third comes after it.
+pub const SLOW_APPLY: &str = r#"
+resource "terraform_data" "first" { input = "first" }
+resource "terraform_data" "slow" {
+  depends_on = [terraform_data.first]
+  provisioner "local-exec" {
+    command = <<-EOT
+      trap 'echo interrupt >> /count/interrupts; exit 1' INT
+      echo apply >> /count/applies
+      touch /count/applying
+      while [ ! -e /count/go ]; do sleep 0.1; done
+      echo let go
+      touch /count/gone
+    EOT
+  }
+}
+resource "terraform_data" "third" {
+  input      = "third"
+  depends_on = [terraform_data.slow]
+}
+"#;
+
 /// A stack to be made.
 #[derive(Debug)]
 pub struct StackSetup {

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use gantry_e2e::{
-    Asked, Launcher, Moment, OwnEngine, Socket, Spoilt, Stand, find, mask, stage_log, until,
+    Asked, Launcher, Moment, OwnEngine, SLOW_APPLY, Socket, Spoilt, Stand, find, mask, stage_log,
+    until,
 };
 use serde_json::Value;
 
@@ -12,27 +13,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How long the socket is away.
 const AWAY: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "correct-horse-battery-staple";
-/// The first resource is made, the second one is in the making until it is let go, the third comes after it.
-const SLOW: &str = r#"
-resource "terraform_data" "first" { input = "first" }
-resource "terraform_data" "slow" {
-  depends_on = [terraform_data.first]
-  provisioner "local-exec" {
-    command = <<-EOT
-      trap 'echo interrupt >> /count/interrupts; exit 1' INT
-      echo apply >> /count/applies
-      touch /count/applying
-      while [ ! -e /count/go ]; do sleep 0.1; done
-      echo let go
-      touch /count/gone
-    EOT
-  }
-}
-resource "terraform_data" "third" {
-  input      = "third"
-  depends_on = [terraform_data.slow]
-}
-"#;
 
 /// A launcher whose way to Docker is in the test's hand.
 fn launcher(stand: &Stand) -> (Socket, Launcher) {
@@ -77,7 +57,7 @@ fn went_well(stand: &Stand, launcher: &Launcher, run: &str) {
 fn docker_socket_gone_in_an_apply() {
     let stand = Stand::new();
     let (socket, launcher) = launcher(&stand);
-    let stack = stand.stack("deaf").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
+    let stack = stand.stack("deaf").file("main.tf", SLOW_APPLY).secret("PASSWORD", PASSWORD);
     let stack = stack.captured().create();
     let run = confirmed(&stand, &stack.id);
     stand.awaits("applying", LIMIT);
@@ -100,7 +80,7 @@ fn docker_socket_gone_while_a_container_is_started() {
 fn gone_at(step: &'static str) {
     let stand = Stand::new();
     let (socket, launcher) = launcher(&stand);
-    let stack = stand.stack("waits").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
+    let stack = stand.stack("waits").file("main.tf", SLOW_APPLY).secret("PASSWORD", PASSWORD);
     let stack = stack.captured().create();
     stand.give("go");
     let run = stand.cli.trigger(&stack.id);
@@ -132,7 +112,7 @@ fn spoilt(asked: Asked, how: Spoilt) {
     eprintln!("-- {asked:?} {how:?}");
     let stand = Stand::new();
     let (socket, launcher) = launcher(&stand);
-    let stack = stand.stack("spoilt").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
+    let stack = stand.stack("spoilt").file("main.tf", SLOW_APPLY).secret("PASSWORD", PASSWORD);
     let stack = stack.captured().hook("before-plan", "echo plan >> /count/plans").create();
     stand.give("go");
     socket.spoil(asked, how);
@@ -171,7 +151,7 @@ fn docker_with_live_restore_restarted_in_an_apply() {
     let stand = Stand::new();
     let mut engine = OwnEngine::start(&stand.config.image, &["--live-restore"]);
     let launcher = own(&stand, &engine);
-    let stack = stand.stack("restored").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
+    let stack = stand.stack("restored").file("main.tf", SLOW_APPLY).secret("PASSWORD", PASSWORD);
     let stack = stack.captured().create();
     let run = confirmed(&stand, &stack.id);
     stand.awaits("applying", LIMIT);
@@ -197,7 +177,7 @@ fn restarted(restart: impl FnOnce(&mut OwnEngine, &Stand)) {
     let stand = Stand::new();
     let mut engine = OwnEngine::start(&stand.config.image, &[]);
     let launcher = own(&stand, &engine);
-    let stack = stand.stack("restarted").file("main.tf", SLOW).secret("PASSWORD", PASSWORD);
+    let stack = stand.stack("restarted").file("main.tf", SLOW_APPLY).secret("PASSWORD", PASSWORD);
     let stack = stack.captured().argument("--after-run", LAST_WORDS).create();
     let run = confirmed(&stand, &stack.id);
     stand.awaits("applying", LIMIT);

@@ -2,31 +2,11 @@
 
 use std::time::Duration;
 
-use gantry_e2e::{Container, Stand, containers, find, mask, stage_log};
+use gantry_e2e::{Container, SLOW_APPLY, Stand, containers, find, mask, stage_log};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const PASSWORD: &str = "correct-horse-battery-staple";
-/// The first resource is made, the second one is in the making until it is let go, the third comes after it.
-const SLOW: &str = r#"
-resource "terraform_data" "first" { input = "first" }
-resource "terraform_data" "slow" {
-  depends_on = [terraform_data.first]
-  provisioner "local-exec" {
-    command = <<-EOT
-      trap 'echo interrupt >> /count/interrupts; exit 1' INT
-      echo apply >> /count/applies
-      touch /count/applying
-      while [ ! -e /count/go ]; do sleep 0.1; done
-      echo let go
-    EOT
-  }
-}
-resource "terraform_data" "third" {
-  input      = "third"
-  depends_on = [terraform_data.slow]
-}
-"#;
 
 /// One interrupt: Terraform leaves with its state written, and nothing of it is lost.
 #[test]
@@ -35,7 +15,7 @@ fn stopped_in_the_apply() {
     let launcher = stand.launcher("launcher").start();
     let stack = stand
         .stack("stopped")
-        .file("main.tf", SLOW)
+        .file("main.tf", SLOW_APPLY)
         .secret("PASSWORD", PASSWORD)
         .captured()
         .create();
@@ -79,7 +59,7 @@ fn older_launcher_hands_over() {
     let mut launcher = stand.launcher("launcher").start();
     let stack = stand
         .stack("handed-over")
-        .file("main.tf", SLOW)
+        .file("main.tf", SLOW_APPLY)
         .secret("PASSWORD", PASSWORD)
         .captured()
         .hook("before-apply", "seq 1 5000 | sed \"s/77/$PASSWORD/\"")

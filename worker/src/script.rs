@@ -74,6 +74,7 @@ mod tests {
 
     fn run(shell: &str, links: &[&str]) -> Output {
         let script = chain(links.iter().copied(), Interrupt::Sigint, Some(2));
+        // starts: sh, bash
         Command::new(shell)
             .arg("-c")
             .arg(script)
@@ -118,6 +119,7 @@ mod tests {
                 // The slot is standard error here, so that a test can see it.
                 let script =
                     chain(["export A='1\n2'", last].into_iter(), Interrupt::Sigint, Some(7));
+                // starts: sh, bash
                 let output = Command::new(shell)
                     .args([
                         "-c",
@@ -143,6 +145,7 @@ mod tests {
         let tool = "sh -c 'trap \"n=1\" INT; echo ready; while [ -z $n ]; do sleep 0.1; done; sleep 0.2; exit 5'";
         for shell in shells() {
             let script = chain([tool, "echo never"].into_iter(), Interrupt::Sigint, None);
+            // starts: sh, bash
             let mut child = Command::new(shell)
                 .arg("-c")
                 .arg(script)

@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::{
     context::Context,
-    tools::{self, Need},
+    starts,
+    tools::{self, Need, STARTED, Started},
 };
 
 /// Runs every check, and names at the end those that failed.
@@ -42,6 +43,15 @@ pub fn run(cx: &Context) -> Result<ExitCode> {
             "dependencies",
             "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)",
         );
+    }
+    cx.say.step("programs", "what tests and tasks start is in xtask/src/tools.rs");
+    let broken = starts::broken(&cx.config.root)?;
+    if broken.is_empty() {
+        let list: Vec<String> = STARTED.iter().map(Started::how).collect();
+        cx.say.detail(&list.join("\n"));
+    } else {
+        cx.say.detail(&broken.join("\n"));
+        failed.push("programs");
     }
     if failed.is_empty() {
         cx.say.line("\nall checks passed");

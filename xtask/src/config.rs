@@ -67,7 +67,7 @@ impl Config {
 
     /// Cargo, in the workspace, with an environment as if a person had called it.
     pub fn cargo(&self) -> std::process::Command {
-        let mut command = std::process::Command::new(&self.cargo);
+        let mut command = std::process::Command::new(&self.cargo); // starts: cargo
         command.current_dir(&self.root);
         for name in &self.of_cargo_run {
             command.env_remove(name);

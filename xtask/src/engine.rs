@@ -205,12 +205,7 @@ fn mount_cgroups(cx: &Context) -> Result<()> {
     {
         return Ok(());
     }
-    let need = tools::Need {
-        present: tools::Present::Program("cgroupfs-mount"),
-        package: "cgroupfs-mount",
-        why: "mounts the control groups that Docker needs",
-    };
-    tools::ensure(cx, &[&need])?;
+    tools::ensure(cx, &[&tools::CGROUPS])?;
     cx.must("cgroupfs-mount", &mut as_root("cgroupfs-mount"))?;
     cx.undo.make(
         "unmount the control groups",

@@ -36,7 +36,7 @@ pub fn ensure(cx: &Context) -> Result<String> {
         }
         return Ok(image.clone());
     }
-    match ["terraform", "tofu"].iter().find_map(|name| Some((*name, cx.config.find(name)?))) {
+    match tools::infrastructure(cx) {
         Some((name, path)) => build(cx, name, &path),
         None => pull(cx),
     }
@@ -179,6 +179,7 @@ fn lay_out(context: &Path, busybox: &Path, tool: &str, path: &Path) -> Result<()
 }
 
 fn applets(busybox: &Path) -> Result<Vec<String>> {
+    // starts: busybox
     let output = process::output("busybox --list", SHORT, Command::new(busybox).arg("--list"))?;
     let names = String::from_utf8_lossy(&output.stdout).into_owned();
     let applets: Vec<String> = names

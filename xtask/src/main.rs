@@ -17,6 +17,7 @@ mod process;
 mod say;
 mod service;
 mod stand;
+mod starts;
 mod test;
 mod tools;
 mod undo;

@@ -247,7 +247,7 @@ fn quoted(word: &str) -> String {
 
 /// A program of ours without the variables of whoever runs the task.
 fn clean(program: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::new(program); // starts: gantry, gantry-launcher
     command.env_clear();
     command.envs(
         std::env::vars_os()

@@ -3,18 +3,18 @@
 //! The last lines are the test runner's summary; whatever is to be ended afterwards ends silently.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     process::{Command, ExitCode},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
     build::{self, Profile, Programs},
     context::Context,
-    engine, image,
-    tools::{self, AGE, OPENSSL},
+    engine, image, tools,
 };
 
 /// How many end-to-end tests run at a time: each has a server, a launcher and containers of its own.
@@ -30,8 +30,17 @@ pub struct Options {
 
 /// Runs all tests.
 pub fn run(cx: &Context, options: &Options) -> Result<ExitCode> {
-    cx.say.step("Tools", "what the tests call: openssl, age");
-    tools::ensure(cx, &[&OPENSSL, &AGE])?;
+    let needs = tools::of_tests();
+    let packages: BTreeSet<&str> = needs.iter().map(|need| need.package).collect();
+    let packages = packages.into_iter().collect::<Vec<_>>().join(", ");
+    cx.say.step("Tools", &format!("what the tests start is of these packages: {packages}"));
+    tools::ensure(cx, &needs)?;
+    if tools::infrastructure(cx).is_none() {
+        bail!(
+            "there is no terraform and no tofu on this machine, and the tests run one in containers: put a release of it \
+             from its makers on PATH"
+        );
+    }
     cx.say.step("Docker engine", "end-to-end tests run real containers");
     engine::ensure(cx)?;
     cx.say.step("Runner image", "what runs of those tests start from");

@@ -1,14 +1,120 @@
-//! Installs what the machine lacks, and says what and why.
+//! What tests, benches, the demo and the other tasks need of the machine, and how it gets there.
+//!
+//! Whatever one of them starts is in [`STARTED`], and `cargo xtask check` refuses a program that is not: a machine as
+//! it comes has what Debian calls essential and nothing else, so each other program is installed by the task that
+//! needs it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
+mod elf;
+mod install;
+
+use std::path::PathBuf;
+
+pub use self::{
+    elf::is_static,
+    install::{ensure, static_busybox},
 };
+use crate::context::Context;
 
-use anyhow::{Result, bail};
+/// A program that a test, a bench, the demo or another task starts on the machine itself.
+pub struct Started {
+    /// Its name, without a folder.
+    pub program: &'static str,
+    /// How the machine gets it.
+    pub get: Get,
+}
 
-use crate::context::{Context, as_root};
+impl Started {
+    /// How the machine gets it, for a person.
+    pub fn how(&self) -> String {
+        let how = match self.get {
+            Get::Debian => "part of every Debian".to_owned(),
+            Get::ForTests(need) => format!("package {}, installed before the tests", need.package),
+            Get::ForTask(need) => {
+                format!("package {}, installed by the task that starts it", need.package)
+            }
+            Get::Engine => "part of the Docker engine".to_owned(),
+            Get::Built => "built here, or part of the Rust toolchain".to_owned(),
+            Get::WhereItIs(otherwise) => format!("where the machine has it; {otherwise}"),
+        };
+        format!("{:<16} {how}", self.program)
+    }
+}
+
+/// How the machine gets a program.
+pub enum Get {
+    /// Every Debian has it: its package is essential or required.
+    Debian,
+    /// Installed before the tests run.
+    ForTests(&'static Need),
+    /// Installed by the tasks that start it, and by the tests only if one of these does.
+    ForTask(&'static Need),
+    /// It comes with the Docker engine, which is installed where none answers.
+    Engine,
+    /// Built from this workspace, or part of the Rust toolchain that builds it.
+    Built,
+    /// Started where the machine has it; the reason says what happens elsewhere.
+    WhereItIs(&'static str),
+}
+
+/// All programs that may be started. `cargo xtask check` compares it with the sources.
+pub const STARTED: &[Started] = &[
+    started("age", Get::ForTests(&AGE)),
+    started("age-keygen", Get::ForTests(&AGE)),
+    started(
+        "apt-get",
+        Get::WhereItIs("without it, the missing packages are named and the task ends"),
+    ),
+    started("bash", Get::Debian),
+    started("base64", Get::Debian),
+    started("busybox", Get::ForTests(&BUSYBOX)),
+    started("cargo", Get::Built),
+    started("cgroupfs-mount", Get::ForTask(&CGROUPS)),
+    started("cgroupfs-umount", Get::ForTask(&CGROUPS)),
+    started("docker", Get::Engine),
+    started("dockerd", Get::Engine),
+    started("env", Get::Debian),
+    started("find", Get::Debian),
+    started("gantry", Get::Built),
+    started("gantry-launcher", Get::Built),
+    started("kill", Get::ForTests(&KILL)),
+    started("mosquitto", Get::ForTests(&MOSQUITTO)),
+    started("openssl", Get::ForTests(&OPENSSL)),
+    started("pkg-config", Get::ForTask(&BUILD[2])),
+    started("rm", Get::Debian),
+    started("sh", Get::Debian),
+    started("sha256sum", Get::Debian),
+    started(
+        "sudo",
+        Get::WhereItIs("only a user who is not root needs it; without it, the task says so"),
+    ),
+    started(
+        "systemctl",
+        Get::WhereItIs("without systemd, the engine is started by the task itself"),
+    ),
+    started("tar", Get::Debian),
+    started("true", Get::Debian),
+    started("umount", Get::Debian),
+    started("unshare", Get::Debian),
+    started("xtask", Get::Built),
+];
+
+const fn started(program: &'static str, get: Get) -> Started {
+    Started { program, get }
+}
+
+/// What is installed before the tests run.
+pub fn of_tests() -> Vec<&'static Need> {
+    let needs = STARTED.iter().filter_map(|started| match started.get {
+        Get::ForTests(need) => Some(need),
+        Get::Debian | Get::ForTask(_) | Get::Engine | Get::Built | Get::WhereItIs(_) => None,
+    });
+    needs.collect()
+}
+
+/// The tool that the machine's user has, which runs start in containers; no Debian package brings one.
+pub fn infrastructure(cx: &Context) -> Option<(&'static str, PathBuf)> {
+    ["terraform", "tofu"].into_iter().find_map(|name| Some((name, cx.config.find(name)?)))
+}
 
 /// Something that the machine must have.
 pub struct Need {
@@ -43,6 +149,24 @@ pub const AGE: Need = Need {
     present: Present::Program("age"),
     package: "age",
     why: "tests open sealed files with it",
+};
+/// The broker that launchers are tested against beside our own.
+pub const MOSQUITTO: Need = Need {
+    present: Present::Program("mosquitto"),
+    package: "mosquitto",
+    why: "tests connect launchers to it; they start one of their own",
+};
+/// `kill`, to signal what runs as root.
+pub const KILL: Need = Need {
+    present: Present::Program("kill"),
+    package: "procps",
+    why: "tests stop a Docker engine of their own with it",
+};
+/// Mounts the control groups where no systemd does.
+pub const CGROUPS: Need = Need {
+    present: Present::Program("cgroupfs-mount"),
+    package: "cgroupfs-mount",
+    why: "mounts the control groups that Docker needs",
 };
 /// The whole user land of the runner image that is built here.
 pub const BUSYBOX: Need = Need {
@@ -91,144 +215,3 @@ pub const BUILD: [Need; 4] = [
         why: "keys and sealing are OpenSSL's",
     },
 ];
-
-/// Installs what is missing of `needs`, after asking.
-pub fn ensure(cx: &Context, needs: &[&Need]) -> Result<()> {
-    let missing: Vec<&Need> =
-        needs.iter().filter(|need| !is_present(cx, &need.present)).copied().collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let mut packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-    packages.sort_unstable();
-    packages.dedup();
-    for need in &missing {
-        cx.say.detail(&format!("missing: {} ({})", need.package, need.why));
-    }
-    if cx.config.find("apt-get").is_none() {
-        bail!("this machine has no apt-get: install these yourself: {}", packages.join(", "));
-    }
-    let packages_in_words = packages.join(", ");
-    cx.agree(&format!("install {packages_in_words} with apt-get"))?;
-    cx.become_root(&format!("install {packages_in_words}"))?;
-    install(cx, &packages)?;
-    match missing.iter().find(|need| !is_present(cx, &need.present)) {
-        None => Ok(()),
-        Some(need) => {
-            bail!("{} was installed, but what it should bring is still missing", need.package)
-        }
-    }
-}
-
-fn install(cx: &Context, packages: &[&str]) -> Result<()> {
-    cx.say.detail(&format!("apt-get install {}", packages.join(" ")));
-    if apt_get(cx, &[&["install", "--yes", "--no-install-recommends"], packages].concat())? {
-        return Ok(());
-    }
-    cx.say.detail("apt-get's lists may be old or missing: apt-get update");
-    apt_get(cx, &["update"])?;
-    if apt_get(cx, &[&["install", "--yes", "--no-install-recommends"], packages].concat())? {
-        return Ok(());
-    }
-    bail!("apt-get could not install {}: see its output above", packages.join(", "))
-}
-
-fn apt_get(cx: &Context, arguments: &[&str]) -> Result<bool> {
-    // Set behind sudo, which would drop it.
-    let mut command = as_root("env");
-    command.args([
-        "DEBIAN_FRONTEND=noninteractive",
-        "NEEDRESTART_SUSPEND=1",
-        "apt-get",
-        "--quiet",
-        "--quiet",
-    ]);
-    cx.show(
-        "apt-get",
-        command.args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"]).args(arguments),
-    )
-}
-
-fn is_present(cx: &Context, what: &Present) -> bool {
-    match what {
-        Present::Program(name) => cx.config.find(name).is_some(),
-        Present::File(path) => Path::new(path).exists(),
-        Present::Library(name) => crate::process::output(
-            "pkg-config",
-            Duration::from_secs(20),
-            Command::new("pkg-config").args(["--exists", name]),
-        )
-        .is_ok_and(|output| output.success),
-        Present::StaticBusybox => static_busybox(cx).is_some(),
-    }
-}
-
-/// A busybox that needs no library.
-pub fn static_busybox(cx: &Context) -> Option<PathBuf> {
-    cx.config.find("busybox").filter(|path| is_static(path))
-}
-
-/// Whether a program needs neither loader nor libraries, so that it runs in an empty image.
-pub fn is_static(program: &Path) -> bool {
-    std::fs::read(program).is_ok_and(|bytes| has_no_interpreter(&bytes))
-}
-
-/// Looks for `PT_INTERP` among the program headers of a 64-bit ELF file.
-fn has_no_interpreter(elf: &[u8]) -> bool {
-    const PT_INTERP: [u8; 4] = 3_u32.to_le_bytes();
-    let field = |at: usize, length: usize| -> Option<usize> {
-        let mut bytes = [0_u8; 8];
-        bytes[..length].copy_from_slice(elf.get(at..at.checked_add(length)?)?);
-        usize::try_from(u64::from_le_bytes(bytes)).ok()
-    };
-    // 64 bits, least byte first: all that Debian runs on that Gantry is built for.
-    if !elf.starts_with(b"\x7fELF\x02\x01") {
-        return false;
-    }
-    let (Some(offset), Some(size), Some(count)) = (field(32, 8), field(54, 2), field(56, 2)) else {
-        return false;
-    };
-    (0..count).all(|index| {
-        index
-            .checked_mul(size)
-            .and_then(|at| at.checked_add(offset))
-            .and_then(|at| elf.get(at..at.checked_add(4)?))
-            .is_some_and(|kind| kind != PT_INTERP)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_with_an_interpreter_is_not_static() {
-        let ours = std::env::current_exe().unwrap();
-        assert!(!is_static(&ours));
-        let mut elf = std::fs::read(ours).unwrap();
-        let offset = usize::try_from(u64::from_le_bytes(elf[32..40].try_into().unwrap())).unwrap();
-        let count = usize::from(u16::from_le_bytes([elf[56], elf[57]]));
-        for header in 0..count {
-            let at = offset + header * 56;
-            if elf[at..at + 4] == [3, 0, 0, 0] {
-                elf[at] = 0;
-            }
-        }
-        assert!(has_no_interpreter(&elf));
-    }
-
-    #[test]
-    fn what_is_no_whole_elf_file_is_not_static() {
-        for bytes in [
-            &b""[..],
-            b"#!/bin/sh\n",
-            b"\x7fELF\x02\x01",
-            &[0x7f, b'E', b'L', b'F', 2, 1, 255, 255],
-        ] {
-            assert!(!has_no_interpreter(bytes));
-        }
-        let mut far = vec![0xff_u8; 64];
-        far[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        assert!(!has_no_interpreter(&far));
-    }
-}

@@ -13,6 +13,7 @@ pub fn gantry(folder: &Path) -> Command {
 
 /// A program with an environment of its own, in which `gantry` is logged in where `folder` says.
 pub fn alone(folder: &Path, program: &str) -> Command {
+    // starts: gantry, sh
     let mut command = Command::new(program);
     command
         .env_clear()

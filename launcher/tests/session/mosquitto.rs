@@ -114,6 +114,7 @@ impl Drop for Broker {
 fn spawn(directory: &Path) -> Child {
     let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "mosquitto"];
     let program = found.iter().find(|path| Path::new(path).exists()).unwrap_or(&"mosquitto");
+    // starts: mosquitto
     Command::new(program)
         .arg("-c")
         .arg(directory.join("mosquitto.conf"))

@@ -336,6 +336,7 @@ fn make_image(busybox: &Path, terraform: &Path, tag: &str) {
         .unwrap();
     fs::copy(busybox, root.path().join("bin/busybox")).unwrap();
     fs::copy(terraform, root.path().join("bin/terraform")).unwrap();
+    // starts: busybox
     let list = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|name| *name != "busybox")
     {

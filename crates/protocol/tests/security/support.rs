@@ -36,6 +36,7 @@ pub fn recipient(key: &PoolKey) -> Recipient {
 
 /// Runs a program that the tests need.
 pub fn run(program: &str, args: &[&str]) -> Output {
+    // starts: age, age-keygen
     let output = Command::new(program).args(args).output();
     output.unwrap_or_else(|error| panic!("cannot run `{program}`: {error}; install {program}"))
 }

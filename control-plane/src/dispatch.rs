@@ -77,7 +77,7 @@ impl ControlPlane {
         let mut conn = self.store().read().await?;
         let (stack, secrets) = read_stack_with_secrets(&mut conn, &row.stack).await?;
         let source = read_source(&mut conn, &row.source).await?;
-        let state_spec = self.state_spec(&mut conn, &stack, row.life.run_type).await?;
+        let state_spec = self.state_spec(&mut conn, &stack, attempt.stage).await?;
         let workspace = match attempt.stage {
             Stage::Read => None,
             Stage::Write => self.workspace(&mut conn, attempt).await?,
@@ -111,7 +111,7 @@ impl ControlPlane {
         &self,
         conn: &mut Connection,
         stack: &Stack,
-        run_type: RunType,
+        stage: Stage,
     ) -> Result<Option<StateSpec>, OperationError> {
         if !stack.manage_state {
             return Ok(None);
@@ -131,7 +131,7 @@ impl ControlPlane {
             }),
         };
         let recipients = self.recipients(conn, stack.pool).await?;
-        Ok(Some(StateSpec { current, recipients, can_write: run_type != RunType::Proposed }))
+        Ok(Some(StateSpec { current, recipients, can_write: stage == Stage::Write }))
     }
 
     async fn workspace(
@@ -181,7 +181,7 @@ impl ControlPlane {
                 RunType::Tracked | RunType::Destroy => attempt.stage == Stage::Read,
                 RunType::Proposed | RunType::Task | RunType::Testing => false,
             },
-            UrlPurpose::State => stack.manage_state && row.life.run_type != RunType::Proposed,
+            UrlPurpose::State => stack.manage_state && attempt.stage == Stage::Write,
         };
         let mut urls = Vec::new();
         let prefix = key_prefix(purpose, attempt, &row.stack);

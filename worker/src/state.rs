@@ -81,7 +81,9 @@ impl Heading {
 /// Why a write or a lock was refused.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("this run may read the state, not write it")]
+    #[error(
+        "a read stage may read the state, not write it: commands that change it belong into a task"
+    )]
     ReadOnly,
     #[error("the body is no state: it needs a serial and a lineage of at most 256 bytes")]
     NoState,

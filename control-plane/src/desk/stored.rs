@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, RunType};
+use gantry_model::{Attempt, Stage};
 use gantry_protocol::message::{Decision, Segment, StateStored, UrlPurpose, WorkspaceStored};
 use gantry_protocol::{Digest, Header, Signature};
 use sqlx::Row as _;
@@ -137,8 +137,9 @@ impl ControlPlane {
         row: &RunRow,
         state: &StateStored,
     ) -> Result<Option<String>, OperationError> {
-        if row.life.run_type == RunType::Proposed {
-            return Ok(Some("a proposed run may not write state".to_owned()));
+        // A plan can be discarded, and a state that it wrote would stay.
+        if state.attempt.stage == Stage::Read {
+            return Ok(Some("a read stage may not write state".to_owned()));
         }
         if row.life.lease_of(sender.worker, state.attempt).is_none() {
             return Ok(Some("it came when its attempt was over".to_owned()));

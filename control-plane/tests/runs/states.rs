@@ -52,14 +52,40 @@ async fn a_state_version_that_follows_another_one_than_the_newest_is_orphaned() 
     assert!(missing.is_err(), "an orphaned version is not part of the stack's history");
 }
 
+/// A hook of a plan that is discarded afterwards would change what the next run begins with.
 #[tokio::test]
-async fn a_proposed_run_cannot_change_the_state() {
-    let world = World::new().await;
-    world.trigger(RunType::Proposed).await;
-    let mut launcher = world.welcomed().await;
-    let attempt = world.claim(&mut launcher).await;
-    assert!(!launcher.spec().state.unwrap().can_write);
-    world.say(&mut launcher, state(attempt, 1, None)).await;
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
-    assert!(states[0].orphaned.is_some());
+async fn a_read_stage_of_whatever_run_cannot_change_the_state() {
+    for run_type in [RunType::Proposed, RunType::Tracked, RunType::Destroy] {
+        let world = World::new().await;
+        let run = world.trigger(run_type).await;
+        let mut launcher = world.welcomed().await;
+        let attempt = world.claim(&mut launcher).await;
+        assert!(!launcher.spec().state.unwrap().can_write, "{run_type:?}");
+        world.say(&mut launcher, state(attempt, 1, None)).await;
+        let states = world.control_plane.states_of(&world.stack).await.unwrap();
+        assert!(states[0].orphaned.is_some() && !states[0].is_current, "{run_type:?}");
+        if run_type == RunType::Proposed {
+            continue;
+        }
+        world.plan(&mut launcher, attempt).await;
+        world.control_plane.confirm("ann", run, None).await.unwrap();
+        world.deliver(&mut [&mut launcher]).await;
+        let spec = launcher.spec().state.unwrap();
+        assert!(spec.can_write && spec.current.is_none(), "{run_type:?}");
+    }
+}
+
+/// Commands that change the state are tasks.
+#[tokio::test]
+async fn a_task_and_a_test_change_the_state() {
+    for run_type in [RunType::Task, RunType::Testing] {
+        let world = World::new().await;
+        world.trigger(run_type).await;
+        let mut launcher = world.welcomed().await;
+        let attempt = world.claim(&mut launcher).await;
+        assert!(launcher.spec().state.unwrap().can_write, "{run_type:?}");
+        world.say(&mut launcher, state(attempt, 1, None)).await;
+        let states = world.control_plane.states_of(&world.stack).await.unwrap();
+        assert!(states[0].is_current, "{run_type:?}");
+    }
 }

@@ -81,7 +81,7 @@ async fn an_offer_says_all_that_its_stage_needs() {
     assert_eq!(phases, [Phase::Initialize, Phase::Plan]);
     assert_eq!(spec.phases[1].before, ["echo plan"]);
     assert!(spec.source.is_some() && spec.workspace.is_none());
-    assert!(spec.state.as_ref().is_some_and(|state| state.can_write && state.current.is_none()));
+    assert!(spec.state.as_ref().is_some_and(|state| !state.can_write && state.current.is_none()));
 
     world.plan(&mut launcher, attempt).await;
     world.control_plane.confirm("ann", run, None).await.unwrap();
@@ -89,7 +89,7 @@ async fn an_offer_says_all_that_its_stage_needs() {
     let spec = launcher.spec();
     assert_eq!(spec.phases.iter().map(|it| it.phase).collect::<Vec<_>>(), [Phase::Apply]);
     assert_eq!(spec.workspace.map(|workspace| workspace.epoch), Some(1));
-    assert!(spec.source.is_none());
+    assert!(spec.source.is_none() && spec.state.is_some_and(|state| state.can_write));
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_grant_brings_urls_of_its_own_attempt_and_the_database_none() {
     let urls = urls.unwrap();
     let count = |purpose| urls.iter().filter(|url| url.purpose == purpose).count();
     let counts = [UrlPurpose::Log, UrlPurpose::Workspace, UrlPurpose::State].map(count);
-    assert_eq!(counts, [4, 1, 2]);
+    assert_eq!(counts, [4, 1, 0], "a read stage stores no state");
     for url in &urls {
         assert_eq!(FakeObjects::key_of_url(&url.url), Some(url.key.as_str()));
         let of_run = url.key.starts_with(&format!("log/{run}/{}/", attempt.epoch))

@@ -105,7 +105,7 @@ pub struct StateSpec {
     pub current: Option<SealedState>,
     /// Public keys or certificates, PEM, to seal new versions to: the pools of the stack and the recovery key.
     pub recipients: Vec<String>,
-    /// Whether the stage may write: not in a proposed run.
+    /// Whether the stage may write: a read stage, of whatever run, may not.
     pub can_write: bool,
 }
 

@@ -204,7 +204,7 @@ pub enum Interrupt {
 pub struct StateOrder {
     /// Name of the file beside the order that holds the present state; none when there is no state yet.
     pub current: Option<String>,
-    /// False for a run that may only look.
+    /// False in a read stage, which may only look.
     pub can_write: bool,
     /// How long a write waits for the launcher's answer. It is durable on the host then, and succeeds.
     pub answer_after_ms: u64,

@@ -141,7 +141,8 @@ impl<E: Engine> Stage<E> {
         let Some(spec) = &self.spec.state else { return Ok(None) };
         let mut order = StateOrder {
             current: None,
-            can_write: spec.can_write,
+            // Whatever the spec says: what a read stage writes would stay when its run is discarded.
+            can_write: spec.can_write && self.attempt.stage == StageKind::Write,
             answer_after_ms: ANSWER_AFTER_MS,
         };
         if let Some(current) = &spec.current {

@@ -8,8 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the environment tells, checked and complete.
-#[derive(Debug)]
+/// What the environment tells, checked and complete. Not `Debug`: addresses of registries may hold passwords.
 pub struct Config {
     /// The folder of the workspace's `Cargo.toml`.
     pub root: PathBuf,
@@ -19,6 +18,12 @@ pub struct Config {
     pub runner_image: Option<String>,
     /// Set where the engine is somebody else's to start. `DOCKER_HOST`.
     pub docker_host: Option<String>,
+    /// Where cargo has its configuration. `CARGO_HOME`.
+    pub cargo_home: PathBuf,
+    /// The variables that say where packages and crates come from, and how they are reached.
+    pub of_registries: Vec<(OsString, OsString)>,
+    /// Where programs are looked for. `PATH`.
+    pub path: OsString,
     /// Where programs are looked for: `PATH`, and the folders of administrators' programs.
     search: Vec<PathBuf>,
     /// Variables that `cargo run` set for this task alone; another cargo must not see them.
@@ -50,8 +55,16 @@ impl Config {
             })
             .cloned()
             .collect();
+        let of_registries =
+            vars.iter().filter(|(name, _)| is_of_registries(&name.to_string_lossy()));
+        let of_registries =
+            of_registries.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let home = text("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
         Self {
             root,
+            cargo_home: text("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from),
+            of_registries,
+            path: path.clone(),
             cargo: text("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from),
             runner_image: text("GANTRY_RUNNER_IMAGE"),
             docker_host: text("DOCKER_HOST"),
@@ -74,4 +87,11 @@ impl Config {
         }
         command
     }
+}
+
+fn is_of_registries(name: &str) -> bool {
+    let of_cargo = ["CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_", "CARGO_NET_"];
+    let of_proxies = ["http_proxy", "https_proxy", "no_proxy", "all_proxy", "cargo_http_proxy"];
+    of_cargo.iter().any(|start| name.starts_with(start))
+        || of_proxies.contains(&name.to_lowercase().as_str())
 }

@@ -1,4 +1,4 @@
-//! Developers' tasks: `cargo xtask demo`, `test`, `check` and `bench`.
+//! Developers' tasks: `cargo xtask demo`, `test`, `check`, `fresh` and `bench`.
 //!
 //! Each task says what it does while it does it, installs what is missing, and ends what it started: also after an
 //! error and after Ctrl-C. Nothing of the workspace is linked in, so a clean clone compiles this in seconds.
@@ -12,6 +12,7 @@ mod demo;
 #[cfg(test)]
 mod documents;
 mod engine;
+mod fresh;
 mod image;
 mod process;
 mod say;
@@ -44,6 +45,8 @@ enum Task {
     Test(test::Options),
     /// Run what is checked without running anything: format, lints, dependencies, documentation.
     Check,
+    /// Run README's commands on a Debian as it comes, in a container, from a clean clone.
+    Fresh(fresh::Options),
     /// Measure ours and a baseline in one go.
     Bench(bench::Options),
 }
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
     let task = Arguments::parse().task;
     let (say, assume_yes) = match &task {
         Task::Demo(options) => (Say::to_stdout(), options.yes),
-        Task::Test(_) => (Say::to_stdout(), true),
+        Task::Test(_) | Task::Fresh(_) => (Say::to_stdout(), true),
         Task::Check => (Say::to_stdout(), false),
         // Its standard output is the measurement.
         Task::Bench(_) => (Say::to_stderr(), true),
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&cx, &options),
         Task::Test(options) => test::run(&cx, &options),
         Task::Check => check::run(&cx),
+        Task::Fresh(options) => fresh::run(&cx, &options),
         Task::Bench(options) => bench::run(&cx, &options),
     });
     cx.undo.run();

@@ -68,19 +68,27 @@ pub const STARTED: &[Started] = &[
     started("base64", Get::Debian),
     started("busybox", Get::ForTests(&BUSYBOX)),
     started("cargo", Get::Built),
+    started("cp", Get::Debian),
     started("cgroupfs-mount", Get::ForTask(&CGROUPS)),
     started("cgroupfs-umount", Get::ForTask(&CGROUPS)),
+    started("chown", Get::Debian),
+    started("chroot", Get::Debian),
+    started("debootstrap", Get::ForTask(&DEBOOTSTRAP)),
     started("docker", Get::Engine),
     started("dockerd", Get::Engine),
     started("env", Get::Debian),
     started("find", Get::Debian),
     started("gantry", Get::Built),
     started("gantry-launcher", Get::Built),
+    started("git", Get::ForTask(&GIT)),
     started("kill", Get::ForTests(&KILL)),
+    started("mkdir", Get::Debian),
     started("mosquitto", Get::ForTests(&MOSQUITTO)),
+    started("nsenter", Get::Debian),
     started("openssl", Get::ForTests(&OPENSSL)),
     started("pkg-config", Get::ForTask(&BUILD[2])),
     started("rm", Get::Debian),
+    started("rustc", Get::Built),
     started("sh", Get::Debian),
     started("sha256sum", Get::Debian),
     started(
@@ -168,6 +176,15 @@ pub const CGROUPS: Need = Need {
     package: "cgroupfs-mount",
     why: "mounts the control groups that Docker needs",
 };
+/// Makes the Debian of a fresh machine.
+pub const DEBOOTSTRAP: Need = Need {
+    present: Present::Program("debootstrap"),
+    package: "debootstrap",
+    why: "makes the Debian of a fresh machine",
+};
+/// Makes the clean clone on it.
+pub const GIT: Need =
+    Need { present: Present::Program("git"), package: "git", why: "makes the clean clone on it" };
 /// The whole user land of the runner image that is built here.
 pub const BUSYBOX: Need = Need {
     present: Present::StaticBusybox,

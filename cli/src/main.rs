@@ -13,6 +13,7 @@ mod keys;
 mod log_stream;
 mod log_text;
 mod login;
+mod notify;
 mod output;
 mod pool;
 mod run;

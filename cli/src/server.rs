@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Environment;
 use crate::failure::{Code, Explain as _, Failure};
+use crate::notify;
 use crate::output::Output;
 
 /// What is logged unless `GANTRY_LOG` says otherwise. The broker tells of every client at `info`.
@@ -109,7 +110,7 @@ pub fn perform(
         .enable_all()
         .build()
         .or_say(|| "cannot start the runtime".into())?
-        .block_on(serve(config, output))
+        .block_on(serve(config, environment, output))
 }
 
 fn start_log(environment: &Environment, output: Output) -> Result<(), Failure> {
@@ -131,7 +132,7 @@ fn start_log(environment: &Environment, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(config: Config, output: Output) -> Result<Code, Failure> {
+async fn serve(config: Config, environment: &Environment, output: Output) -> Result<Code, Failure> {
     let cannot = || "cannot wait for signals".to_owned();
     // Before the start, so that a signal in the middle of it is not lost.
     let mut terminate = signal(SignalKind::terminate()).or_say(cannot)?;
@@ -150,6 +151,9 @@ async fn serve(config: Config, output: Output) -> Result<Code, Failure> {
     } else {
         let text = format!("ready: api {}, mqtt {}, objects {}", file.api, file.mqtt, file.objects);
         output.answer(&value, || text)?;
+    }
+    if let Err(error) = notify::ready(environment) {
+        tracing::warn!(%error, "cannot tell the service manager that the server is ready");
     }
     let failed = tokio::select! {
         () = either(&mut terminate, &mut interrupt) => None,

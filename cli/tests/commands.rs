@@ -5,6 +5,7 @@
 mod commands {
     mod documents;
     mod help;
+    mod ready;
     mod server;
     mod way;
     mod wrong;

@@ -1,5 +1,6 @@
 //! What the Docker engine knows of a pool's containers.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -76,4 +77,11 @@ fn docker(arguments: &[&str]) -> String {
     let ended = finished("docker", LIMIT, Command::new("docker").args(arguments));
     assert_eq!(ended.code, Some(0), "docker {}: {}", arguments.join(" "), ended.complaint());
     ended.text()
+}
+
+/// Writes an image to a file.
+pub(crate) fn save(image: &str, file: &Path) {
+    let mut command = Command::new("docker");
+    let saved = finished("docker save", LIMIT, command.args(["save", image, "--output"]).arg(file));
+    assert_eq!(saved.code, Some(0), "docker save: {}", saved.complaint());
 }

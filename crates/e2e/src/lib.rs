@@ -9,6 +9,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a panic of the harness is the failure of a test")]
 
 mod age;
+mod bare;
 mod cli;
 mod config;
 mod docker;
@@ -28,6 +29,7 @@ mod trace;
 mod wait;
 
 pub use age::{opens, openssl_key};
+pub use bare::BareMachine;
 pub use cli::{Cli, RunView};
 pub use config::Config;
 pub use docker::{Container, containers};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use gantry_protocol::message::UrlPurpose;
 use openssl::sha::Sha256;
 use reqwest::{Body, Client, Response, StatusCode, redirect};
 use rustls::pki_types::CertificateDer;
@@ -87,6 +88,12 @@ pub enum BlobError {
         /// What does not fit.
         why: &'static str,
     },
+    /// There is no place for it.
+    #[error("the control plane takes nothing of this kind ({purpose:?}) from this stage")]
+    Unwanted {
+        /// What was to be put.
+        purpose: UrlPurpose,
+    },
     /// Nobody waits for it any more.
     #[error(
         "waiting for the object store was given up: the stage is being stopped, or took longer than it may"
@@ -107,6 +114,7 @@ impl BlobError {
             | Self::Exists { .. }
             | Self::Refused { .. }
             | Self::Altered { .. }
+            | Self::Unwanted { .. }
             | Self::CalledOff
             | Self::Io(_) => false,
         }

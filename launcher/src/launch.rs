@@ -330,6 +330,9 @@ impl<E: Engine> Launcher<E> {
             FromControlPlane::Urls(urls) => {
                 if let Some(driver) = self.drivers.get(&urls.attempt) {
                     driver.urls.add(urls.urls);
+                    if let Some(purpose) = urls.never {
+                        driver.urls.never(purpose);
+                    }
                 }
             }
             FromControlPlane::Drain(drain) => {

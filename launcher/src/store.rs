@@ -3,7 +3,7 @@
 //! Urls come from the control plane, some with the grant and more when asked for. A store or a control
 //! plane that is away is waited for: what is to be stored lies in the spool meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Seek as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,8 +88,15 @@ pub struct Store<P = Objects> {
 pub struct Urls {
     attempt: Attempt,
     say: Say,
-    stock: Mutex<HashMap<UrlPurpose, Vec<(PutUrl, Instant)>>>,
+    stock: Mutex<Stock>,
     arrived: Notify,
+}
+
+#[derive(Default)]
+struct Stock {
+    urls: HashMap<UrlPurpose, Vec<(PutUrl, Instant)>>,
+    /// What the control plane has said that there will be none for.
+    never: HashSet<UrlPurpose>,
 }
 
 impl Urls {
@@ -105,7 +112,8 @@ impl Urls {
         let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
         for url in urls {
             let until = now + Duration::from_millis(url.valid_ms);
-            let stock = stock.entry(url.purpose).or_default();
+            stock.never.remove(&url.purpose);
+            let stock = stock.urls.entry(url.purpose).or_default();
             // The wire may deliver a message twice, and an object is put only once.
             if stock.iter().all(|(known, _)| known.key != url.key) {
                 stock.push((url, until));
@@ -115,14 +123,22 @@ impl Urls {
         self.arrived.notify_waiters();
     }
 
-    /// One that can be used; waits until there is one.
-    async fn take(&self, purpose: UrlPurpose) -> PutUrl {
+    /// The control plane has none for this and will have none.
+    pub fn never(&self, purpose: UrlPurpose) {
+        let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
+        stock.never.insert(purpose);
+        drop(stock);
+        self.arrived.notify_waiters();
+    }
+
+    /// One that can be used; waits until there is one, or it is known that there will be none.
+    async fn take(&self, purpose: UrlPurpose) -> Result<PutUrl, BlobError> {
         loop {
             let arrived = self.arrived.notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            if let Some(url) = self.ready(purpose) {
-                return url;
+            if let Some(url) = self.ready(purpose)? {
+                return Ok(url);
             }
             (self.say)(NeedUrls { attempt: self.attempt, purpose, count: BATCH }.into());
             // More came, or the question or its answer was lost: look and ask again.
@@ -130,12 +146,15 @@ impl Urls {
         }
     }
 
-    fn ready(&self, purpose: UrlPurpose) -> Option<PutUrl> {
+    fn ready(&self, purpose: UrlPurpose) -> Result<Option<PutUrl>, BlobError> {
         let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
-        let urls = stock.get_mut(&purpose)?;
+        if stock.never.contains(&purpose) {
+            return Err(BlobError::Unwanted { purpose });
+        }
+        let Some(urls) = stock.urls.get_mut(&purpose) else { return Ok(None) };
         let now = Instant::now();
         urls.retain(|(_, until)| *until > now + SPARE);
-        (!urls.is_empty()).then(|| urls.remove(0).0)
+        Ok((!urls.is_empty()).then(|| urls.remove(0).0))
     }
 }
 
@@ -151,7 +170,7 @@ impl<P: Put> Keep for Store<P> {
     async fn put(&self, purpose: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
         let mut pause = Duration::from_millis(200);
         loop {
-            let url = self.urls.take(purpose).await;
+            let url = self.urls.take(purpose).await?;
             let mut may_be_there = false;
             loop {
                 match self.objects.put(&url.url, content).await {
@@ -256,6 +275,23 @@ mod tests {
     async fn an_url_that_came_twice_is_used_once() {
         let (keys, _) = put(2, vec![url(1), url(1), url(2)], Vec::new()).await;
         assert_eq!(keys, ["key-1", "key-2"]);
+    }
+
+    /// Whoever waits for it hears so at once, and so does whoever asks later.
+    #[tokio::test(start_paused = true)]
+    async fn an_url_that_will_never_come_is_not_waited_for() {
+        let run = RunId::from_ulid(Ulid::from_parts(1, 1));
+        let attempt = Attempt { run, stage: Stage::Read, epoch: Epoch(1) };
+        let stock = Arc::new(Urls::new(attempt, Arc::new(|_| {})));
+        let store = Store::new(Scripted::default(), Arc::clone(&stock));
+        let content = Bytes::from_static(b"x");
+        let put = || store.put(UrlPurpose::State, Content::Bytes(&content));
+        let refusing = async { stock.never(UrlPurpose::State) };
+        let (waited, ()) = tokio::join!(put(), refusing);
+        for refused in [waited, put().await] {
+            let purpose = UrlPurpose::State;
+            assert!(matches!(refused, Err(BlobError::Unwanted { purpose: of }) if of == purpose));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -134,15 +134,18 @@ impl ControlPlane {
         wanted: NeedUrls,
     ) -> Result<(), OperationError> {
         let NeedUrls { attempt, purpose, count } = wanted;
+        let bond = std::sync::Arc::clone(&sender.bond);
+        let never = || Urls { attempt, urls: Vec::new(), never: Some(purpose) };
         if !owned(unit, sender, attempt).await? {
             sender.refuse(
                 attempt,
                 "request for urls",
                 "the attempt was never granted to this worker",
             );
+            unit.say(sender.key(), bond, FromControlPlane::Urls(never()));
             return Ok(());
         }
-        let count = count.min(MAX_URLS);
+        let count = count.clamp(1, MAX_URLS);
         let urls = match self.put_urls(attempt, purpose, count).await {
             Ok(urls) => urls,
             Err(error) => {
@@ -150,10 +153,13 @@ impl ControlPlane {
                 return Ok(());
             }
         };
-        let bond = std::sync::Arc::clone(&sender.bond);
+        if urls.is_empty() {
+            unit.say(sender.key(), bond, FromControlPlane::Urls(never()));
+            return Ok(());
+        }
         // An envelope holds some twenty of the longest.
         for some in urls.chunks(16) {
-            let urls = Urls { attempt, urls: some.to_vec() };
+            let urls = Urls { attempt, urls: some.to_vec(), never: None };
             unit.say(sender.key(), std::sync::Arc::clone(&bond), FromControlPlane::Urls(urls));
         }
         Ok(())

@@ -40,6 +40,14 @@ pub(super) struct Followed {
     pub log: Log,
 }
 
+/// What was said of the spool's content, each thing once: whoever writes without end into the spool must
+/// fill neither journal nor log with it.
+#[derive(Default)]
+struct Told {
+    phases: HashSet<(Phase, bool)>,
+    is_state_dropped: bool,
+}
+
 /// What the reading loop and the clocks beside it share.
 struct Pulse {
     begin: Instant,
@@ -112,7 +120,7 @@ impl<E: Engine> Stage<E> {
         let mut log = self.log(entry);
         let mut reader = Reader::open(spool, log.position())?;
         let mut kept = log.position();
-        let mut told = HashSet::new();
+        let mut told = Told::default();
         loop {
             pulse.is_busy.store(true, Ordering::Relaxed);
             // Asked before reading: what a container wrote before it ended is then surely seen.
@@ -189,13 +197,10 @@ impl<E: Engine> Stage<E> {
     }
 
     /// Handles one frame. Gives the outcome when it was the last one.
-    ///
-    /// `told` are the reports that were made: whoever writes without end into the spool must not fill
-    /// the journal with them.
     async fn take(
         &self,
         log: &mut Log,
-        told: &mut HashSet<(Phase, bool)>,
+        told: &mut Told,
         frame: Frame,
     ) -> Result<Option<Outcome>, StageError> {
         let event = match frame.body {
@@ -207,16 +212,22 @@ impl<E: Engine> Stage<E> {
         };
         match event {
             Event::PhaseBegan { phase } => {
-                let report =
-                    told.insert((phase, true)).then(|| self.report(phase, PhaseEvent::Began));
+                let is_new = told.phases.insert((phase, true));
+                let report = is_new.then(|| self.report(phase, PhaseEvent::Began));
                 let report = report.into_iter().collect();
                 log.end_section(Some(frame.next), Some(phase.into()), report).await?;
             }
             Event::PhaseEnded { phase, code, duration_ms, .. } => {
                 let event = PhaseEvent::Ended { code, duration_ms };
-                let report = told.insert((phase, false)).then(|| self.report(phase, event));
+                let is_new = told.phases.insert((phase, false));
+                let report = is_new.then(|| self.report(phase, event));
                 let report = report.into_iter().collect();
                 log.end_section(Some(frame.next), log.section(), report).await?;
+            }
+            Event::State { file, .. } | Event::Errored { file } if self.only_reads_state() => {
+                if !std::mem::replace(&mut told.is_state_dropped, true) {
+                    log.pass_over(frame.next, dropped(&file)).await?;
+                }
             }
             Event::State { number, serial, lineage, file } => {
                 self.keep_state(number, serial, lineage, &file).await?;
@@ -342,6 +353,14 @@ impl<E: Engine> Stage<E> {
             tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
         }
     }
+}
+
+/// What the log says of a state that a stage wrote and had no right to write.
+fn dropped(file: &gantry_spool::SideFile) -> String {
+    format!(
+        "{} ({} bytes), which this stage left, is dropped: a read stage may not change the stack's state, which stays as it was; commands that change it belong into a task",
+        file.name, file.size
+    )
 }
 
 /// Resolves when something in the spool may have changed. Cancel safe.

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_model::Epoch;
+use gantry_model::{Epoch, Stage as StageKind};
 use gantry_protocol::message::{StateStored, UrlPurpose};
 use gantry_protocol::spec::SealedState;
 use gantry_protocol::{
@@ -145,6 +145,12 @@ impl<E: Engine> Stage<E> {
         let mut state = Zeroizing::new(Vec::with_capacity(payload.len()));
         plain.read_to_end(&mut state).map_err(OpenError::from_io)?;
         Ok(state)
+    }
+
+    /// Whether what it writes as state is never stored: there is no place for it, however long one waits.
+    pub(super) fn only_reads_state(&self) -> bool {
+        let may_write = self.spec.state.as_ref().is_none_or(|state| state.can_write);
+        self.attempt.stage == StageKind::Read || !may_write
     }
 
     /// Seals, signs and stores a version that the stage wrote, unless that was done before.

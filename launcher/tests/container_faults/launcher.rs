@@ -4,6 +4,7 @@ use gantry_launcher::stage::{Driven, StageError, Wish};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};
 use gantry_spool::Outcome;
+use insta::assert_snapshot;
 
 use super::MADE_ONCE;
 use super::play::{Play, in_time};
@@ -97,4 +98,25 @@ async fn an_ending_that_is_known_is_reported_without_the_spec() {
     play.swap_spec(b"something else".to_vec());
     let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
+}
+
+/// There is no place for a state that a read stage leaves, whoever wrote it: it is not waited for, and the
+/// run's log says once what became of it.
+#[tokio::test]
+async fn a_state_that_a_read_stage_leaves_is_dropped_with_a_word() {
+    let worker = Worker::begins();
+    let mut play = Play::with_state(Read, worker.clone());
+    play.drive();
+    in_time(play.reaches(Step::Started)).await;
+    worker.leaves_state();
+    worker.leaves_state();
+    worker.end(Outcome::Succeeded);
+    play.engine.exit(&play.name(), 0);
+    let outcome = in_time(play.complete()).await;
+    assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
+    assert_snapshot!(play.log(), @"
+    Apply: applying
+    Conclude: errored.tfstate (41 bytes), which this stage left, is dropped: a read stage may not change the stack's state, which stays as it was; commands that change it belong into a task
+    ");
+    assert_eq!(play.left(), Vec::<String>::new());
 }

@@ -22,7 +22,7 @@ use gantry_model::{
     Attempt, Epoch, JournalId, Phase, PoolId, RunId, RunState, RunType, Stage, WorkerId,
 };
 use gantry_protocol::message::{FromLauncher, Segment, StageOutcome, Step};
-use gantry_protocol::spec::{About, Commit, PhaseSpec, Spec};
+use gantry_protocol::spec::{About, Commit, PhaseSpec, Spec, StateSpec};
 use gantry_protocol::{
     Authority, CertificateRequest, Namespace, PoolKey, PoolToken, Recipient, TokenParts, seal_bytes,
 };
@@ -83,8 +83,21 @@ impl Play {
         play
     }
 
-    /// The same with the image in the registry alone.
+    /// The same of a stack whose state is ours to keep.
+    pub fn with_state(kind: Stage, worker: Worker) -> Self {
+        let state =
+            StateSpec { current: None, recipients: Vec::new(), can_write: kind == Stage::Write };
+        let play = Self::of(kind, worker, |spec| spec.state = Some(state));
+        play.engine.has_image(IMAGE, image(), &PASSWD);
+        play
+    }
+
+    /// The same as a new one with the image in the registry alone.
     pub fn pulling(kind: Stage, worker: Worker) -> Self {
+        Self::of(kind, worker, |_| {})
+    }
+
+    fn of(kind: Stage, worker: Worker, change: impl FnOnce(&mut Spec)) -> Self {
         let (said, logging) = Said::begin();
         let directory = tempfile::tempdir().unwrap();
         let pool = pool();
@@ -93,7 +106,9 @@ impl Play {
         let config = Arc::new(config(pool, &directory, now_unix));
         let attempt =
             Attempt { run: RunId::from_ulid(Ulid::from_parts(3, 1)), stage: kind, epoch: Epoch(1) };
-        let spec = serde_json::to_vec(&spec(attempt)).unwrap();
+        let mut spec = spec(attempt);
+        change(&mut spec);
+        let spec = serde_json::to_vec(&spec).unwrap();
         let recipient = Recipient::new(config.key.public().clone()).unwrap();
         let sealed = seal_bytes(&[recipient], &spec).unwrap().to_file();
         Directories::of(attempt, &config.state_dir, &config.secrets_dir)

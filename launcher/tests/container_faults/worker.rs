@@ -1,5 +1,6 @@
 //! A worker binary in the test's own process: it makes the mark and writes the spool, as the real one does.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -8,7 +9,8 @@ use gantry_launcher::container::fake::Program;
 use gantry_model::Phase;
 use gantry_spool::order::exit;
 use gantry_spool::{
-    Accepted, BootTime, Event, Limits, Outcome, StopReason, WhenFull, Writer, has_begun, make_begun,
+    Accepted, BootTime, Event, Limits, Outcome, SideFileWriter, SideName, StopReason, WhenFull,
+    Writer, has_begun, make_begun,
 };
 
 /// How far it goes by itself.
@@ -93,6 +95,16 @@ impl Worker {
         for _ in 0..times {
             writer.event(BootTime::now(), Some(phase), &Event::PhaseBegan { phase }).unwrap();
         }
+    }
+
+    /// A phase leaves a state that Terraform could not hand over.
+    pub fn leaves_state(&self) {
+        let mut inside = self.inside();
+        let mut side = SideFileWriter::create(&inside.spool, 1, 1 << 20).unwrap();
+        side.write_all(br#"{"version":4,"serial":9,"lineage":"mine"}"#).unwrap();
+        let file = side.finish(SideName::Errored).unwrap();
+        let writer = inside.writer.as_mut().expect("it has begun");
+        writer.event(BootTime::now(), Some(Phase::Apply), &Event::Errored { file }).unwrap();
     }
 
     /// Says its last word.

@@ -384,6 +384,9 @@ pub struct Urls {
     pub attempt: Attempt,
     /// The urls.
     pub urls: Vec<PutUrl>,
+    /// The attempt gets none for this, now or later: nobody needs to wait for them.
+    #[serde(default)]
+    pub never: Option<UrlPurpose>,
 }
 
 /// How many resources a plan adds, changes and removes.

@@ -3,11 +3,14 @@
 //! The log goes through as it is, colours included: it was made for a terminal. A lost connection is
 //! taken up again where it broke, so no byte is missing or doubled.
 
+mod order;
+
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::order::{Order, Piece};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::log_stream::{Event, Parser, StateEvent};
@@ -34,6 +37,7 @@ struct Follower {
     output: Output,
     seen: Seen,
     text: LogText,
+    order: Order,
 }
 
 enum Next {
@@ -52,12 +56,14 @@ pub async fn follow(
     seen: Seen,
     output: Output,
 ) -> Result<Code, Failure> {
-    let mut follower = Follower { output, seen, text: LogText::from(seen.log) };
+    let text = LogText::from(seen.log);
+    let mut follower = Follower { output, seen, text, order: Order::default() };
     let mut give_up = Instant::now() + PATIENCE;
     let mut is_told = false;
     loop {
         let broken = match follower.once(client, run).await {
             Ok(Next::Ended(state)) => {
+                follower.end_line()?;
                 if state == "UNCONFIRMED" {
                     output.note(&format!("-- {}", to_decide(run)));
                 }
@@ -76,6 +82,7 @@ pub async fn follow(
                 return Err(failure);
             }
             if !is_told {
+                follower.end_line()?;
                 output.note(&format!("-- {failure}; trying again"));
                 is_told = true;
             }
@@ -130,7 +137,13 @@ impl Follower {
             let part = self.text.push(new);
             return self.output.log_part(part);
         }
-        if new.is_empty() { Ok(()) } else { self.output.bytes(new) }
+        let pieces = self.order.log(new);
+        print(self.output, pieces)
+    }
+
+    /// Ends the line that the log ends in, and says what waited for that.
+    fn end_line(&mut self) -> Result<(), Failure> {
+        print(self.output, self.order.end())
     }
 
     fn state(&mut self, event: &StateEvent) -> Result<(), Failure> {
@@ -145,11 +158,11 @@ impl Follower {
                 .output
                 .line(&json!({ "event": "state", "state": state, "at": at, "note": note }));
         }
-        match note {
-            Some(note) => self.output.note(&format!("-- {at} {state}: {note}")),
-            None => self.output.note(&format!("-- {at} {state}")),
-        }
-        Ok(())
+        let line = match note {
+            Some(note) => format!("-- {at} {state}: {note}"),
+            None => format!("-- {at} {state}"),
+        };
+        print(self.output, self.order.note(line))
     }
 
     fn end(&mut self, state: &str) -> Result<(), Failure> {
@@ -159,4 +172,14 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+fn print(output: Output, pieces: Vec<Piece<'_>>) -> Result<(), Failure> {
+    for piece in pieces {
+        match piece {
+            Piece::Log(bytes) => output.bytes(bytes)?,
+            Piece::Note(note) => output.note(&note),
+        }
+    }
+    Ok(())
 }

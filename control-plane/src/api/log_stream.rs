@@ -183,7 +183,7 @@ impl Follower {
                 self.changed.borrow_and_update();
                 // First the state, then the log: what was stored before the state is seen with it.
                 self.state = Some(self.control_plane.run(self.run).await?.state);
-                events = self.new_states().await?;
+                events = self.new_states(Rest::Waits).await?;
             }
             let log = self.control_plane.read_log(self.run, LogScope::Run, self.offset, MAX_PART);
             let part = log.await?;
@@ -191,6 +191,7 @@ impl Follower {
                 events.push(log_event(self.offset, part.next, &part.bytes));
                 self.offset = part.next;
             } else if let Some(state) = self.state.filter(|state| is_at_rest(*state)) {
+                events.extend(self.new_states(Rest::Comes).await?);
                 events.push(event("end", &json!({ "state": state.as_str() })));
                 self.is_over = true;
             }
@@ -216,8 +217,11 @@ impl Follower {
         Ok(())
     }
 
-    async fn new_states(&mut self) -> Result<Vec<Event>, OperationError> {
-        let history = self.control_plane.history(self.run).await?;
+    async fn new_states(&mut self, rest: Rest) -> Result<Vec<Event>, OperationError> {
+        let mut history = self.control_plane.history(self.run).await?;
+        if rest == Rest::Waits && history.last().is_some_and(|entry| is_at_rest(entry.state)) {
+            history.pop();
+        }
         let events = history.iter().enumerate().skip(self.states).map(|(version, entry)| {
             let value = json!({
                 "version": version,
@@ -228,9 +232,16 @@ impl Follower {
             event("state", &value)
         });
         let events = events.collect();
-        self.states = history.len();
+        self.states = self.states.max(history.len());
         Ok(events)
     }
+}
+
+/// What becomes of a state in which nothing more happens by itself: it comes behind the end of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Waits,
+    Comes,
 }
 
 /// Whether nothing more happens by itself. The log is whole then: it is stored before a stage's result.

@@ -207,17 +207,31 @@ struct Delta {
     change: u64,
     #[serde(rename = "deleteCount")]
     delete: u64,
+    #[serde(rename = "importCount")]
+    import: u64,
+    #[serde(rename = "moveCount")]
+    moved: u64,
+    #[serde(rename = "forgetCount")]
+    forget: u64,
 }
 
 impl Delta {
     fn to_json(&self) -> Value {
-        json!({ "add": self.add, "change": self.change, "delete": self.delete })
+        json!({
+            "add": self.add, "change": self.change, "delete": self.delete,
+            "import": self.import, "move": self.moved, "forget": self.forget,
+        })
     }
 }
 
 fn delta_text(delta: Option<&Delta>) -> String {
     delta.map_or(String::new(), |delta| {
-        format!("+{} ~{} -{}", delta.add, delta.change, delta.delete)
+        let mut text = format!("+{} ~{} -{}", delta.add, delta.change, delta.delete);
+        let rare = [(delta.import, "import"), (delta.moved, "move"), (delta.forget, "forget")];
+        for (count, what) in rare.into_iter().filter(|(count, _)| *count > 0) {
+            text = format!("{text} {what} {count}");
+        }
+        text
     })
 }
 

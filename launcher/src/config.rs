@@ -92,6 +92,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether a backend that a source declares may be replaced. `GANTRY_REPLACE_BACKEND`.
     pub replaces_backend: bool,
+    /// A directory with the tool, for images that have none. `GANTRY_TOOL_DIR`.
+    pub tool_dir: Option<PathBuf>,
     /// What is worth a line in the log but no reason to refuse.
     pub warnings: Vec<Warning>,
 }
@@ -190,6 +192,7 @@ impl Config {
             log_format: reader.parsed("GANTRY_LOG", log_format),
             log_level: reader.parsed("GANTRY_LOG_LEVEL", log_level),
             replaces_backend: reader.flag("GANTRY_REPLACE_BACKEND"),
+            tool_dir: reader.optional("GANTRY_TOOL_DIR", directory),
         };
         let warnings = reader.finish(&passed)?;
         let complete = "no error was found, so every field was read";
@@ -218,6 +221,7 @@ impl Config {
             log_format: fields.log_format.expect(complete),
             log_level: fields.log_level.expect(complete),
             replaces_backend: fields.replaces_backend,
+            tool_dir: fields.tool_dir,
             warnings,
         })
     }
@@ -253,6 +257,7 @@ struct Fields {
     log_format: Option<LogFormat>,
     log_level: Option<LogLevel>,
     replaces_backend: bool,
+    tool_dir: Option<PathBuf>,
 }
 
 fn pool(reader: &mut Reader<'_>, now_unix: i64) -> Option<(PoolToken, PoolKey)> {

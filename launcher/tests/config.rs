@@ -146,6 +146,7 @@ fn every_variable_has_its_effect() {
         ("SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED", "1"),
         ("SPACELIFT_DEBUG", "T"),
         ("GANTRY_REPLACE_BACKEND", "True"),
+        ("GANTRY_TOOL_DIR", "/opt/tools"),
         ("GANTRY_FORMER_POOL_KEYS", &pool().other_key),
         ("SPACELIFT_METADATA_instance_id", "i-0abc"),
         ("SPACELIFT_METADATA_Asg_ID", "workers"),
@@ -159,6 +160,7 @@ fn every_variable_has_its_effect() {
     assert_eq!(config.docker_host, Some(DockerHost::Tcp("localhost:2375".to_owned())));
     assert_eq!(config.former_keys.len(), 1);
     assert!(config.shows_commands && config.replaces_backend);
+    assert_eq!(config.tool_dir.as_deref(), Some(std::path::Path::new("/opt/tools")));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     // The rest as one text, which shows no secret.
     let mut shown = format!("{config:#?}");

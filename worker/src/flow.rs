@@ -10,7 +10,8 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::net::unix::pipe::Receiver;
 use zeroize::Zeroizing;
 
-use crate::environment::MAX_DUMP;
+use crate::environment::{Environment, MAX_DUMP};
+use crate::marks::Marks;
 use crate::spool::Spool;
 
 /// A pipe whose reading end is ours; the other one is for children alone.
@@ -67,8 +68,24 @@ pub(crate) async fn output(mut pipe: Receiver, spool: &Spool, phase: Phase, prog
     }
 }
 
-/// Keeps what fits of a dump of the environment. `None` if it did not fit.
-pub(crate) async fn environment(mut pipe: Receiver) -> Option<Zeroizing<Vec<u8>>> {
+/// What a session reports through its descriptor.
+pub(crate) struct Reported {
+    /// How far it got.
+    pub(crate) marks: Marks,
+    /// What it leaves to the next one. `None` if it did not get to saying so, or said too much.
+    pub(crate) environment: Option<Environment>,
+}
+
+/// Takes what a session reports.
+pub(crate) async fn reports(pipe: Receiver) -> Reported {
+    let (dump, fits) = dump(pipe).await;
+    let (marks, rest) = Marks::take(&dump);
+    let environment = if fits { Environment::parse(rest) } else { None };
+    Reported { marks, environment }
+}
+
+/// Reads a dump, and whether that is all of it.
+async fn dump(mut pipe: Receiver) -> (Zeroizing<Vec<u8>>, bool) {
     // One size from the beginning: a vector that grows leaves copies of secrets behind.
     let mut dump = Zeroizing::new(vec![0; MAX_DUMP + 1]);
     let (mut filled, mut fits) = (0, true);
@@ -76,12 +93,12 @@ pub(crate) async fn environment(mut pipe: Receiver) -> Option<Zeroizing<Vec<u8>>
         let (read, ended) = read(&mut pipe, &mut dump[filled..]).await;
         filled += read;
         if filled > MAX_DUMP {
-            // The rest is read and forgotten.
-            (filled, fits) = (0, false);
+            // The rest is read and forgotten; reports stand at the begin.
+            (filled, fits) = (MAX_DUMP, false);
         }
         if ended {
             dump.truncate(filled);
-            return fits.then_some(dump);
+            return (dump, fits);
         }
     }
 }
@@ -114,9 +131,9 @@ mod tests {
             let writer = std::thread::spawn(move || {
                 std::fs::File::from(end).write_all(&vec![b'x'; size]).unwrap();
             });
-            let dump = environment(pipe).await;
+            let (dump, fits) = dump(pipe).await;
             writer.join().unwrap();
-            assert_eq!(dump.map(|dump| dump.len()), is_kept.then_some(size), "{size}");
+            assert_eq!((dump.len(), fits), (size.min(MAX_DUMP), is_kept), "{size}");
         }
     }
 }

@@ -11,6 +11,7 @@
 mod collect;
 mod environment;
 mod flow;
+mod marks;
 mod own;
 mod reaper;
 mod run;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_model::{Phase, RunState};
-use gantry_spool::order::{FILE, InvalidOrder, MAX_SHOWN, MAX_SIZE, Order, PhaseOrder, User, exit};
+use gantry_spool::order::{
+    FILE, InvalidOrder, MAX_OUTPUTS, MAX_PLAN, MAX_SIZE, Order, PhaseOrder, User, exit,
+};
 use gantry_spool::{
     BegunError, BootTime, Event, Outcome, SideFile, SideName, SpoolError, StopReason, has_begun,
     make_begun,
@@ -215,14 +217,16 @@ impl Stage {
     async fn phases(&mut self) -> Outcome {
         let mut collector = Collector::new(&self.order.directory, &self.order.user);
         let phases = std::mem::take(&mut self.order.phases);
+        let mut has_changes = None;
         for (index, phase) in phases.iter().enumerate() {
             if let Some(reason) = self.stopped_between().await {
                 return Outcome::Stopped { phase: None, reason };
             }
             let ended = self.phase(phase).await;
             self.collect(phase.phase, &mut collector);
-            if let Err(failed) = ended {
-                return failed;
+            match ended {
+                Ok(said) => has_changes = said.or(has_changes),
+                Err(failed) => return failed,
             }
             self.show(phase.phase).await;
             // What was asked to stop and went to its end all the same, succeeded.
@@ -230,7 +234,7 @@ impl Stage {
                 return Outcome::Stopped { phase: Some(phase.phase), reason };
             }
         }
-        Outcome::Succeeded
+        has_changes.map_or(Outcome::Succeeded, |has_changes| Outcome::Planned { has_changes })
     }
 
     async fn stopped_between(&mut self) -> Option<StopReason> {
@@ -239,7 +243,8 @@ impl Stage {
         Some(reason)
     }
 
-    async fn phase(&mut self, order: &PhaseOrder) -> Result<(), Outcome> {
+    /// Runs a phase. Tells whether there is something to apply, if its tool says so.
+    async fn phase(&mut self, order: &PhaseOrder) -> Result<Option<bool>, Outcome> {
         let phase = order.phase;
         let slot = self.host.slot.as_ref().map(EnvironmentSlot::number);
         let script = script::of_phase(order, self.order.interrupt, slot);
@@ -266,12 +271,18 @@ impl Stage {
         if let Some(environment) = finished.environment {
             self.environment = environment;
         }
-        if finished.ending.is_success() {
-            return Ok(());
-        }
+        let failure = match finished.marks {
+            Some(marks) => marks.failure(order, finished.ending),
+            None if finished.ending.is_success() => None,
+            None => Some(format!("the phase ended with {}", finished.ending.describe())),
+        };
+        let Some(failure) = failure else {
+            let tool = order.tool.as_ref();
+            return Ok(tool.zip(finished.marks).and_then(|(tool, marks)| marks.has_changes(tool)));
+        };
         match self.host.stops.reason() {
             Some(reason) => Err(Outcome::Stopped { phase: Some(phase), reason }),
-            None => failed(format!("{phase} ended with {}", finished.ending.describe())),
+            None => failed(failure),
         }
     }
 
@@ -299,17 +310,23 @@ impl Stage {
 
     /// Keeps the plan or the outputs as JSON. A stage does not fail for want of them.
     async fn show(&mut self, phase: Phase) {
-        let (command, name, what) = match phase {
-            Phase::Plan => (self.order.show_plan.clone(), SideName::Plan, "the plan"),
-            Phase::Apply => (self.order.show_outputs.clone(), SideName::Outputs, "the outputs"),
+        let (command, name, max, what) = match phase {
+            Phase::Plan => {
+                let missed = "the plan could not be kept as JSON, so its changes are not counted";
+                (self.order.show_plan.clone(), SideName::Plan, MAX_PLAN, missed)
+            }
+            Phase::Apply => {
+                let missed = "the outputs could not be kept as JSON, so they are not shown";
+                (self.order.show_outputs.clone(), SideName::Outputs, MAX_OUTPUTS, missed)
+            }
             Phase::Initialize | Phase::Perform | Phase::Destroy => return,
         };
         let Some(command) = command else { return };
-        let event = match self.shown(phase, &command, name).await {
+        let event = match self.shown(phase, &command, (name, max)).await {
             Ok(file) if name == SideName::Plan => Event::Plan { file },
             Ok(file) => Event::Outputs { file },
             Err(reason) => {
-                let note = format!("{what} could not be kept as JSON: {reason}");
+                let note = format!("{what}: {reason}");
                 return self.host.spool.note(Some(phase), note);
             }
         };
@@ -320,14 +337,20 @@ impl Stage {
         &mut self,
         phase: Phase,
         command: &str,
-        name: SideName,
+        (name, max): (SideName, u64),
     ) -> Result<SideFile, String> {
-        let mut file = self.host.spool.side_file(MAX_SHOWN).map_err(|error| error.to_string())?;
+        let mut file = self.host.spool.side_file(max).map_err(|error| error.to_string())?;
         let script = script::chain([command].into_iter(), self.order.interrupt, None);
         let environment = &self.environment;
         let capture = Some(&mut file);
-        let session = Session { phase, script: &script, environment, capture, limit: None };
+        let limit = Duration::from_millis(self.order.show_limit_ms);
+        let alarm = Alarm::after(limit).ok();
+        let session = Session { phase, script: &script, environment, capture, limit: alarm };
+        let began = BootTime::now();
         let finished = self.host.run(session).await.map_err(|error| error.to_string())?;
+        if finished.ending.signal.is_some() && BootTime::now().since(began) >= limit {
+            return Err(format!("showing it took longer than {} s", limit.as_secs()));
+        }
         if !finished.ending.is_success() {
             return Err(finished.ending.describe());
         }
@@ -338,11 +361,11 @@ impl Stage {
     /// The user's last words, whatever the outcome, within one grace.
     async fn after_run(&mut self, outcome: &Outcome) {
         let state = match outcome {
-            Outcome::Succeeded => RunState::Finished,
+            Outcome::Succeeded | Outcome::Planned { .. } => RunState::Finished,
             Outcome::Failed { .. } => RunState::Failed,
             Outcome::Stopped { .. } => RunState::Stopped,
         };
-        let succeeded = *outcome == Outcome::Succeeded;
+        let succeeded = state == RunState::Finished;
         if self.order.after_run.is_empty() || (succeeded && !self.order.after_run_on_success) {
             return;
         }

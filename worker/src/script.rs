@@ -11,19 +11,42 @@
 //! without a trap would die of it at once and leave the tool behind without anybody who knows its
 //! exit code. With one it waits for the tool, then leaves with the tool's code, and the chain is not
 //! continued even if the tool ended well. Traps are not inherited, so the tool sees the default.
+//!
+//! Each link of a phase reports that it begins, and the tool its exit code, in lines in front of the
+//! environment: [`crate::marks`] reads them. A tool's script stands in front of `||`, so that no
+//! `set -e` of a hook ends the shell between the tool and its report.
 
 use std::fmt::Write;
 use std::os::fd::RawFd;
 
-use gantry_spool::order::{Interrupt, PhaseOrder};
+use gantry_spool::order::{Interrupt, PhaseOrder, ToolOrder};
 
 /// An argument can hold no more than 128 KiB, its final zero included.
 pub(crate) const MAX_SCRIPT: usize = 128 * 1024 - 1;
 
 /// The session of a phase.
 pub(crate) fn of_phase(phase: &PhaseOrder, interrupt: Interrupt, slot: Option<RawFd>) -> String {
-    let links = phase.before.iter().chain([&phase.command]).chain(&phase.after);
-    chain(links.map(String::as_str), interrupt, slot)
+    let mut script = begin(interrupt, slot);
+    let hook = |hook: &String| link(hook);
+    let command = match &phase.tool {
+        Some(tool) => tool_link(tool, slot),
+        None => link(&phase.command),
+    };
+    let links = phase.before.iter().map(hook).chain([command]).chain(phase.after.iter().map(hook));
+    for (number, link) in links.enumerate() {
+        if number > 0 {
+            script.push_str(" && ");
+        }
+        // An outer pair of braces, so that the report does not stand between two links.
+        script.push_str("{ ");
+        if let Some(slot) = slot {
+            script.push_str(&report(slot, &format!("=began {number}")));
+        }
+        script.push_str(&link);
+        script.push_str("; }");
+    }
+    script.push('\n');
+    script
 }
 
 /// A session of these commands.
@@ -32,6 +55,11 @@ pub(crate) fn chain<'a>(
     interrupt: Interrupt,
     slot: Option<RawFd>,
 ) -> String {
+    let links: Vec<_> = links.map(link).collect();
+    format!("{}{}\n", begin(interrupt, slot), links.join(" && "))
+}
+
+fn begin(interrupt: Interrupt, slot: Option<RawFd>) -> String {
     let signal = match interrupt {
         Interrupt::Sigint => "INT",
         Interrupt::Sigterm => "TERM",
@@ -44,18 +72,32 @@ pub(crate) fn chain<'a>(
         );
         write.expect("a string takes any text");
     }
-    for (index, link) in links.enumerate() {
-        if index > 0 {
-            script.push_str(" && ");
-        }
-        // The colon makes an empty hook, or one that is all comment, a command; the line breaks keep
-        // comments and here-documents of the hook within the hook.
-        script.push_str("{ :\n");
-        script.push_str(link);
-        script.push_str("\n}");
-    }
-    script.push('\n');
     script
+}
+
+/// The colon makes an empty hook, or one that is all comment, a command; the line breaks keep comments and
+/// here-documents of the hook within the hook.
+fn link(text: &str) -> String {
+    format!("{{ :\n{text}\n}}")
+}
+
+/// Without a descriptor there is nobody to report to, and the exit code has to do.
+fn tool_link(tool: &ToolOrder, slot: Option<RawFd>) -> String {
+    let refused = slot.map_or_else(String::new, |slot| report(slot, "=refused $1"));
+    let ended = slot.map_or_else(String::new, |slot| report(slot, "=tool $gantry_ended"));
+    let changes = tool.changes_code.unwrap_or(0);
+    format!(
+        "gantry_refuse() {{ {refused}exit 1; }}\n\
+         gantry_ended=0\n\
+         {} || gantry_ended=$?\n\
+         {ended}[ \"$gantry_ended\" = 0 ] || [ \"$gantry_ended\" = {changes} ] || (exit \"$gantry_ended\")",
+        link(&tool.script)
+    )
+}
+
+/// A hook may have closed the descriptor: that it did not report is seen then.
+fn report(slot: RawFd, what: &str) -> String {
+    format!("{{ echo \"{what}\" >&{slot}; }} 2>/dev/null || :; ")
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use gantry_spool::order::{Interrupt, User};
 use gantry_spool::{Event, SideFileWriter};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::unix::pipe::Receiver;
-use zeroize::Zeroizing;
 
 use crate::environment::{Environment, EnvironmentSlot};
-use crate::flow::{self, Progress};
+use crate::flow::{self, Progress, Reported};
+use crate::marks::Marks;
 use crate::reaper::{Ending, Reaper};
 use crate::script::MAX_SCRIPT;
 use crate::spool::Spool;
@@ -55,6 +55,8 @@ pub(crate) struct Finished {
     pub(crate) ending: Ending,
     /// What the session leaves to the next one, if it got to saying so.
     pub(crate) environment: Option<Environment>,
+    /// How far it got; none if it had nowhere to report it.
+    pub(crate) marks: Option<Marks>,
     pub(crate) captured: io::Result<()>,
 }
 
@@ -119,10 +121,13 @@ impl Host {
         if flowed.is_none() {
             flowed = self.drain(&mut flows, &mut watch, alone).await;
         }
-        let (dump, captured) =
+        let (reported, captured) =
             flowed.unwrap_or_else(|| (None, Err(io::ErrorKind::TimedOut.into())));
-        let environment = dump.as_ref().and_then(|dump| Environment::parse(dump));
-        Ok(Finished { ending, environment, captured })
+        let (marks, environment) = match reported {
+            Some(Reported { marks, environment }) => (Some(marks), environment),
+            None => (None, None),
+        };
+        Ok(Finished { ending, environment, marks, captured })
     }
 
     /// Reads the rest, now that nobody adds to it. Room for it may be long in coming.
@@ -239,7 +244,7 @@ async fn rings(alarm: Option<&Alarm>) {
     }
 }
 
-type Flowed = (Option<Zeroizing<Vec<u8>>>, io::Result<()>);
+type Flowed = (Option<Reported>, io::Result<()>);
 
 async fn flows(
     output: Receiver,
@@ -252,7 +257,7 @@ async fn flows(
 ) -> Flowed {
     let environment = async {
         match environment {
-            Some(pipe) => flow::environment(pipe).await,
+            Some(pipe) => Some(flow::reports(pipe).await),
             None => None,
         }
     };

@@ -14,7 +14,7 @@ const PAGE: usize = 50;
 const LIST: &str = "query($before:ID$stack:ID!){stack(id:$stack)\
     {runs(before:$before){...listed}proposedRuns(before:$before){...listed}}}\
     fragment listed on Run\
-    {id,type,state,title,createdAt,triggeredBy,delta{addCount,changeCount,deleteCount}}";
+    {id,type,state,title,createdAt,triggeredBy,delta{addCount,changeCount,deleteCount,importCount,moveCount,forgetCount}}";
 
 #[derive(Deserialize)]
 struct ListAnswer {

@@ -11,7 +11,7 @@ use crate::follow::to_decide;
 use crate::output::{self, Output};
 
 const SHOW: &str = "query($id:ID!){run(id:$id){id,type,state,title,createdAt,updatedAt,triggeredBy,note,\
-    logLength,stack{id},delta{addCount,changeCount,deleteCount},outputs{name,sensitive,value},\
+    logLength,stack{id},delta{addCount,changeCount,deleteCount,importCount,moveCount,forgetCount},outputs{name,sensitive,value},\
     history{state,timestamp,note,username},\
     attempts{epoch,stage,worker,offeredAt,grantedAt,endedAt,outcome}}}";
 

@@ -166,12 +166,14 @@ fn outcome(result: &StageResult) -> (Outcome, Option<bool>) {
             (Outcome::Succeeded { has_changes, continues }, Some(has_changes))
         }
         StageOutcome::Failed { reason, phase, code } => {
-            let place = phase.map(|phase| format!("{phase} failed"));
-            let code = code.map(|code| format!(" with exit code {code}"));
-            let note = match (place, code) {
-                (Some(place), code) => {
-                    format!("{place}{}: {}", code.unwrap_or_default(), short(reason))
+            // Most reasons name the exit code themselves.
+            let code = code.map(|code| format!("exit code {code}"));
+            let code = code.filter(|code| !reason.contains(code.as_str()));
+            let note = match (phase, code) {
+                (Some(phase), Some(code)) => {
+                    format!("{phase} failed with {code}: {}", short(reason))
                 }
+                (Some(phase), None) => format!("{phase} failed: {}", short(reason)),
                 (None, _) => short(reason),
             };
             (Outcome::Failed { note }, None)

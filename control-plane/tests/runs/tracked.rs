@@ -13,7 +13,7 @@ async fn a_tracked_run_is_planned_confirmed_and_applied() {
     world.say(&mut launcher, began(attempt, Phase::Initialize)).await;
     world.say(&mut launcher, began(attempt, Phase::Plan)).await;
     world.say(&mut launcher, workspace(attempt)).await;
-    let delta = Some(Delta { add: 2, change: 1, delete: 0 });
+    let delta = Some(Delta { add: 2, change: 1, import: 3, ..Delta::default() });
     let result = gantry_protocol::message::StageResult { delta, ..succeeded(attempt, true) };
     world.say(&mut launcher, result).await;
     launcher.runs.clear();

@@ -3,7 +3,7 @@
 use gantry_model::Phase;
 use serde::{Deserialize, Serialize};
 
-use crate::order::{MAX_SHOWN, MAX_STATE};
+use crate::order::{MAX_OUTPUTS, MAX_PLAN, MAX_STATE};
 use crate::{SideFile, SideName};
 
 /// The longest lineage of a state, in bytes. Terraform's has 36.
@@ -91,8 +91,8 @@ impl Event {
                     && lineage.len() <= MAX_LINEAGE
                     && file.is_bounded(SideName::State(*number), MAX_STATE)
             }
-            Self::Plan { file } => file.is_bounded(SideName::Plan, MAX_SHOWN),
-            Self::Outputs { file } => file.is_bounded(SideName::Outputs, MAX_SHOWN),
+            Self::Plan { file } => file.is_bounded(SideName::Plan, MAX_PLAN),
+            Self::Outputs { file } => file.is_bounded(SideName::Outputs, MAX_OUTPUTS),
             Self::Errored { file } => file.is_bounded(SideName::Errored, MAX_STATE),
             Self::Note { text: said }
             | Self::Ended { outcome: Outcome::Failed { reason: said, .. } } => {
@@ -102,7 +102,9 @@ impl Event {
             | Self::PhaseEnded { .. }
             | Self::Truncated { .. }
             | Self::Stopping { .. }
-            | Self::Ended { outcome: Outcome::Succeeded | Outcome::Stopped { .. } } => true,
+            | Self::Ended {
+                outcome: Outcome::Succeeded | Outcome::Planned { .. } | Outcome::Stopped { .. },
+            } => true,
         }
     }
 }
@@ -121,8 +123,13 @@ pub enum StopReason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// Every phase ended with code 0.
+    /// Every phase succeeded.
     Succeeded,
+    /// Every phase succeeded, and a plan said whether there is something to apply.
+    Planned {
+        /// Whether there is.
+        has_changes: bool,
+    },
     /// A phase failed, or could not be started.
     Failed {
         /// The phase, if it was one.

@@ -18,8 +18,10 @@ pub const FILE: &str = "order.json";
 pub const MAX_SIZE: u64 = 4 * 1024 * 1024;
 /// The largest state version.
 pub const MAX_STATE: u64 = 100 * 1024 * 1024;
-/// The largest plan or set of outputs as JSON.
-pub const MAX_SHOWN: u64 = 64 * 1024 * 1024;
+/// The largest set of outputs as JSON.
+pub const MAX_OUTPUTS: u64 = 64 * 1024 * 1024;
+/// The largest plan as JSON. What is larger is applied all the same, and not counted.
+pub const MAX_PLAN: u64 = 1024 * 1024 * 1024;
 
 /// Exit codes of `gantry-worker`. Whatever the phases did, it exits with [`exit::DONE`].
 pub mod exit {
@@ -71,6 +73,8 @@ pub struct Order {
     pub show_plan: Option<String>,
     /// Shell command whose standard output is the outputs as JSON, run after [`Phase::Apply`].
     pub show_outputs: Option<String>,
+    /// How long each of the two may take. A stage does not fail for want of them.
+    pub show_limit_ms: u64,
     /// The shell, such as `/bin/sh`; called with `-c`.
     pub shell: String,
 }
@@ -160,10 +164,25 @@ pub struct PhaseOrder {
     pub phase: Phase,
     /// Hooks that run first; the first that fails ends the phase.
     pub before: Vec<String>,
-    /// The tool's command.
+    /// The command: a user's own, or that of the tool as people know it.
     pub command: String,
+    /// How the tool is run; none for a user's own command, which is run as it is.
+    pub tool: Option<ToolOrder>,
     /// Hooks that run when the command succeeded.
     pub after: Vec<String>,
+}
+
+/// How a phase's tool is run. A phase succeeds only if its tool was run to its end, whatever hooks do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolOrder {
+    /// Shell text. It runs the tool and ends with its exit code, or gives up by `gantry_refuse` and the
+    /// number of one of `refusals`.
+    pub script: String,
+    /// The exit code by which the tool says that there is something to apply: a success, as 0 is. None if
+    /// it does not say.
+    pub changes_code: Option<i32>,
+    /// What the script gives up with, in words.
+    pub refusals: Vec<String>,
 }
 
 impl fmt::Debug for PhaseOrder {

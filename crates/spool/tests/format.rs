@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gantry_model::Phase;
-use gantry_spool::order::{MAX_SHOWN, MAX_STATE, Order};
+use gantry_spool::order::{MAX_OUTPUTS, MAX_PLAN, MAX_STATE, Order};
 use gantry_spool::{
     Accepted, Body, BootTime, Event, Frame, Limits, MAX_EVENT, MAX_LINEAGE, MAX_PAYLOAD,
     MAX_STATES, MAX_TEXT, Outcome, Position, Reader, SideFile, SideName, SpoolError, WhenFull,
@@ -327,8 +327,8 @@ fn events_are_taken_up_to_their_limits_and_not_beyond() {
     assert!(!is_taken(&state(1, 0, SideFile { sha256: "0a".repeat(33), ..sound(1) })));
 
     for (name, max) in [
-        (SideName::Plan, MAX_SHOWN),
-        (SideName::Outputs, MAX_SHOWN),
+        (SideName::Plan, MAX_PLAN),
+        (SideName::Outputs, MAX_OUTPUTS),
         (SideName::Errored, MAX_STATE),
     ] {
         let event = |file| match name {

@@ -9,7 +9,7 @@ pub const MAX_MOUNTS: usize = 64;
 /// The longest path.
 const MAX_PATH: usize = 4096;
 /// Where a container has what is ours: nothing may cover it.
-const OURS: [&str; 2] = ["/gantry", "/mnt/workspace"];
+const OURS: [&str; 3] = ["/gantry", "/mnt/workspace", crate::terraform::TOOL_DIR];
 
 /// In which stages something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -117,6 +117,11 @@ pub const RUNS: &[Variable] = &[
         help: "Whether a backend that the source declares may be replaced by ours.",
     },
     Variable {
+        name: "GANTRY_TOOL_DIR",
+        default: None,
+        help: "A directory of this host with terraform or tofu, which containers see read-only: used where the image has neither.",
+    },
+    Variable {
         name: "GANTRY_FORMER_POOL_KEYS",
         default: None,
         help: "Former private keys of the pool, each base64 of the PEM file, separated by commas: what was sealed to them can still be opened.",

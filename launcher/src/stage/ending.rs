@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::message::{
-    Closing, Delta, Output, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
+    Closing, Output, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
 };
-use gantry_spool::order::MAX_SHOWN;
+use gantry_spool::order::{MAX_OUTPUTS, MAX_PLAN};
 use gantry_spool::{Outcome, SideName, SpoolError, StopReason, open_side_file};
 
 use super::follow::Followed;
@@ -19,7 +19,8 @@ use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::message_id;
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
-use crate::{terraform, workspace};
+use crate::terraform::{self, Planned};
+use crate::workspace;
 
 /// How long the container may take to end behind its last word.
 const WAY_OUT: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ impl<E: Engine> Stage<E> {
             None => self.lost(stop, damage).await?,
         };
         let ending = match outcome {
-            StageOutcome::Succeeded { .. } => self.success(),
+            StageOutcome::Succeeded { has_changes } => self.success(has_changes).await,
             StageOutcome::Failed { .. }
             | StageOutcome::Denied
             | StageOutcome::Stopped { .. }
@@ -90,17 +91,12 @@ impl<E: Engine> Stage<E> {
         })
     }
 
-    fn success(&self) -> Ending {
-        let (delta, has_changes) = match self.plan() {
-            Ok(plan) => plan.map_or((None, false), |(delta, has)| (Some(delta), has)),
-            Err(reason) => {
-                return plain(StageOutcome::Failed {
-                    reason,
-                    phase: Some(Phase::Plan),
-                    code: None,
-                });
-            }
-        };
+    /// `said` is what the tool said itself about having something to apply, if it did.
+    async fn success(&self, said: bool) -> Ending {
+        let planned = self.plan().await;
+        let delta = planned.map(|planned| planned.delta);
+        // A change is not lost for one of the two being wrong.
+        let has_changes = said || planned.is_some_and(|planned| planned.has_changes);
         let has_write_stage = match self.spec.run_type {
             RunType::Tracked | RunType::Destroy => self.attempt.stage == StageKind::Read,
             RunType::Proposed | RunType::Task | RunType::Testing => false,
@@ -113,21 +109,35 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    /// What the plan would change; none if the stage did not plan.
-    fn plan(&self) -> Result<Option<(Delta, bool)>, String> {
+    /// What the plan would change; none if the stage did not plan, or if nobody can tell.
+    async fn plan(&self) -> Option<Planned> {
         if self.spec.phases.iter().all(|phase| phase.phase != Phase::Plan) {
-            return Ok(None);
+            return None;
         }
-        let plan = open_side_file(&self.directories.spool, SideName::Plan, MAX_SHOWN)
-            .map_err(|error| format!("the plan cannot be read: {}", sentence(&error)))?;
-        let read = terraform::read_plan(std::io::Read::take(plan, MAX_SHOWN));
-        read.map(Some).map_err(|error| {
-            format!("the plan is none, at line {}, column {}", error.line(), error.column())
-        })
+        let plan = match open_side_file(&self.directories.spool, SideName::Plan, MAX_PLAN) {
+            Ok(plan) => plan,
+            // The log says why it is not there.
+            Err(error) => {
+                tracing::warn!(attempt = %self.attempt, error = sentence(&error), "the plan is not counted");
+                return None;
+            }
+        };
+        // A large one takes seconds.
+        let read = tokio::task::spawn_blocking(move || {
+            terraform::read_plan(std::io::Read::take(plan, MAX_PLAN))
+                .map_err(|error| error.to_string())
+        });
+        match read.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(planned) => Some(planned),
+            Err(error) => {
+                tracing::warn!(attempt = %self.attempt, error, "the plan is not counted");
+                None
+            }
+        }
     }
 
     fn outputs(&self) -> Vec<Output> {
-        let shown = match open_side_file(&self.directories.spool, SideName::Outputs, MAX_SHOWN) {
+        let shown = match open_side_file(&self.directories.spool, SideName::Outputs, MAX_OUTPUTS) {
             Ok(shown) => shown,
             Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Vec::new();
@@ -137,7 +147,7 @@ impl<E: Engine> Stage<E> {
                 return Vec::new();
             }
         };
-        let shown = std::io::Read::take(shown, MAX_SHOWN);
+        let shown = std::io::Read::take(shown, MAX_OUTPUTS);
         terraform::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
             tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are no JSON");
             Vec::new()
@@ -236,11 +246,8 @@ pub(super) fn send_result<E>(
 fn outcome_of(outcome: Outcome, stop: Option<String>) -> StageOutcome {
     match outcome {
         Outcome::Succeeded => StageOutcome::Succeeded { has_changes: false },
-        Outcome::Failed { phase, code, signal, reason } => {
-            let reason = match signal {
-                Some(signal) => format!("{reason} (signal {signal})"),
-                None => reason,
-            };
+        Outcome::Planned { has_changes } => StageOutcome::Succeeded { has_changes },
+        Outcome::Failed { phase, code, signal: _, reason } => {
             StageOutcome::Failed { reason, phase, code }
         }
         Outcome::Stopped { phase, reason } => match (stop, reason) {
@@ -274,11 +281,10 @@ fn masked(mut ending: Ending, secrets: &Secrets) -> Ending {
 fn line(outcome: &StageOutcome) -> Option<String> {
     match outcome {
         StageOutcome::Succeeded { .. } | StageOutcome::Denied => None,
-        StageOutcome::Failed { reason, phase, code } => Some(match (phase, code) {
-            (Some(phase), Some(code)) => format!("{phase} failed with exit code {code}: {reason}"),
-            (Some(phase), None) => format!("{phase} failed: {reason}"),
-            (None, _) => reason.clone(),
-        }),
+        StageOutcome::Failed { reason, phase: Some(phase), .. } => {
+            Some(format!("{phase} failed: {reason}"))
+        }
+        StageOutcome::Failed { reason, phase: None, .. } => Some(reason.clone()),
         StageOutcome::Stopped { reason } => Some(format!("stopped: {reason}")),
         StageOutcome::Unknown { reason } => Some(format!("outcome unknown: {reason}")),
     }

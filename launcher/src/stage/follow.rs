@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// A stop is said again this often: a container that was only just started does not hear it yet.
 const SAY_AGAIN: Duration = Duration::from_secs(2);
 
+/// The most notes that stand in a log: whoever writes without end into the spool must not fill it.
+const MAX_NOTES: usize = 100;
+
 /// What the spool said.
 pub(super) struct Followed {
     /// Its last frame; none if the container is gone without one.
@@ -46,6 +49,8 @@ pub(super) struct Followed {
 struct Told {
     phases: HashSet<(Phase, bool)>,
     is_state_dropped: bool,
+    /// How many notes.
+    notes: usize,
 }
 
 /// What the reading loop and the clocks beside it share.
@@ -240,8 +245,13 @@ impl<E: Engine> Stage<E> {
                 log.pass_over(frame.next, line).await?;
             }
             Event::Note { text } => {
-                let text = self.secrets.hide(&text);
-                tracing::info!(attempt = %self.attempt, text, "the worker binary says");
+                let shown = self.secrets.hide(&text);
+                tracing::info!(attempt = %self.attempt, text = shown, "the worker binary says");
+                told.notes += 1;
+                if told.notes <= MAX_NOTES {
+                    // It comes between two sessions, so no secret is half said here.
+                    log.pass_over(frame.next, text).await?;
+                }
             }
             Event::Stopping { reason } => {
                 tracing::info!(attempt = %self.attempt, ?reason, "the stage is being stopped");

@@ -25,6 +25,8 @@ const READ_QUOTA: u64 = 1 << 30;
 const READ_GRACE_MS: u64 = 30_000;
 /// How long a state write waits for the store.
 const ANSWER_AFTER_MS: u64 = 20_000;
+/// How long plan and outputs may take to be shown as JSON.
+const SHOW_LIMIT_MS: u64 = 300_000;
 /// The file with the present state, beside the order.
 const STATE_FILE: &str = "state";
 /// The largest `/etc/passwd` that is looked at.
@@ -58,6 +60,9 @@ pub enum OrderError {
         /// As the image spells it.
         user: String,
     },
+    /// The source cannot be looked at any more.
+    #[error(transparent)]
+    Source(#[from] terraform::BackendError),
     /// The state cannot be had.
     #[error(transparent)]
     State(#[from] super::state::StateError),
@@ -127,7 +132,7 @@ impl<E: Engine> Stage<E> {
         let image = persist(|| self.shared.engine.image(self.image())).await?.unwrap_or_default();
         let user = self.user(&image).await?;
         let state = self.state_order().await?;
-        let order = self.order(&image, user, state);
+        let order = self.order(&image, user, state, self.commands()?);
         let json = order.to_json()?;
         if json.len() as u64 > order::MAX_SIZE {
             return Err(OrderError::TooLarge);
@@ -135,6 +140,21 @@ impl<E: Engine> Stage<E> {
         workspace::make_own(&self.directories.order, 0o770)?;
         write_new(&self.directories.order.join(order::FILE), &json)?;
         Ok(())
+    }
+
+    /// How the tool is run in this stage.
+    fn commands(&self) -> Result<terraform::Commands, OrderError> {
+        let keeps_state = self.spec.state.is_some();
+        // A stage without it has a source that an earlier one looked at.
+        let begins = self.spec.phases.iter().any(|phase| phase.phase == Phase::Initialize);
+        let is_in_doubt = keeps_state
+            && begins
+            && terraform::look_for_backend(
+                &self.directories.source,
+                &self.spec.project_root,
+                self.shared.config.replaces_backend,
+            )?;
+        Ok(terraform::Commands { run_type: self.spec.run_type, keeps_state, is_in_doubt })
     }
 
     async fn state_order(&self) -> Result<Option<StateOrder>, OrderError> {
@@ -156,7 +176,12 @@ impl<E: Engine> Stage<E> {
 
     /// Puts the commands of the phases into the log, as `SPACELIFT_DEBUG` wants it.
     pub(super) async fn show_commands(&self, entry: &Entry) -> Result<(), LogError> {
-        let phases = self.spec.phases.iter().map(phase_order);
+        let commands = terraform::Commands {
+            run_type: self.spec.run_type,
+            keeps_state: self.spec.state.is_some(),
+            is_in_doubt: false,
+        };
+        let phases = self.spec.phases.iter().map(|phase| phase_order(phase, commands));
         let lines: Vec<String> = phases
             .flat_map(|order| {
                 let commands = order.before.into_iter().chain([order.command]).chain(order.after);
@@ -168,7 +193,13 @@ impl<E: Engine> Stage<E> {
         self.log(entry).say(Section::Prepare, &lines, Vec::new()).await
     }
 
-    fn order(&self, image: &Image, user: User, state: Option<StateOrder>) -> Order {
+    fn order(
+        &self,
+        image: &Image,
+        user: User,
+        state: Option<StateOrder>,
+        commands: terraform::Commands,
+    ) -> Order {
         let config = &self.shared.config;
         let (quota, when_full) = match self.attempt.stage {
             StageKind::Read => (READ_QUOTA, WhenFull::Block),
@@ -178,7 +209,7 @@ impl<E: Engine> Stage<E> {
         Order {
             version: Order::VERSION,
             attempt: self.attempt,
-            phases: self.spec.phases.iter().map(phase_order).collect(),
+            phases: self.spec.phases.iter().map(|phase| phase_order(phase, commands)).collect(),
             after_run: self.spec.after_run.clone(),
             after_run_on_success: !(plans && self.spec.run_type != RunType::Proposed),
             environment: self.environment(image),
@@ -196,8 +227,10 @@ impl<E: Engine> Stage<E> {
             interrupt: Interrupt::Sigint,
             spool: Limits { quota, when_full },
             state,
-            show_plan: plans.then(|| terraform::SHOW_PLAN.to_owned()),
-            show_outputs: Some(terraform::SHOW_OUTPUTS.to_owned()),
+            show_plan: plans.then(terraform::show_plan),
+            show_outputs: Some(terraform::show_outputs()),
+            // It says nothing meanwhile, and a stage is not stopped for that.
+            show_limit_ms: SHOW_LIMIT_MS.min(millis(config.logs_timeout.get()) / 2),
             shell: "/bin/sh".to_owned(),
         }
     }
@@ -208,10 +241,18 @@ impl<E: Engine> Stage<E> {
         environment.extend(image.environment.iter().filter_map(|entry| entry.split_once('=')));
         let own = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         environment.extend(own);
-        environment
+        let mut environment: Vec<_> = environment
             .into_iter()
             .map(|(name, value)| (name.to_owned(), Secret::from(value)))
-            .collect()
+            .collect();
+        if self.shared.config.tool_dir.is_some() {
+            // Last, so that the image's own tool wins; for hooks it is there too.
+            let paths = environment.iter_mut().filter(|(name, _)| name == "PATH");
+            for (_, path) in paths {
+                *path = Secret::new(format!("{}:{}", path.expose(), terraform::TOOL_DIR));
+            }
+        }
+        environment
     }
 
     /// Who the phases run as: the image's user, or 1983 with none.
@@ -243,14 +284,16 @@ fn find_user(name: &str, group: &str, passwd: &str) -> Option<User> {
     Some(User { uid, gid: group.unwrap_or(uid), home: default.home })
 }
 
-fn phase_order(phase: &gantry_protocol::spec::PhaseSpec) -> PhaseOrder {
+fn phase_order(
+    phase: &gantry_protocol::spec::PhaseSpec,
+    commands: terraform::Commands,
+) -> PhaseOrder {
+    let known = || commands.known(phase.phase).unwrap_or("true").to_owned();
     PhaseOrder {
         phase: phase.phase,
         before: phase.before.clone(),
-        command: phase
-            .command
-            .clone()
-            .unwrap_or_else(|| terraform::command(phase.phase).to_owned()),
+        command: phase.command.clone().unwrap_or_else(known),
+        tool: if phase.command.is_some() { None } else { commands.tool(phase.phase) },
         after: phase.after.clone(),
     }
 }

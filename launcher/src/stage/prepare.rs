@@ -352,7 +352,7 @@ impl<E: Engine> super::Stage<E> {
         if self.spec.state.is_some() {
             let (source, replaces) =
                 (&self.directories.source, self.shared.config.replaces_backend);
-            terraform::put_backend(source, &self.spec.project_root, replaces)
+            terraform::look_for_backend(source, &self.spec.project_root, replaces)
                 .map_err(PrepareError::from)?;
         }
         Ok(())

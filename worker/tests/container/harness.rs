@@ -33,6 +33,7 @@ pub fn orders(phases: &[(Phase, &str)]) -> Order {
         phase: *phase,
         before: Vec::new(),
         command: (*command).to_owned(),
+        tool: None,
         after: Vec::new(),
     };
     let run = RunId::from_ulid(ulid::Ulid::from_parts(1, 1));
@@ -53,6 +54,7 @@ pub fn orders(phases: &[(Phase, &str)]) -> Order {
         state: None,
         show_plan: None,
         show_outputs: None,
+        show_limit_ms: 20_000,
         shell: "/bin/sh".into(),
     }
 }

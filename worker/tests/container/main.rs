@@ -7,6 +7,7 @@ mod harness;
 mod spool;
 mod state;
 mod stopping;
+mod tool;
 
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
@@ -55,7 +56,7 @@ fn a_failing_hook_keeps_the_command_and_the_next_phase_from_running() {
     order.phases[0].before = vec!["echo before; exit 7".into()];
     order.after_run = vec!["echo \"final $TF_VAR_spacelift_final_run_state $SECRET\"".into()];
     let mut run = Run::start(&order);
-    let reason = "plan ended with exit code 7".to_owned();
+    let reason = "the before_plan hook (`echo before; exit 7`) ended with exit code 7".to_owned();
     let phase = Some(Phase::Plan);
     assert_eq!(run.outcome(), Outcome::Failed { phase, code: Some(7), signal: None, reason });
     assert_eq!(run.log(), "before\nfinal FAILED hunter2-in-the-order\n");
@@ -226,7 +227,8 @@ fn plan_and_outputs_are_kept_beside_the_log() {
         .iter()
         .find_map(|event| if let Event::Plan { file } = event { Some(file) } else { None });
     assert_eq!(side_file(&run, plan.unwrap()), "{\"shown\":\"yes\"}\n");
-    let note = "the outputs could not be kept as JSON: exit code 3".to_owned();
+    let note =
+        "the outputs could not be kept as JSON, so they are not shown: exit code 3".to_owned();
     assert!(events.contains(&Event::Note { text: note }), "{events:?}");
 }
 

@@ -89,6 +89,9 @@ impl Run {
             add_count: count(delta.add),
             change_count: count(delta.change),
             delete_count: count(delta.delete),
+            import_count: count(delta.import),
+            move_count: count(delta.moved),
+            forget_count: count(delta.forget),
             resources: count(delta.add.saturating_add(delta.change).saturating_add(delta.delete)),
         })
     }
@@ -249,7 +252,13 @@ pub(crate) struct Delta {
     change_count: i32,
     /// Resources to remove.
     delete_count: i32,
-    /// All of them.
+    /// Resources to import.
+    import_count: i32,
+    /// Resources that get another address.
+    move_count: i32,
+    /// Resources to forget: they stay, and the state does not have them any more.
+    forget_count: i32,
+    /// All that are added, changed or removed.
     resources: i32,
 }
 

@@ -389,7 +389,7 @@ pub struct Urls {
     pub never: Option<UrlPurpose>,
 }
 
-/// How many resources a plan adds, changes and removes.
+/// How many resources a plan adds, changes, removes, and changes in the state alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
     /// Resources to add.
@@ -398,6 +398,15 @@ pub struct Delta {
     pub change: u64,
     /// Resources to remove.
     pub delete: u64,
+    /// Resources to import.
+    #[serde(default)]
+    pub import: u64,
+    /// Resources that get another address.
+    #[serde(default)]
+    pub moved: u64,
+    /// Resources to forget: they stay, and the state does not have them any more.
+    #[serde(default)]
+    pub forget: u64,
 }
 
 /// How a stage ended.

@@ -6,9 +6,11 @@
 //!
 //! [`router`] is what the server mounts.
 
+mod document;
 mod error;
 mod graphql;
 mod keys;
+mod lane;
 mod log_stream;
 mod mutation;
 mod query;
@@ -32,11 +34,17 @@ pub use keys::{ApiKey, create_key};
 pub use schema::sdl;
 
 use crate::control_plane::ControlPlane;
+use lane::Lane;
 use schema::Schema;
 use session::Sessions;
 
 /// How many can follow logs at the same time.
 const MAX_FOLLOWERS: usize = 1000;
+
+/// How many queries with a session are worked on at the same time.
+const QUERIES: usize = 8;
+/// How many without one, which can only open one.
+const LOGINS: usize = 2;
 
 /// What the API must know besides the control plane.
 pub struct ApiConfig {
@@ -61,6 +69,10 @@ struct Api {
     schema: Schema,
     sessions: Arc<Sessions>,
     followers: Arc<Semaphore>,
+    lane: Lane,
+    /// Of its own, so that whoever has no session does not keep out those who have one.
+    open_lane: Lane,
+    sdl: Arc<str>,
 }
 
 /// All routes of the API.
@@ -76,6 +88,9 @@ pub fn router(control_plane: ControlPlane, config: ApiConfig) -> Router {
         control_plane,
         sessions,
         followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+        lane: Lane::new(QUERIES),
+        open_lane: Lane::new(LOGINS),
+        sdl: sdl().into(),
     };
     Router::new()
         .route("/graphql", post(graphql::answer))
@@ -94,6 +109,7 @@ async fn ca(State(api): State<Api>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/x-pem-file")], api.control_plane.issuer().ca_pem().to_owned())
 }
 
-async fn sdl_text() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], sdl())
+async fn sdl_text(State(api): State<Api>) -> impl IntoResponse {
+    // Made once: everybody may ask for it, as often as they like.
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], String::from(&*api.sdl))
 }

@@ -489,3 +489,25 @@ async fn mqtt_3_and_clients_that_never_ping_are_refused() {
     let answer = soon("connecting", answer).await.unwrap();
     assert_eq!((answer[0], answer[3]), (0x20, 0x88));
 }
+
+/// Who has no certificate of a pool does not get as far as MQTT. Who has one is read no further than to
+/// the length of a packet that is too large: nothing more is sent here, and the session ends.
+#[tokio::test]
+async fn a_packet_that_claims_to_be_large_ends_with_its_first_bytes() {
+    let world = World::new();
+    let broker = world.broker().await;
+    let member = world.member(pool_id(1));
+    let claims: [&[u8]; 4] = [
+        &[0x10, 0xff, 0xff, 0xff, 0x7f, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60],
+        &[0x10, 0xff, 0xff, 0xff, 0x7f, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60],
+        &[0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 4, b'M', b'Q', b'T', b'T'],
+        &[0x30, 0xff, 0xff, 0xff, 0x7f, 0, 4, b'M', b'Q', b'T', b'T', 5],
+    ];
+    let own = (member.certificate.as_str(), member.key.as_slice());
+    for (identity, claim) in claims.into_iter().map(|it| (Some(own), it)).chain([(None, claims[0])])
+    {
+        let (config, port) = (world.client_config(identity), broker.address().port());
+        let ended = tokio::task::spawn_blocking(move || wire::ended(config, port, claim));
+        soon("waiting for the end", ended).await.unwrap();
+    }
+}

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials as SdkCredentials, Region};
@@ -15,6 +16,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use gantry_control_plane::data_dir::DataDir;
 use gantry_control_plane::objects::local::files::Limits;
 use gantry_control_plane::objects::local::{Credentials, endpoint};
@@ -25,7 +27,9 @@ use gantry_control_plane::objects::{
 use gantry_control_plane::tls::{Bound, TlsSettings};
 use gantry_protocol::Authority;
 use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
+use tower::ServiceExt as _;
 
 const TTL: Duration = Duration::from_secs(600);
 
@@ -381,6 +385,89 @@ async fn without_the_key_nothing_is_done() {
     assert!(copy.send().await.is_err());
     assert!(sdk.create_multipart_upload().bucket("gantry").key("b").send().await.is_err());
     assert_eq!(world.files().len(), 1);
+}
+
+/// A body without an end that counts what is taken of it.
+fn endless(taken: &Arc<AtomicUsize>) -> axum::body::Body {
+    let taken = Arc::clone(taken);
+    let piece = Bytes::from(vec![b'a'; 64 * 1024]);
+    let head = "--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n";
+    let head = futures::stream::once(async move { Ok::<_, std::io::Error>(head.into()) });
+    let rest = futures::stream::repeat_with(move || {
+        let before = taken.fetch_add(piece.len(), Ordering::SeqCst);
+        if before > 64 << 20 { Err(std::io::Error::other("enough")) } else { Ok(piece.clone()) }
+    });
+    axum::body::Body::from_stream(head.chain(rest))
+}
+
+#[tokio::test]
+async fn of_a_request_without_a_signature_nothing_is_read() {
+    let world = World::new();
+    let router = endpoint::router(world.local.files(), &world.credentials);
+    let signed = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a/20260101/us-east-1/s3/aws4_request\
+                  &X-Amz-Date=20260101T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+    for (method, target, content_type) in [
+        ("POST", "/gantry".to_owned(), "multipart/form-data; boundary=b"),
+        ("POST", format!("/gantry?{signed}"), "multipart/form-data; boundary=b"),
+        ("POST", "/gantry?delete".to_owned(), "application/xml"),
+        ("POST", "/".to_owned(), "application/x-www-form-urlencoded"),
+        ("PUT", "/gantry/a".to_owned(), "application/octet-stream"),
+        ("PUT", format!("/gantry/a?{signed}"), "application/octet-stream"),
+        ("PUT", "/gantry?tagging".to_owned(), "application/xml"),
+    ] {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(&target)
+            .header("host", "127.0.0.1")
+            .header("content-type", content_type)
+            .body(endless(&taken))
+            .unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert!(response.status().is_client_error(), "{method} {target}: {response:?}");
+        assert_eq!(taken.load(Ordering::SeqCst), 0, "{method} {target}");
+    }
+}
+
+impl World {
+    /// Says something and waits until the listener closes, sooner than it does to one who dawdles.
+    async fn ended(&self, said: &[u8]) {
+        let address = self.url.trim_start_matches("https://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut answer));
+        // A reset is an end too.
+        let _ = end.await.expect("the listener waits for more");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_claims_to_be_large_ends_with_its_first_bytes() {
+    let world = World::new();
+    // A record with the head of a ClientHello that says it has 16 MB; then one that is too long itself.
+    let claims =
+        [&[0x16, 3, 1, 0, 8, 1, 0xff, 0xff, 0xff, 3, 3, 0, 0][..], &[0x16, 3, 1, 0xff, 0xff]];
+    for claim in claims {
+        world.ended(claim).await;
+    }
+    // And one that is no TLS.
+    world.ended(b"GET / HTTP/1.1\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_head_has_so_many_headers_and_bytes() {
+    let world = World::new();
+    let mut request = world.http.get(&world.url);
+    for n in 0..70 {
+        request = request.header(format!("a-{n}"), "b");
+    }
+    let status = request.send().await.unwrap().status();
+    assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let large = world.http.get(&world.url).header("a", "b".repeat(70_000)).send().await;
+    // It may be told, or cut off before it has sent all; a smaller one would be told that it is unsigned.
+    let status = large.map(|answer| answer.status());
+    assert!(status.map_or(true, |it| it == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
 }
 
 #[tokio::test]

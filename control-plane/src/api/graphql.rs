@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use async_graphql::parser::types::OperationType;
-use async_graphql::{Request, Response, ServerError};
+use async_graphql::{Pos, Request, Response, ServerError};
 use axum::Json;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
@@ -13,18 +12,22 @@ use axum::response::IntoResponse;
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::document::{self, Document, Refusal};
+use super::lane::NoAnswer;
 use super::session::Viewer;
 use super::{Api, query_text};
 use crate::error::OperationError;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long a change may take, whether or not somebody still waits for it.
+const CHANGE: Duration = Duration::from_mins(10);
 /// How long a client may take to send its request.
 const BODY: Duration = Duration::from_secs(30);
 /// The longest request. The largest that we know carries a stack's sealed secrets.
 const MAX_REQUEST: usize = 4 << 20;
 /// The longest request of somebody without a session, who can only open one.
-const MAX_OPEN_REQUEST: usize = 128 * 1024;
+const MAX_OPEN_REQUEST: usize = 8 * 1024;
 /// The longest query; variables do not count.
 const MAX_QUERY: usize = 64 * 1024;
 /// The longest text that a client attaches to a run.
@@ -48,36 +51,74 @@ pub(super) async fn answer(
         Ok(body) => body,
         Err(status) => return status.into_response(),
     };
-    // The parser would take an array of the fields as well.
-    let object = body.trim_ascii_start().starts_with(b"{");
-    let parsed = object.then(|| serde_json::from_slice::<Request>(&body).ok()).flatten();
-    let Some(mut request) = parsed else {
-        return malformed("the body is no JSON object with a query");
-    };
-    if request.query.len() > MAX_QUERY {
-        return malformed("the query is too long");
-    }
-    request.query = query_text::without_empty_arguments(&request.query);
+    let lane = if viewer.is_some() { api.lane } else { api.open_lane };
+    let is_open = viewer.is_none();
+    let (mut request, is_change) =
+        match lane.run(ANSWER, async move { prepare(&body, is_open) }).await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(wrong)) => return wrong.into_response(),
+            Err(no_answer) => return unanswered(no_answer),
+        };
     request = match viewer {
         Some(viewer) => request.data(viewer),
         None => request.disable_introspection(),
     };
     request = request.data(metadata(&headers));
-    let changes = is_mutation(&mut request);
-    let schema = api.schema.clone();
+    let schema = api.schema;
     let answer = async move { schema.execute(request).await };
-    let answered = if changes {
+    let answered = if is_change {
         // Whoever hangs up in the middle of a change does not leave half of it.
-        let change = api.control_plane.see_through(answer);
-        timeout(ANSWER, change).await.map(Result::ok)
+        let change = async move { lane.run(CHANGE, answer).await };
+        let change = timeout(ANSWER, api.control_plane.see_through(change)).await;
+        change.map_or(Err(NoAnswer::Late), |done| done.unwrap_or(Err(NoAnswer::Failed)))
     } else {
-        timeout(ANSWER, answer).await.map(Some)
+        lane.run(ANSWER, answer).await
     };
     match answered {
-        Ok(Some(response)) => Json(response).into_response(),
-        Ok(None) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Err(_) => told("the answer takes too long: ask for less at once, or try again"),
+        Ok(response) => Json(response).into_response(),
+        Err(no_answer) => unanswered(no_answer),
     }
+}
+
+/// What is wrong with a request.
+enum Wrong {
+    /// It is none.
+    Malformed(&'static str),
+    /// What it asks for is not looked for.
+    Refused(Refusal),
+}
+
+impl IntoResponse for Wrong {
+    fn into_response(self) -> axum::response::Response {
+        match self {
+            Self::Malformed(message) => malformed(message),
+            Self::Refused(Refusal::Unauthorized) => {
+                errors(super::error::unauthorized().into_server_error(Pos::default()))
+            }
+            Self::Refused(refusal) => told(&refusal.to_string()),
+        }
+    }
+}
+
+/// What a body asks for, and whether that changes something; or the answer to one that asks for too much.
+fn prepare(body: &[u8], is_open: bool) -> Result<(Request, bool), Wrong> {
+    // The parser would take an array of the fields as well.
+    let object = body.trim_ascii_start().starts_with(b"{");
+    let parsed = object.then(|| serde_json::from_slice::<Request>(body).ok()).flatten();
+    let wrong = Wrong::Malformed("the body is no JSON object with a query");
+    let mut request = parsed.ok_or(wrong)?;
+    if request.query.len() > MAX_QUERY {
+        return Err(Wrong::Malformed("the query is too long"));
+    }
+    request.query = query_text::without_empty_arguments(&request.query);
+    let document = if is_open {
+        document::read_open(&request.query)
+    } else {
+        document::read(&request.query, body.len())
+    };
+    let Document { parsed, is_change } = document.map_err(Wrong::Refused)?;
+    request.set_parsed_query(parsed);
+    Ok((request, is_change))
 }
 
 /// The request's body, if it comes in time and has at most so many bytes.
@@ -91,14 +132,6 @@ async fn whole(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, St
         Ok(Err(_)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
     }
-}
-
-/// Whether it changes something. What cannot be parsed does not.
-fn is_mutation(request: &mut Request) -> bool {
-    request.parsed_query().is_ok_and(|document| {
-        let mut operations = document.operations.iter();
-        operations.any(|(_, operation)| operation.node.ty == OperationType::Mutation)
-    })
 }
 
 /// Who sends these headers, if they have a session.
@@ -129,7 +162,17 @@ fn failed(error: OperationError) -> axum::response::Response {
     told(&super::error::refused(error).message)
 }
 
+fn unanswered(no_answer: NoAnswer) -> axum::response::Response {
+    match no_answer {
+        NoAnswer::Late => told("the answer takes too long: ask for less at once, or try again"),
+        NoAnswer::Failed => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
 fn told(message: &str) -> axum::response::Response {
-    let error = ServerError::new(message, None);
+    errors(ServerError::new(message, None))
+}
+
+fn errors(error: ServerError) -> axum::response::Response {
     Json(Response::from_errors(vec![error])).into_response()
 }

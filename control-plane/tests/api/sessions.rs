@@ -38,7 +38,7 @@ async fn a_session_is_opened_by_the_right_secret_only() {
     let wrong = [
         (server.key_id.clone(), "wrong".to_owned()),
         (server.key_id.clone(), String::new()),
-        (server.key_id.clone(), "x".repeat(100_000)),
+        (server.key_id.clone(), "x".repeat(1000)),
         ("01J00000000000000000000000".to_owned(), server.key_secret.clone()),
         ("' OR 1=1 --".to_owned(), server.key_secret.clone()),
     ];

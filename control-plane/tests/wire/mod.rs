@@ -327,6 +327,21 @@ pub fn exchange(config: Arc<ClientConfig>, port: u16, request: &[u8]) -> [u8; 4]
     answer
 }
 
+/// Sends bytes over TLS and waits until the other side has closed.
+pub fn ended(config: Arc<ClientConfig>, port: u16, request: &[u8]) {
+    use std::io::{ErrorKind, Read as _, Write as _};
+    let name = "localhost".try_into().unwrap();
+    let connection = rustls::ClientConnection::new(config, name).unwrap();
+    let socket = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    // Less than the broker's own patience with those who say nothing.
+    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    let said = stream.write_all(request).and_then(|()| stream.read_to_end(&mut Vec::new()));
+    let is_late =
+        said.is_err_and(|it| matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+    assert!(!is_late, "the other side waits for more");
+}
+
 /// What the control plane hears next.
 pub async fn heard(broker: &EmbeddedBroker) -> Arrived {
     soon("waiting for a launcher", broker.next()).await.unwrap()

@@ -4,6 +4,7 @@
 //! refused, and no request, however signed, replaces an object.
 
 mod checksums;
+mod door;
 
 use std::io;
 use std::sync::Arc;
@@ -54,6 +55,9 @@ pub fn router(files: Arc<Files>, credentials: &Credentials) -> Router {
 }
 
 async fn answer(service: S3Service, request: Request) -> Response {
+    if let Some(refused) = door::turn_away(&request) {
+        return refused;
+    }
     match service.call(request.map(s3s::Body::http_body_unsync)).await {
         Ok(response) => response.map(axum::body::Body::new).into_response(),
         Err(error) => {

@@ -15,11 +15,12 @@ use crate::admitted::Admitted;
 use crate::authority::Issuer;
 use crate::broker::Admissions;
 use crate::clock::Clock;
-use crate::desk::{Bond, Intakes};
+use crate::desk::{Bond, Hellos, Intakes};
 use crate::error::OperationError;
 use crate::ids::Ids;
 use crate::objects::Objects;
 use crate::outbox::Parcel;
+use crate::rate::{self, Rate};
 use crate::store::Store;
 use crate::watchers::Watchers;
 
@@ -71,6 +72,10 @@ pub(crate) struct Inner {
     /// Serials whose sessions the broker has to close.
     pub(crate) revoked: mpsc::Sender<String>,
     pub(crate) to_close: Mutex<mpsc::Receiver<String>>,
+    /// Of lines about what was refused, by the pool that sent it.
+    pub(crate) lines: Rate<PoolId>,
+    /// Of hellos, by worker and by pool.
+    pub(crate) hellos: Hellos,
     /// What people change and may not be left half done.
     changes: TaskTracker,
 }
@@ -95,6 +100,8 @@ impl ControlPlane {
             posted: Mutex::new(posted),
             revoked,
             to_close: Mutex::new(to_close),
+            lines: rate::of_lines(),
+            hellos: Hellos::new(),
             changes: TaskTracker::new(),
         };
         let control_plane = Self { inner: Arc::new(inner) };

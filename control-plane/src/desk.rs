@@ -6,12 +6,14 @@
 //! become durable in one transaction; only then is it acknowledged.
 
 mod hello;
+mod hellos;
 mod loose;
 mod settle;
 mod stage;
 mod stored;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use gantry_model::{Attempt, JournalId, PoolId, WorkerId};
@@ -26,6 +28,8 @@ use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::error::OperationError;
 use crate::store::to_db;
 use crate::unit::Unit;
+
+pub(crate) use hellos::Hellos;
 
 /// A launcher's session: what its messages and ours are bound to.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub(crate) struct Sender {
     pub(crate) pool: PoolId,
     pub(crate) worker: WorkerId,
     pub(crate) bond: Arc<Bond>,
+    control_plane: ControlPlane,
 }
 
 impl Sender {
@@ -74,8 +79,7 @@ impl Sender {
     /// Says why something that it sent is not kept. It is acknowledged all the same: sent again, it
     /// would be no better.
     pub(crate) fn refuse(&self, attempt: Attempt, what: &str, why: &str) {
-        let Self { pool, worker, .. } = self;
-        tracing::warn!(%pool, %worker, %attempt, "refused a {what}: {why}");
+        self.control_plane.tell(self.key(), format_args!("refused a {what} of {attempt}: {why}"));
     }
 }
 
@@ -86,6 +90,15 @@ struct Touched {
 }
 
 impl ControlPlane {
+    /// Says what became of something that a launcher sent, as often as its pool may cause that. What the
+    /// launcher has written is quoted, so that it cannot pass for a line of ours.
+    fn tell(&self, (pool, worker): WorkerKey, what: fmt::Arguments<'_>) {
+        if let Some(turn) = self.inner.lines.take(pool, self.now().0) {
+            let unsaid = turn.held_back;
+            tracing::warn!(%pool, %worker, unsaid, "{what}");
+        }
+    }
+
     /// Takes in messages. Those of one call share a transaction; if that fails, each gets its own.
     pub async fn take_in(&self, batch: Vec<Arrived>) {
         let mut intakes = self.inner.intakes.lock().await;
@@ -162,7 +175,7 @@ impl ControlPlane {
         let envelope = match Envelope::decode(&arrived.payload) {
             Ok(envelope) => envelope,
             Err(error) => {
-                tracing::warn!(%pool, %worker, "refused a message: {error}");
+                self.tell((pool, worker), format_args!("refused a message: {error}"));
                 return Ok(());
             }
         };
@@ -174,10 +187,11 @@ impl ControlPlane {
             return Ok(());
         }
         let Some(bond) = self.bond((pool, worker)) else {
-            tracing::warn!(%pool, %worker, kind = kind(&envelope), "refused a message before any hello");
+            let kind = kind(&envelope);
+            self.tell((pool, worker), format_args!("refused a {kind:?} before any hello"));
             return Ok(());
         };
-        let sender = Sender { pool, worker, bond };
+        let sender = Sender { pool, worker, bond, control_plane: self.clone() };
         let message = match open(unit, &sender, &envelope) {
             Opened::Message(message) => {
                 self.proven(unit, intakes, &sender, &message).await?;
@@ -275,7 +289,7 @@ enum Opened {
 }
 
 fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Opened {
-    let Sender { pool, worker, bond } = sender;
+    let Sender { pool, worker, bond, .. } = sender;
     let binding = Binding {
         direction: Direction::FromLauncher,
         pool: *pool,
@@ -295,7 +309,10 @@ fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Opened {
             Opened::NotUnderstood
         }
         Err(error @ (EnvelopeError::Body { .. } | EnvelopeError::Seq(_))) => {
-            tracing::warn!(%pool, %worker, kind = kind(envelope), "passed over a message: {error}");
+            let kind = kind(envelope);
+            sender
+                .control_plane
+                .tell(sender.key(), format_args!("passed over a {kind:?}: {error}"));
             Opened::NotUnderstood
         }
         Err(
@@ -304,7 +321,8 @@ fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Opened {
             | EnvelopeError::Version(_)
             | EnvelopeError::Signature(_)),
         ) => {
-            tracing::warn!(%pool, %worker, kind = kind(envelope), "refused a message: {error}");
+            let kind = kind(envelope);
+            sender.control_plane.tell(sender.key(), format_args!("refused a {kind:?}: {error}"));
             Opened::Refused
         }
     }

@@ -31,6 +31,7 @@ mod dispatch;
 mod leases;
 mod log;
 mod outbox;
+mod rate;
 mod retention;
 mod scheduler;
 mod serve;

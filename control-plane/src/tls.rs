@@ -125,7 +125,7 @@ impl Bound {
             .header_read_timeout(HEAD)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD);
-        server.serve(router.into_make_service()).await
+        server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await
     }
 }
 

@@ -622,5 +622,14 @@ async fn declared_checksums_are_checked() {
     let wrong = put("b").body(ByteStream::from_static(b"content")).checksum_crc32("AAAAAA==");
     assert!(wrong.send().await.is_err());
     assert_eq!(world.local.size("b").await.unwrap(), None);
-    assert_eq!(world.files().len(), 1);
+    // The oldest one, of "content".
+    let right = "mgNkuembtIDdJeHwKEyFVQ==";
+    put("c").body(ByteStream::from_static(b"content")).content_md5(right).send().await.unwrap();
+    for wrong in ["mgNkuembtIDdJeHwKEyFVA==", "bm8=", "?"] {
+        let put = put("d").body(ByteStream::from_static(b"content")).content_md5(wrong);
+        let answer = put.send().await.unwrap_err();
+        assert_eq!(answer.raw_response().map(|it| it.status().as_u16()), Some(400), "{wrong}");
+    }
+    assert_eq!(world.local.size("d").await.unwrap(), None);
+    assert_eq!(world.files().len(), 2);
 }

@@ -67,7 +67,8 @@ CREATE TABLE workers (
 CREATE INDEX workers_idle ON workers (pool, id)
     WHERE is_connected = 1 AND is_drained = 0 AND is_healthy = 1 AND is_passed_over = 0 AND run IS NULL;
 
--- How far each journal was taken in. A worker has a new journal only when it lost the old one.
+-- How far each journal was taken in, of those that a worker was heard with last. It has a new journal only
+-- when it lost the old one.
 CREATE TABLE journals (
     pool TEXT NOT NULL,
     worker TEXT NOT NULL,
@@ -76,7 +77,7 @@ CREATE TABLE journals (
     PRIMARY KEY (pool, worker, journal)
 );
 
--- Every nonce that a worker ever used: an old hello, sent again, must not speak for it.
+-- The nonces that a worker used last: an old hello, sent again, must not speak for it.
 CREATE TABLE nonces (
     pool TEXT NOT NULL,
     worker TEXT NOT NULL,

@@ -15,6 +15,13 @@ pub(super) fn unauthorized() -> Error {
     })
 }
 
+/// The answer to a login after too many that failed.
+pub(super) fn too_many_logins(wait: u64) -> Error {
+    let message = "too many logins from this address have failed: this one was not looked at";
+    coded(Error::new(message), "TOO_MANY")
+        .extend_with(|_, it| it.set("next", format!("try again in {wait} s")))
+}
+
 /// The answer when something does not exist.
 pub(super) fn not_found(kind: &str, id: &str) -> Error {
     let id: String = id.chars().take(64).collect();

@@ -1,20 +1,21 @@
 //! `POST /graphql`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_graphql::{Pos, Request, Response, ServerError};
-use axum::Json;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::document::{self, Document, Refusal};
 use super::lane::NoAnswer;
-use super::session::Viewer;
+use super::session::{From, Viewer};
 use super::{Api, query_text};
 use crate::error::OperationError;
 
@@ -39,6 +40,7 @@ pub(super) struct Metadata(pub Option<String>);
 /// Answers one query or mutation. What goes wrong in it is told with status 200.
 pub(super) async fn answer(
     State(api): State<Api>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Body,
 ) -> axum::response::Response {
@@ -63,7 +65,8 @@ pub(super) async fn answer(
         Some(viewer) => request.data(viewer),
         None => request.disable_introspection(),
     };
-    request = request.data(metadata(&headers));
+    let from = From(peer.map(|Extension(ConnectInfo(peer))| peer.ip()));
+    request = request.data(metadata(&headers)).data(from);
     let schema = api.schema;
     let answer = async move { schema.execute(request).await };
     let answered = if is_change {

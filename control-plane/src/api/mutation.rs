@@ -6,9 +6,9 @@ use async_graphql::{Context, Error, ID, Object, Result, SimpleObject};
 use gantry_model::{PoolId, RunId, RunType as Model, StackId, WorkerId};
 use gantry_protocol::spec::{SealedBundle, Variable};
 
-use super::error::{invalid, not_found, refused};
+use super::error::{invalid, not_found, refused, too_many_logins};
 use super::graphql::Metadata;
-use super::session::{Sessions, Viewer};
+use super::session::{From, Login, Sessions, Viewer};
 use super::types::Long;
 use super::types::input::{
     EnvVarInput, RuntimeConfigInput, SealedSecretsInput, StackInput, is_given,
@@ -39,11 +39,16 @@ impl Mutation {
         secret: String,
     ) -> Result<Option<UserSession>> {
         let secret = zeroize::Zeroizing::new(secret);
-        let session = ctx.data::<Arc<Sessions>>()?.open(&id, &secret).await.map_err(refused)?;
-        Ok(session.map(|session| UserSession {
-            jwt: session.jwt,
-            valid_until: i64::try_from(session.valid_until).unwrap_or(i64::MAX),
-        }))
+        let from = *ctx.data::<From>()?;
+        let login = ctx.data::<Arc<Sessions>>()?.open(&id, &secret, from).await;
+        match login.map_err(refused)? {
+            Login::Opened(session) => Ok(Some(UserSession {
+                jwt: session.jwt,
+                valid_until: i64::try_from(session.valid_until).unwrap_or(i64::MAX),
+            })),
+            Login::Wrong => Ok(None),
+            Login::TooMany { wait } => Err(too_many_logins(wait)),
+        }
     }
 
     /// Makes a pool for whoever holds the key of this certificate signing request.

@@ -19,7 +19,7 @@ use gantry_protocol::message::{
 use gantry_protocol::{Signature, SigningLeaf};
 use sqlx::Row as _;
 
-use super::{Bond, Intake};
+use super::{Bond, Intake, hellos};
 use crate::broker::Arrived;
 use crate::control_plane::{ControlPlane, WorkerKey, unix_seconds};
 use crate::dispatch::millis;
@@ -50,6 +50,10 @@ impl ControlPlane {
         envelope: &Envelope,
     ) -> Result<Option<Intake>, OperationError> {
         let (pool, worker) = (arrived.pool, arrived.worker);
+        if !self.inner.hellos.admit((pool, worker), unit.now().0) {
+            self.tell((pool, worker), format_args!("passed over a hello: there are too many"));
+            return Ok(None);
+        }
         let Some(hello) = self.open_hello(arrived, envelope) else { return Ok(None) };
         let leaf = self.issuer().signing_leaf(unix_seconds(unit.now()))?;
         let checked = match check(&hello) {
@@ -59,8 +63,8 @@ impl ControlPlane {
                 return Ok(None);
             }
         };
-        if !self.is_fresh(unit, (pool, worker), &hello.nonce).await? {
-            tracing::warn!(%pool, %worker, "refused a hello that was used before");
+        if was_used(unit, (pool, worker), &hello.nonce).await? {
+            self.tell((pool, worker), format_args!("refused a hello that was used before"));
             return Ok(None);
         }
         let known = known(unit, (pool, worker)).await?;
@@ -105,32 +109,10 @@ impl ControlPlane {
             Ok(FromLauncher::Hello(hello)) => Some(hello),
             Ok(_) => None,
             Err(error) => {
-                tracing::warn!(%pool, %worker, "refused a hello: {error}");
+                self.tell((pool, worker), format_args!("refused a hello: {error}"));
                 None
             }
         }
-    }
-
-    /// Notes the nonce. False if the worker used it before: the hello is an old one. That is known for
-    /// long, not for ever: an even older one can end a session, as whoever holds messages back can
-    /// anyway, and starts no write stage again, because nothing of its session ever proves it.
-    async fn is_fresh(
-        &self,
-        unit: &mut Unit,
-        (pool, worker): WorkerKey,
-        nonce: &str,
-    ) -> Result<bool, OperationError> {
-        let insert = "INSERT INTO nonces (pool, worker, nonce, at) VALUES ($1, $2, $3, $4) \
-                      ON CONFLICT DO NOTHING";
-        let now = to_db(unit.now().0);
-        let inserted = sqlx::query(insert)
-            .bind(pool.to_string())
-            .bind(worker.to_string())
-            .bind(nonce)
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
-        Ok(inserted.rows_affected() == 1)
     }
 
     async fn accept(
@@ -145,7 +127,9 @@ impl ControlPlane {
         let (pool, worker) = key;
         let session = SessionId::from_ulid(self.ids().ulid(unit.now()));
         self.inner.admitted.note_worker(worker, pool);
+        note_nonce(unit, key, &hello.nonce).await?;
         let received = note_journal(unit, key, &hello).await?;
+        hellos::forget_old(unit, key).await?;
         note_worker(unit, key, &hello, session).await?;
         let named: HashSet<Attempt> = hello.runs.iter().map(|run| run.attempt).collect();
         let settled = self.settle(unit, key, &hello, &named).await?;
@@ -219,8 +203,7 @@ fn refuse(
     reason: RefusalReason,
     message: String,
 ) {
-    let (pool, worker) = key;
-    tracing::warn!(%pool, %worker, "refused a hello: {message}");
+    unit.control_plane().tell(key, format_args!("refused a hello: {message}"));
     let nonce: String = hello.nonce.chars().take(64).collect();
     let answer = Refused { reason, message, leaf: leaf.pem.clone() };
     // Only what our own messages are bound to counts in this one.
@@ -232,6 +215,41 @@ fn refuse(
         unnamed: Vec::new(),
     };
     unit.say(key, Arc::new(bond), FromControlPlane::Refused(answer));
+}
+
+/// Whether the worker used the nonce before: the hello is an old one. That is known of its newest ones
+/// and for long, not for ever: an even older one can end a session, as whoever holds messages back can
+/// anyway, and starts no write stage again, because nothing of its session ever proves it.
+async fn was_used(
+    unit: &mut Unit,
+    (pool, worker): WorkerKey,
+    nonce: &str,
+) -> Result<bool, OperationError> {
+    let select = "SELECT 1 FROM nonces WHERE pool = $1 AND worker = $2 AND nonce = $3";
+    let row = sqlx::query(select)
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .bind(nonce)
+        .fetch_optional(unit.conn())
+        .await?;
+    Ok(row.is_some())
+}
+
+/// Notes that the nonce is used. Only what begins a session is noted.
+async fn note_nonce(
+    unit: &mut Unit,
+    (pool, worker): WorkerKey,
+    nonce: &str,
+) -> Result<(), OperationError> {
+    let now = to_db(unit.now().0);
+    sqlx::query("INSERT INTO nonces (pool, worker, nonce, at) VALUES ($1, $2, $3, $4)")
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .bind(nonce)
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
 }
 
 async fn known(

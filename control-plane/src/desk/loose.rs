@@ -61,8 +61,7 @@ impl ControlPlane {
             }
             FromLauncher::Unsupported(unsupported) => {
                 let kind: String = unsupported.kind.chars().take(64).collect();
-                let (pool, worker) = sender.key();
-                tracing::warn!(%pool, %worker, kind, "a launcher does not know this kind of message");
+                self.tell(sender.key(), format_args!("the launcher does not know {kind:?}"));
                 Ok(())
             }
             FromLauncher::Gone(_)

@@ -13,16 +13,22 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use crate::rate::{self, Rate};
+
 /// Sets a time limit on each connection, and one on how many there are.
 #[derive(Debug, Clone)]
 pub(super) struct IdleAcceptor {
     idle: Duration,
     room: Arc<Semaphore>,
+    /// Of lines about connections that were one too many.
+    lines: Arc<Rate<()>>,
+    began: Instant,
 }
 
 impl IdleAcceptor {
     pub(super) fn new(idle: Duration, most: usize) -> Self {
-        Self { idle, room: Arc::new(Semaphore::new(most)) }
+        let (room, lines) = (Arc::new(Semaphore::new(most)), Arc::new(rate::of_lines()));
+        Self { idle, room, lines, began: Instant::now() }
     }
 }
 
@@ -33,7 +39,11 @@ impl<S> Accept<TcpStream, S> for IdleAcceptor {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
-            tracing::warn!("too many connections at the same time: one was closed");
+            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Some(turn) = self.lines.take((), now) {
+                let unsaid = turn.held_back;
+                tracing::warn!(unsaid, "too many connections at the same time: one was closed");
+            }
             return std::future::ready(Err(io::ErrorKind::ConnectionRefused.into()));
         };
         let ready = stream.set_nodelay(true);

@@ -51,6 +51,29 @@ async fn a_session_is_opened_by_the_right_secret_only() {
 }
 
 #[tokio::test]
+async fn logins_that_fail_have_to_wait() {
+    let server = Server::start().await;
+    let login = async |secret: &str| {
+        server.send(LOGIN, json!({ "id": server.key_id, "secret": secret }), None).await
+    };
+    for _ in 0..10 {
+        assert_eq!(login("wrong").await, json!({ "data": { "apiKeyUser": null } }));
+    }
+    // Now the right one is not looked at either: whoever guesses learns nothing.
+    for secret in ["wrong", &server.key_secret] {
+        let answer = login(secret).await;
+        let error = &answer["errors"][0];
+        assert!(error["message"].as_str().unwrap().starts_with("too many logins"), "{answer}");
+        assert_eq!(error["extensions"]["code"], "TOO_MANY");
+        assert_eq!(error["extensions"]["next"], "try again in 6 s");
+    }
+    // Who has a session does not notice.
+    server.ask("{viewer{id}}", json!({})).await;
+    server.clock.advance_ms(6_000);
+    assert!(login(&server.key_secret).await["data"]["apiKeyUser"]["jwt"].is_string());
+}
+
+#[tokio::test]
 async fn a_token_has_one_audience_and_an_end() {
     let server = Server::start().await;
     let variables = json!({ "id": server.key_id, "secret": server.key_secret });

@@ -61,6 +61,60 @@ async fn a_hello_that_was_used_before_changes_nothing() {
     world.claim(&mut launcher).await;
 }
 
+async fn rows(world: &World, table: &str) -> i64 {
+    let mut conn = world.control_plane.store().read().await.unwrap();
+    let count = format!("SELECT COUNT(*) FROM {table}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut *conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn however_many_hellos_a_worker_says_few_rows_are_left_of_them() {
+    let world = World::new().await;
+    let mut launcher = world.launcher();
+    for n in 0..70 {
+        world.clock.advance_ms(1000);
+        launcher.journal = JournalId::from_ulid(ulid::Ulid::from_parts(1, n));
+        world.hello(&mut launcher).await;
+    }
+    assert_eq!((rows(&world, "nonces").await, rows(&world, "journals").await), (64, 8));
+    assert_eq!(rows(&world, "workers").await, 1);
+    // The newest ones are those that are left.
+    let old = launcher.hello();
+    world.bring(&launcher, vec![old.clone()]).await;
+    world.deliver(&mut [&mut launcher]).await;
+    launcher.welcome = None;
+    world.bring(&launcher, vec![old]).await;
+    world.deliver(&mut [&mut launcher]).await;
+    assert!(launcher.welcome.is_none());
+    // What is refused leaves none at all.
+    let mut wrong = world.launcher();
+    wrong.metadata.insert("large".to_owned(), "x".repeat(20_000));
+    let hello = wrong.hello();
+    world.bring(&wrong, vec![hello]).await;
+    assert_eq!((rows(&world, "nonces").await, rows(&world, "journals").await), (64, 8));
+}
+
+#[tokio::test]
+async fn a_worker_that_says_hello_without_end_is_passed_over_for_a_while() {
+    let world = World::new().await;
+    let mut launcher = world.launcher();
+    let hello = launcher.hello();
+    // The first one counts, the others are that one again.
+    world.bring(&launcher, vec![hello; 60]).await;
+    world.deliver(&mut [&mut launcher]).await;
+    assert!(launcher.welcome.take().is_some());
+    let next = launcher.hello();
+    world.bring(&launcher, vec![next.clone()]).await;
+    world.deliver(&mut [&mut launcher]).await;
+    assert!(launcher.welcome.is_none(), "it is the 61st");
+    let mut other = world.launcher();
+    world.hello(&mut other).await;
+    world.clock.advance_ms(1000);
+    world.bring(&launcher, vec![next]).await;
+    world.deliver(&mut [&mut launcher]).await;
+    assert!(launcher.welcome.is_some());
+}
+
 #[tokio::test]
 async fn a_hello_by_another_key_is_not_answered() {
     let world = World::new().await;

@@ -18,10 +18,12 @@ use rmqtt::types::{
     SubscribeAclResult,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::seats::Seats;
 use super::super::{Admissions, Delivery};
+use crate::rate::{self, Rate};
 
 /// Who a client is: what its certificate proves, and the worker that it says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,9 @@ pub(super) struct Gate {
     changed: Notify,
     is_stopping: AtomicBool,
     stopped: CancellationToken,
+    /// Of lines about what was refused, by the pool that its sender's certificate names.
+    lines: Rate<Option<PoolId>>,
+    began: Instant,
 }
 
 impl Gate {
@@ -88,6 +93,8 @@ impl Gate {
             changed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
+            lines: rate::of_lines(),
+            began: Instant::now(),
         }
     }
 
@@ -206,24 +213,33 @@ impl Gate {
         }
     }
 
-    /// [`Gate::accept`] for a session, with one line in the log when it is refused.
+    /// Says in the log that something was refused, as often as one pool may cause that.
+    fn tell(&self, client: &str, connect: Option<&ConnectInfo>, refusal: Refusal, what: &str) {
+        let pool = connect.and_then(pool_named);
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(turn) = self.lines.take(pool, now) {
+            let (pool, unsaid) = (pool.map(|pool| pool.to_string()), turn.held_back);
+            tracing::warn!(client, pool, %refusal, unsaid, "{what} was refused");
+        }
+    }
+
+    /// [`Gate::accept`] for a session, which says so when it is refused.
     async fn accept_from(&self, session: &Session, publish: &Publish) -> Result<(), Refusal> {
         let connect = session.connect_info().await.map_err(|_| Refusal::Certificate)?;
         let accepted = self.accept(&connect, publish).await;
         if let Err(refusal) = accepted {
-            tracing::warn!(client = %session.id, %refusal, "a message was refused");
+            self.tell(&session.id.to_string(), Some(&connect), refusal, "a message");
         }
         accepted
     }
 
     /// Whether a client may subscribe to this.
-    async fn check_subscription(
+    fn check_subscription(
         &self,
-        session: &Session,
+        connect: &ConnectInfo,
         subscribe: &Subscribe,
     ) -> Result<QoS, Refusal> {
-        let connect = session.connect_info().await.map_err(|_| Refusal::Certificate)?;
-        let identity = self.identify(&connect)?;
+        let identity = self.identify(connect)?;
         if *subscribe.topic_filter == *self.topic("readonly", identity.pool, identity.worker) {
             Ok(subscribe.opts.qos())
         } else {
@@ -249,6 +265,12 @@ impl Gate {
     }
 }
 
+/// The pool that a client's certificate names, whether or not it is admitted.
+fn pool_named(connect: &ConnectInfo) -> Option<PoolId> {
+    let ConnectInfo::V5(_, connect) = connect else { return None };
+    connect.cert.as_ref()?.common_name.as_ref()?.parse().ok()
+}
+
 /// The gate as rmqtt calls it. Whatever it does not decide is refused: rmqtt takes silence for a yes.
 pub(super) struct Gatekeeper(pub(super) Arc<Gate>);
 
@@ -258,17 +280,23 @@ impl Gatekeeper {
             // Never a superuser: those skip the access checks.
             Ok(()) => AuthResult::Allow(false, None),
             Err(refusal) => {
-                tracing::warn!(client = %connect.id(), %refusal, "a client was refused");
+                self.0.tell(&connect.id().to_string(), Some(connect), refusal, "a client");
                 AuthResult::NotAuthorized
             }
         }
     }
 
     async fn subscribe(&self, session: &Session, subscribe: &Subscribe) -> SubscribeAclResult {
-        match self.0.check_subscription(session, subscribe).await {
+        let connect = session.connect_info().await.ok();
+        let checked = match &connect {
+            Some(connect) => self.0.check_subscription(connect, subscribe),
+            None => Err(Refusal::Certificate),
+        };
+        match checked {
             Ok(qos) => SubscribeAclResult::new_success(qos, None),
             Err(refusal) => {
-                tracing::warn!(client = %session.id, %refusal, "a subscription was refused");
+                let client = session.id.to_string();
+                self.0.tell(&client, connect.as_deref(), refusal, "a subscription");
                 SubscribeAclResult::new_failure(SubscribeAckReason::NotAuthorized)
             }
         }

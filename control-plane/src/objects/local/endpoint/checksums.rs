@@ -1,5 +1,9 @@
 //! Checksums that a request declares, in its headers or after its body.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use openssl::error::ErrorStack;
+use openssl::hash::{Hasher, MessageDigest};
 use s3s::checksum::ChecksumHasher;
 use s3s::dto::{Checksum, PutObjectInput};
 use s3s::{S3Result, TrailingHeaders, s3_error};
@@ -9,6 +13,13 @@ pub(super) struct Checksums {
     declared: Checksum,
     trailers: Option<TrailingHeaders>,
     actual: ChecksumHasher,
+    /// `Content-MD5`, which is older than all others and which the library leaves to us.
+    md5: Option<Md5>,
+}
+
+struct Md5 {
+    declared: String,
+    actual: Result<Hasher, ErrorStack>,
 }
 
 impl Checksums {
@@ -31,11 +42,21 @@ impl Checksums {
             sha1: (all || declared.checksum_sha1.is_some()).then(Default::default),
             sha256: (all || declared.checksum_sha256.is_some()).then(Default::default),
         };
-        Self { declared, trailers, actual }
+        let md5 = input.content_md5.clone().map(|declared| {
+            let actual = Hasher::new(MessageDigest::md5());
+            Md5 { declared, actual }
+        });
+        Self { declared, trailers, actual, md5 }
     }
 
     pub(super) fn update(&mut self, chunk: &[u8]) {
         self.actual.update(chunk);
+        if let Some(md5) = &mut self.md5
+            && let Ok(hasher) = &mut md5.actual
+            && let Err(error) = hasher.update(chunk)
+        {
+            md5.actual = Err(error);
+        }
     }
 
     /// Compares, after the body.
@@ -64,6 +85,18 @@ impl Checksums {
             && is_right(&declared.checksum_crc64nvme, &actual.checksum_crc64nvme)
             && is_right(&declared.checksum_sha1, &actual.checksum_sha1)
             && is_right(&declared.checksum_sha256, &actual.checksum_sha256);
-        if are_right { Ok(()) } else { Err(s3_error!(BadDigest)) }
+        let is_md5_right = match self.md5 {
+            None => true,
+            Some(Md5 { declared, actual }) => {
+                let digest = actual.and_then(|mut hasher| hasher.finish());
+                let digest = digest.map_err(|error| s3_error!(error, InternalError))?;
+                let Some(declared) = STANDARD.decode(declared).ok().filter(|it| it.len() == 16)
+                else {
+                    return Err(s3_error!(InvalidDigest));
+                };
+                declared == *digest
+            }
+        };
+        if are_right && is_md5_right { Ok(()) } else { Err(s3_error!(BadDigest)) }
     }
 }

@@ -37,6 +37,7 @@ const MAX_METADATA: usize = 16 * 1024;
 struct Known {
     is_drained: bool,
     is_there: bool,
+    instance: String,
     machine: String,
     heard_at: gantry_model::Timestamp,
 }
@@ -73,16 +74,21 @@ impl ControlPlane {
             && known.machine != hello.machine
             && unit.now() < known.heard_at.plus_ms(self.terms().lease_ms)
         {
-            let message = "another machine is this worker: was its disk copied? Remove the copy's \
-                           GANTRY_STATE_DIR so that it becomes a worker of its own";
-            refuse(
-                unit,
-                (pool, worker),
-                &hello,
-                &leaf,
-                RefusalReason::Duplicate,
-                message.to_owned(),
+            let message = format!(
+                "another machine is this worker and was heard within the last {} s. If the disk was \
+                 moved here, wait as long and start again; if it was copied, start the copy with an \
+                 empty GANTRY_STATE_DIR, and it becomes a worker of its own",
+                self.terms().lease_ms / 1000
             );
+            refuse(unit, (pool, worker), &hello, &leaf, RefusalReason::Duplicate, message);
+            return Ok(None);
+        }
+        if self.inner.hellos.was_replaced((pool, worker), &hello.instance) {
+            let message = "another launcher with this worker's id has connected since and has taken \
+                           its session over: both run at the same time, so one state directory is a \
+                           copy of the other. Start the copy with an empty GANTRY_STATE_DIR";
+            let (reason, key) = (RefusalReason::Duplicate, (pool, worker));
+            refuse(unit, key, &hello, &leaf, reason, message.to_owned());
             return Ok(None);
         }
         if known.is_none() && is_full(unit, pool).await? {
@@ -93,7 +99,12 @@ impl ControlPlane {
             refuse(unit, (pool, worker), &hello, &leaf, RefusalReason::Invalid, message);
             return Ok(None);
         }
-        let is_drained = known.is_some_and(|known| known.is_drained);
+        let is_drained = known.as_ref().is_some_and(|known| known.is_drained);
+        if let Some(known) =
+            known.filter(|known| known.is_there && known.instance != hello.instance)
+        {
+            self.inner.hellos.replace((pool, worker), known.instance);
+        }
         self.accept(unit, (pool, worker), hello, checked, leaf, is_drained).await.map(Some)
     }
 
@@ -256,8 +267,8 @@ async fn known(
     unit: &mut Unit,
     (pool, worker): WorkerKey,
 ) -> Result<Option<Known>, OperationError> {
-    let select =
-        "SELECT is_drained, session, machine, heard_at FROM workers WHERE pool = $1 AND id = $2";
+    let select = "SELECT is_drained, session, instance, machine, heard_at FROM workers \
+         WHERE pool = $1 AND id = $2";
     let row = sqlx::query(select)
         .bind(pool.to_string())
         .bind(worker.to_string())
@@ -267,6 +278,7 @@ async fn known(
         is_drained: row.get::<i64, _>("is_drained") != 0,
         // A worker that said bye is nowhere.
         is_there: !row.get::<&str, _>("session").is_empty(),
+        instance: row.get("instance"),
         machine: row.get("machine"),
         heard_at: at(row.get("heard_at")),
     }))

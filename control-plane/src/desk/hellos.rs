@@ -4,6 +4,9 @@
 //! they like, and a launcher that dies at every start says one each time; neither fills the disk or keeps
 //! the database from others.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use gantry_model::PoolId;
 
 use super::WorkerKey;
@@ -30,11 +33,15 @@ const _: () = assert!(POOL_BURST as i64 == 2 * MAX_WORKERS);
 /// One more that often, in milliseconds.
 const POOL_EVERY_MS: u64 = 10;
 
-/// How many hellos there may be.
+/// How many workers are known to have been taken over, and how many former launchers of each.
+const REPLACED: (usize, usize) = (20_000, 8);
+
+/// How many hellos there may be, and whose session another launcher has taken over.
 #[derive(Debug)]
 pub(crate) struct Hellos {
     pools: Rate<PoolId>,
     workers: Rate<WorkerKey>,
+    replaced: Mutex<HashMap<WorkerKey, Vec<String>>>,
 }
 
 impl Hellos {
@@ -43,7 +50,28 @@ impl Hellos {
         Self {
             pools: Rate::new(POOL_BURST, POOL_EVERY_MS, most),
             workers: Rate::new(WORKER_BURST, WORKER_EVERY_MS, 2 * most),
+            replaced: Mutex::default(),
         }
+    }
+
+    /// Another launcher has become the worker while the one with this instance was there.
+    pub(super) fn replace(&self, key: WorkerKey, instance: String) {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        if replaced.len() >= REPLACED.0 && !replaced.contains_key(&key) {
+            replaced.clear();
+        }
+        let former = replaced.entry(key).or_default();
+        if former.len() >= REPLACED.1 {
+            former.remove(0);
+        }
+        former.push(instance);
+    }
+
+    /// Whether a launcher that comes back was replaced. Each start of one has an instance of its own, so
+    /// it and the one that replaced it both live.
+    pub(super) fn was_replaced(&self, key: WorkerKey, instance: &str) -> bool {
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.get(&key).is_some_and(|former| former.iter().any(|it| it == instance))
     }
 
     /// Whether a worker may say hello now.

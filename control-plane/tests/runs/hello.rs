@@ -142,6 +142,27 @@ async fn another_machine_with_the_same_worker_is_refused_while_the_first_one_liv
     world.hello(&mut copy).await;
 }
 
+#[tokio::test]
+async fn a_launcher_that_was_replaced_and_comes_back_is_told_why() {
+    let world = World::new().await;
+    let mut first = world.welcomed().await;
+    // A copy of its disk, on a machine that has the same id.
+    let mut copy = world.launcher();
+    (copy.worker, copy.instance) = (first.worker, "instance-2".into());
+    world.hello(&mut copy).await;
+    for _ in 0..2 {
+        let hello = first.hello();
+        world.bring(&first, vec![hello]).await;
+        world.deliver(&mut [&mut first]).await;
+        assert_eq!(refusal(&first), Some(RefusalReason::Duplicate));
+        // The other one is let in again, so that there is an end.
+        world.hello(&mut copy).await;
+    }
+    // A launcher that is started anew is another one.
+    first.instance = "instance-3".into();
+    world.hello(&mut first).await;
+}
+
 /// Quotes, which JSON spells in two bytes: what a launcher lets through is not refused here.
 #[tokio::test]
 async fn metadata_counts_in_bytes_of_names_and_values() {

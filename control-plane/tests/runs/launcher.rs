@@ -24,6 +24,7 @@ pub(crate) struct Launcher {
     pub(crate) pool: PoolId,
     pub(crate) worker: WorkerId,
     pub(crate) journal: JournalId,
+    pub(crate) instance: String,
     pub(crate) machine: String,
     pub(crate) metadata: BTreeMap<String, String>,
     /// What the journal knows.
@@ -52,6 +53,7 @@ impl Launcher {
             pool,
             worker: WorkerId::from_ulid(worker),
             journal: JournalId::from_ulid(journal),
+            instance: "instance-1".into(),
             machine: "machine-1".into(),
             metadata: BTreeMap::from([("instance_id".into(), "i-1".into())]),
             runs: BTreeSet::new(),
@@ -83,7 +85,7 @@ impl Launcher {
         let in_hand = |attempt: &Attempt| RunInHand { attempt: *attempt, step: Step::Started };
         let hello = Hello {
             nonce: nonce.clone(),
-            instance: "instance-1".into(),
+            instance: self.instance.clone(),
             machine: self.machine.clone(),
             journal: self.journal,
             runs: self.runs.iter().map(in_hand).collect(),

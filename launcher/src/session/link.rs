@@ -97,6 +97,14 @@ pub enum LinkError {
     /// Nothing came for two keep-alives.
     #[error("nothing came from the broker for two keep-alives: the connection is dead")]
     Silent,
+    /// Another launcher has connected as this worker.
+    #[error(
+        "another launcher connected as this worker, so the broker ended the session of this one"
+    )]
+    TakenOver,
+    /// The broker ended the session and said why.
+    #[error("the broker ended the session: {0}")]
+    Ended(String),
     /// The other end closed.
     #[error("the broker closed the connection")]
     Closed,
@@ -131,7 +139,10 @@ impl Explain for LinkError {
             Self::Forbidden(_) => {
                 "check the broker's access rules: the worker reads readonly/<pool>/<worker> and writes writeonly/<pool>/<worker>"
             }
-            Self::Silent | Self::Closed | Self::Failed(_) => {
+            Self::TakenOver => {
+                "if this machine's disk was copied, start the copy with an empty GANTRY_STATE_DIR, or wait until the other one has ended"
+            }
+            Self::Silent | Self::Closed | Self::Ended(_) | Self::Failed(_) => {
                 "nothing: a new connection is tried; if it goes on, look at the network and the broker's log"
             }
             Self::LeafSpent => "nothing: a new session brings a new one",
@@ -147,6 +158,8 @@ impl Explain for LinkError {
             | Self::TimedOut(_)
             | Self::Foreign { .. }
             | Self::Refused(_)
+            | Self::TakenOver
+            | Self::Ended(_)
             | Self::Forbidden(_)
             | Self::Silent
             | Self::Closed

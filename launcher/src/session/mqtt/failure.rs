@@ -40,8 +40,8 @@ pub(super) fn on_connection(error: ConnectionError) -> LinkError {
         | ConnectionError::RequestsDone => LinkError::Closed,
         ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout)
         | ConnectionError::Timeout(_) => LinkError::Silent,
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
-            disconnected(reason_code)
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
+            disconnected(reason_code, reason_string.as_deref())
         }
         ConnectionError::MqttState(StateError::ConnFail { reason }) => refused(reason),
         ConnectionError::Io(error)
@@ -107,16 +107,44 @@ fn refused(code: ConnectReturnCode) -> LinkError {
     }
 }
 
-fn disconnected(code: DisconnectReasonCode) -> LinkError {
+/// How much of a broker's own words is told.
+const MAX_WORDS: usize = 200;
+
+/// Why the broker ended the session.
+fn disconnected(code: DisconnectReasonCode, words: Option<&str>) -> LinkError {
     match code {
-        DisconnectReasonCode::SessionTakenOver => LinkError::Refused(
-            "another launcher connected with this worker's id: is its state directory a copy?"
-                .to_owned(),
-        ),
+        DisconnectReasonCode::SessionTakenOver => LinkError::TakenOver,
         DisconnectReasonCode::NotAuthorized => LinkError::NotAdmitted("NotAuthorized".to_owned()),
-        DisconnectReasonCode::NormalDisconnection | DisconnectReasonCode::ServerShuttingDown => {
-            LinkError::Closed
+        DisconnectReasonCode::NormalDisconnection => LinkError::Closed,
+        DisconnectReasonCode::ServerShuttingDown => LinkError::Ended("it is stopping".to_owned()),
+        DisconnectReasonCode::KeepAliveTimeout => {
+            LinkError::Ended("it heard nothing from here for too long".to_owned())
         }
-        other => LinkError::Refused(format!("{other:?}")),
+        DisconnectReasonCode::AdministrativeAction => {
+            LinkError::Ended("somebody ended it there".to_owned())
+        }
+        other => {
+            let words: String = words.unwrap_or_default().chars().take(MAX_WORDS).collect();
+            let told = if words.is_empty() { String::new() } else { format!(", {words:?}") };
+            LinkError::Ended(format!("{other:?}{told}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_the_broker_ended_a_session_is_told() {
+        let told = |reason_code, words: Option<&str>| {
+            let reason_string = words.map(str::to_owned);
+            let ended = StateError::ServerDisconnect { reason_code, reason_string };
+            on_connection(ConnectionError::MqttState(ended)).to_string()
+        };
+        assert!(told(DisconnectReasonCode::SessionTakenOver, None).contains("another launcher"));
+        assert!(told(DisconnectReasonCode::ServerShuttingDown, None).ends_with("it is stopping"));
+        let quota = told(DisconnectReasonCode::QuotaExceeded, Some("full\nof it"));
+        assert!(quota.ends_with("QuotaExceeded, \"full\\nof it\""), "{quota}");
     }
 }

@@ -10,6 +10,7 @@ mod failure;
 mod file;
 mod follow;
 mod keys;
+mod log;
 mod log_stream;
 mod log_text;
 mod login;
@@ -84,6 +85,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    keep_to_itself();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return misunderstood(&error),
@@ -96,6 +98,15 @@ fn main() -> ExitCode {
             failure.code().into()
         }
     }
+}
+
+/// A crash must not put the authority's key, or a pool's that is being made, on a disk, nor may other
+/// processes of this user look for it here. Where the kernel does not know how, nothing else is worse
+/// for it.
+fn keep_to_itself() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Prints help where it was asked for, and else what is wrong with the arguments.

@@ -6,23 +6,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
 use gantry_control_plane::config::Config;
 use gantry_control_plane::server::{Server, ServerError};
-use gantry_model::Terms;
+use gantry_model::{GoDuration, Terms};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::Environment;
 use crate::failure::{Code, Explain as _, Failure};
+use crate::log;
 use crate::notify;
 use crate::output::Output;
-
-/// What is logged unless `GANTRY_LOG` says otherwise. The broker tells of every client at `info`.
-const LOG: &str = "info,rmqtt=warn";
 
 /// Arguments of `gantry server`.
 #[derive(Debug, Args)]
@@ -55,27 +51,23 @@ pub struct Arguments {
     /// How long a launcher may be silent before its read stage is given to another one
     #[arg(long, env = "GANTRY_LEASE", value_name = "DURATION", default_value = "60s",
           value_parser = duration)]
-    lease: Duration,
+    lease: GoDuration,
     /// After how long a write stage of which nothing is heard is given up, its outcome unknown:
     /// more than the launchers' run timeout and stop grace together
     #[arg(long, env = "GANTRY_WRITE_DEADLINE", value_name = "DURATION", default_value = "80m",
           value_parser = duration)]
-    write_deadline: Duration,
+    write_deadline: GoDuration,
 }
 
 /// The shortest lease: a launcher must get several heartbeats through in it.
 const SHORTEST: Duration = Duration::from_secs(4);
-/// The longest of both.
-const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write it like `90s` or `2h 10m`"))?;
-    if (SHORTEST..=LONGEST).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err("it must be 4 s to 30 days".to_owned())
+fn duration(text: &str) -> Result<GoDuration, String> {
+    let duration: GoDuration = text.parse().map_err(|error| format!("it {error}"))?;
+    if duration.get() < SHORTEST {
+        return Err(format!("it must be {}s at least", SHORTEST.as_secs()));
     }
+    Ok(duration)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -92,16 +84,16 @@ pub fn perform(
     environment: &Environment,
     output: Output,
 ) -> Result<Code, Failure> {
-    start_log(environment, output)?;
+    log::start(environment, output)?;
     let config = Config {
         api: arguments.listen,
         mqtt: arguments.mqtt_listen,
         objects: arguments.objects_listen,
         hosts: arguments.hosts,
         terms: Terms {
-            lease_ms: millis(arguments.lease),
-            heartbeat_ms: millis(arguments.lease / 4).min(Terms::default().heartbeat_ms),
-            write_ms: millis(arguments.write_deadline),
+            lease_ms: millis(arguments.lease.get()),
+            heartbeat_ms: millis(arguments.lease.get() / 4).min(Terms::default().heartbeat_ms),
+            write_ms: millis(arguments.write_deadline.get()),
             ..Terms::default()
         },
         ..Config::new(arguments.data)
@@ -113,30 +105,18 @@ pub fn perform(
         .block_on(serve(config, environment, output))
 }
 
-fn start_log(environment: &Environment, output: Output) -> Result<(), Failure> {
-    let wanted = environment.text("GANTRY_LOG")?.unwrap_or(LOG);
-    let filter = EnvFilter::try_new(wanted).map_err(|error| {
-        Failure::usage(format!("GANTRY_LOG={wanted} is no log filter"))
-            .because(error)
-            .next("give one such as info, or gantry_control_plane=debug,warn")
-    })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    if output.is_json() {
-        log.json().init();
-    } else {
-        log.init();
-    }
-    Ok(())
-}
-
 async fn serve(config: Config, environment: &Environment, output: Output) -> Result<Code, Failure> {
     let cannot = || "cannot wait for signals".to_owned();
     // Before the start, so that a signal in the middle of it is not lost.
     let mut terminate = signal(SignalKind::terminate()).or_say(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).or_say(cannot)?;
+    for address in config.misleading() {
+        let told = config.reached_at(address);
+        tracing::warn!(
+            "{address} is listened on for other machines, but they are told {told}, which is their own: \
+             give the name or address by which they reach this machine with --host"
+        );
+    }
     let mut server = Server::start(config).await.map_err(refused)?;
     let file = server.addresses();
     let value = serde_json::json!({
@@ -156,12 +136,19 @@ async fn serve(config: Config, environment: &Environment, output: Output) -> Res
         tracing::warn!(%error, "cannot tell the service manager that the server is ready");
     }
     let failed = tokio::select! {
-        () = either(&mut terminate, &mut interrupt) => None,
-        part = server.failed() => Some(part),
+        name = either(&mut terminate, &mut interrupt) => {
+            tracing::info!("stopping, as {name} says: what is under way is finished; a second signal ends it at once");
+            None
+        }
+        part = server.failed() => {
+            tracing::error!("stopping, because {part} has ended by itself");
+            Some(part)
+        }
     };
     tokio::select! {
-        () = server.stop() => {}
-        () = either(&mut terminate, &mut interrupt) => {
+        () = server.stop() => tracing::info!("stopped"),
+        name = either(&mut terminate, &mut interrupt) => {
+            tracing::warn!("stopped at once, as a second signal, {name}, says");
             return Err(Failure::new("left at once, as the second signal says"));
         }
     }
@@ -172,11 +159,11 @@ async fn serve(config: Config, environment: &Environment, output: Output) -> Res
     Ok(Code::Done)
 }
 
-/// Resolves at the first of both. Cancel safe.
-async fn either(one: &mut Signal, other: &mut Signal) {
+/// Resolves at the first of both, with its name. Cancel safe.
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 

@@ -4,9 +4,11 @@
 
 mod commands {
     mod documents;
+    mod freeze;
     mod help;
     mod ready;
     mod server;
+    mod serving;
     mod way;
     mod wrong;
 }

@@ -76,6 +76,15 @@ impl Config {
             listening.to_string()
         }
     }
+
+    /// Where it listens for other machines that are told an address which means themselves: to listen
+    /// everywhere is of no use without a host that is not this one's own name for itself.
+    #[must_use]
+    pub fn misleading(&self) -> Vec<SocketAddr> {
+        let has_name = self.hosts.iter().any(|host| !is_own(host));
+        let all = [self.api, self.mqtt, self.objects].into_iter();
+        all.filter(|address| !has_name && address.ip().is_unspecified()).collect()
+    }
 }
 
 /// Whether a name means this host wherever it is asked.
@@ -93,11 +102,16 @@ mod tests {
         assert_eq!(config.reached_at(config.api), "127.0.0.1:1983");
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 5));
         assert_eq!(config.reached_at(anywhere), "localhost:5");
+        assert_eq!(config.misleading(), []);
+        config.mqtt = anywhere;
+        assert_eq!(config.misleading(), [anywhere]);
         config.hosts.push("gantry.example.com".to_owned());
         assert_eq!(config.reached_at(anywhere), "gantry.example.com:5");
+        assert_eq!(config.misleading(), []);
         config.hosts.insert(0, "2001:db8::1".to_owned());
         assert_eq!(config.reached_at(anywhere), "[2001:db8::1]:5");
         config.api = "10.0.0.1:1983".parse().unwrap();
+        config.mqtt = "127.0.0.1:1984".parse().unwrap();
         let names = ["2001:db8::1", "localhost", "127.0.0.1", "gantry.example.com", "10.0.0.1"];
         assert_eq!(config.names(), names);
     }

@@ -5,7 +5,6 @@
 //! up as `[redacted]`.
 
 mod day;
-mod duration;
 mod environment;
 mod help;
 mod mount;
@@ -23,13 +22,13 @@ use gantry_protocol::{PoolKey, PoolToken};
 use zeroize::Zeroizing;
 
 pub use self::day::Day;
-pub use self::duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
 pub use self::environment::{Passed, Secret};
 pub use self::help::help;
 pub use self::mount::{InvalidMount, MAX_MOUNTS, Mount, Stages};
 pub use self::problem::{ConfigError, ConfigErrors, Problem, Warning};
 use self::reader::Reader;
 pub use self::variable::{HOST, REQUIRED, RUNS, Variable, all as variables};
+pub use gantry_model::{GoDuration, InvalidDuration, LONGEST_DURATION};
 
 /// The most characters of an image's name.
 const MAX_IMAGE: usize = 512;

@@ -9,6 +9,7 @@ use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
 use gantry_launcher::explain::{Exit, Explain as _, explain};
 use gantry_launcher::report::Json;
 use gantry_launcher::start;
+use gantry_model::one_line;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -107,6 +108,24 @@ fn log(config: &Config) {
         LogFormat::Json => {
             registry.with(format.event_format(Json).with_filter(filter)).init();
         }
-        LogFormat::Human => registry.with(format.with_ansi(false).with_filter(filter)).init(),
+        LogFormat::Human => {
+            let format = format.with_ansi(false).with_writer(|| OneLine(io::stdout()));
+            registry.with(format.with_filter(filter)).init();
+        }
+    }
+}
+
+/// Makes one line of each entry: much of what is told was written elsewhere. The subscriber writes each
+/// one whole.
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        self.0.write_all(one_line(&String::from_utf8_lossy(entry), false).as_bytes())?;
+        Ok(entry.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

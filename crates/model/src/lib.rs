@@ -3,14 +3,18 @@
 //! Everything here is a plain value or a plain function: no I/O, no clock, no async. Time arrives as
 //! an argument, so that each rule can be tested by itself.
 
+mod duration;
 mod id;
 mod lease;
 mod phase;
 mod run;
 mod run_life;
+mod text;
 
+pub use duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
 pub use id::{Epoch, InvalidId, JournalId, MessageId, PoolId, RunId, SessionId, StackId, WorkerId};
 pub use lease::{Lease, Standing, Terms, Timestamp};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use run::{RunState, RunType};
 pub use run_life::{Claimed, Concluded, Expired, InvalidTransition, Outcome, RunLife, Stopping};
+pub use text::one_line;

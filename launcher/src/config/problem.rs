@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use gantry_protocol::{KeyError, KeyMismatch, TokenError, ValidityError};
 
+use super::InvalidDuration;
 use super::day::Day;
-use super::duration::InvalidDuration;
 use super::mount::InvalidMount;
 use super::variable::Unknown;
 use crate::explain::{Exit, Explain};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::duration::GoDuration;
+use super::GoDuration;
 use super::environment::Passed;
 use super::problem::{ConfigError, ConfigErrors, Problem, Warning};
 use super::variable::{default_of, unknown};

@@ -89,12 +89,14 @@ impl ControlPlane {
             sha256: source.sha256,
             size: source.size,
         };
+        let (phases, later) = phases(row, &stack, attempt.stage);
         Ok(Spec {
             attempt,
             stack: row.stack.clone(),
             run_type: row.life.run_type,
             image: stack.image.clone(),
-            phases: phases(row, &stack, attempt.stage),
+            phases,
+            later,
             after_run: stack.hooks.after_run.clone(),
             environment: stack.environment.clone(),
             secrets,
@@ -202,8 +204,8 @@ pub(crate) fn bundle(text: Option<&str>) -> Option<SealedBundle> {
     text.and_then(|text| serde_json::from_str(text).ok())
 }
 
-/// The phases of a stage. A launcher that goes on under autodeploy needs those of both.
-fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> Vec<PhaseSpec> {
+/// The phases of a stage, and of a read stage those of the write stage that may follow.
+fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> (Vec<PhaseSpec>, Vec<PhaseSpec>) {
     let hooks = &stack.hooks;
     let phase = |phase, before: &[String], after: &[String], command: Option<&String>| PhaseSpec {
         phase,
@@ -217,17 +219,16 @@ fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> Vec<PhaseSpec> {
     let destroy = phase(Phase::Destroy, &hooks.before_destroy, &hooks.after_destroy, None);
     let command = row.command.as_ref();
     let perform = phase(Phase::Perform, &hooks.before_perform, &hooks.after_perform, command);
-    let halves = |second: PhaseSpec| match (stage, row.life.autodeploy) {
-        (Stage::Read, false) => vec![initialize.clone(), plan.clone()],
-        (Stage::Read, true) => vec![initialize.clone(), plan.clone(), second],
-        (Stage::Write, _) => vec![second],
+    let halves = |first: Vec<PhaseSpec>, second: PhaseSpec| match stage {
+        Stage::Read => (first, vec![second]),
+        Stage::Write => (vec![second], Vec::new()),
     };
     match row.life.run_type {
-        RunType::Proposed => vec![initialize, plan],
-        RunType::Tracked => halves(apply),
-        RunType::Destroy => halves(destroy),
-        RunType::Task => vec![initialize, perform],
-        RunType::Testing => vec![initialize, plan, apply, destroy],
+        RunType::Proposed => (vec![initialize, plan], Vec::new()),
+        RunType::Tracked => halves(vec![initialize, plan], apply),
+        RunType::Destroy => halves(vec![initialize, plan], destroy),
+        RunType::Task => (vec![initialize, perform], Vec::new()),
+        RunType::Testing => (vec![initialize, plan, apply, destroy], Vec::new()),
     }
 }
 

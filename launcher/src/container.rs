@@ -73,6 +73,10 @@ pub trait Engine: Clone + Send + Sync + 'static {
 /// What an image says about the processes in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
+    /// What the engine calls it by its content.
+    pub id: String,
+    /// By which digests registries know it, `name@sha256:…`.
+    pub digests: Vec<String>,
     /// The user it wants to run as; empty if it does not say.
     pub user: String,
     /// The environment that it sets, `NAME=value`.

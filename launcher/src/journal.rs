@@ -23,7 +23,7 @@ use crate::session::{Outgoing, OutgoingError, Waiting};
 use file::File;
 pub use file::JournalError;
 use record::Record;
-pub use record::{Change, Ending, KeptState, Mark};
+pub use record::{Allowed, Change, Ending, KeptState, Mark};
 
 /// The most messages that are handed to the session at once.
 const BATCH: usize = 64;
@@ -70,6 +70,10 @@ pub struct Entry {
     pub boot: String,
     /// Why it is being stopped, if it is.
     pub stop: Option<String>,
+    /// How often the policy's evaluation was begun and not seen to its end.
+    pub policy_begun: u32,
+    /// What it may run, from [`Step::WorkspaceReady`] on.
+    pub allowed: Option<Allowed>,
     /// Where its log stands.
     pub mark: Mark,
     /// The state versions that are stored, the latest 256 of them.
@@ -317,6 +321,12 @@ impl Known {
                     entry.stop.get_or_insert(reason);
                 });
             }
+            Record::PolicyBegun { attempt, times } => {
+                self.change(attempt, |entry| entry.policy_begun = times);
+            }
+            Record::Allowed { attempt, allowed } => {
+                self.change(attempt, |entry| entry.allowed = Some(allowed));
+            }
             Record::Mark { attempt, mark } => self.change(attempt, |entry| entry.mark = mark),
             Record::State { attempt, state } => {
                 self.change(attempt, |entry| {
@@ -388,6 +398,8 @@ impl Entry {
             step: Step::Granted,
             boot,
             stop: None,
+            policy_begun: 0,
+            allowed: None,
             mark: Mark::default(),
             states: Vec::new(),
             ending: None,

@@ -13,6 +13,7 @@ pub mod journal;
 pub mod launch;
 pub mod log;
 pub mod mask;
+pub mod policy;
 pub mod reaper;
 pub mod report;
 pub mod session;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
 use gantry_launcher::explain::{Exit, Explain as _, explain};
+use gantry_launcher::policy::evaluator;
 use gantry_launcher::report::Json;
 use gantry_launcher::start;
 use gantry_model::one_line;
@@ -16,6 +17,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
+    if evaluator::is_called(std::env::args_os(), std::env::vars_os()) {
+        return evaluator::main();
+    }
     keep_to_itself();
     let argument =
         std::env::args_os().nth(1).map(|argument| argument.to_string_lossy().into_owned());

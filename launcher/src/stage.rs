@@ -12,6 +12,7 @@ mod container;
 mod ending;
 mod follow;
 mod order;
+mod policy;
 mod prepare;
 mod state;
 
@@ -32,20 +33,12 @@ use crate::container::{Engine, EngineError};
 use crate::journal::{Change, Ending, Entry, Journal, JournalError};
 use crate::log::{Echo, Log, LogError};
 use crate::mask::Secrets;
+use crate::policy::Policy;
 use crate::store::{Say, Store, Urls};
 use crate::workspace::Directories;
 
 /// How much longer than its grace a stopped stage gets, for what it does after its last phase.
 pub const MARGIN: Duration = Duration::from_secs(60);
-
-/// The run initialization policy.
-#[derive(Debug)]
-pub struct Policy {
-    /// Ready to be asked.
-    pub compiled: gantry_policy::Policy,
-    /// Lower-case hex of the SHA-256 of its source: with it a decision names what decided.
-    pub sha256: String,
-}
 
 /// What all stages of a launcher share.
 #[derive(Clone)]
@@ -146,7 +139,10 @@ struct Stage<E> {
     store: Store,
     spec: Spec,
     secrets: Secrets,
+    /// Lower-case hex of the SHA-256 of the sealed spec.
+    spec_sha256: String,
     variables: order::Variables,
+    origins: order::Origins,
     /// When its first phase must have begun.
     deadline: Instant,
 }
@@ -197,7 +193,16 @@ async fn walk<E: Engine>(
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
     let store = Store::new(shared.objects.clone(), Arc::clone(&reins.urls));
-    let stage = match prepare::open_spec(shared, attempt, &directories) {
+    let allowed = entry.allowed.as_ref().map(|allowed| allowed.spec_sha256.as_str());
+    let opened = prepare::open_spec(shared, attempt, &directories).and_then(|opened| {
+        // Nothing runs that the policy was not asked about.
+        if allowed.is_none_or(|sha256| sha256 == opened.sha256) {
+            Ok(opened)
+        } else {
+            Err("the stage's spec is not the one that was to be run".to_owned())
+        }
+    });
+    let stage = match opened {
         Ok(opened) => Stage {
             shared: shared.clone(),
             attempt,
@@ -206,7 +211,9 @@ async fn walk<E: Engine>(
             store,
             spec: opened.spec,
             secrets: opened.secrets,
+            spec_sha256: opened.sha256,
             variables: opened.variables,
+            origins: opened.origins,
             deadline: Instant::now() + shared.config.run_timeout.get(),
         },
         Err(reason) => return unopened(shared, &entry, reins, &directories, reason).await,

@@ -5,8 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use gantry_model::{JournalId, WorkerId};
-use gantry_policy::CompileError;
-use gantry_protocol::Digest;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,27 +18,17 @@ use crate::explain::{Exit, Explain};
 use crate::host::{HostError, StateDir, boot_id};
 use crate::journal::{Journal, JournalError};
 use crate::launch::{self, LaunchError, Request};
+use crate::policy::{Policy, PolicyError};
 use crate::reaper;
 use crate::session::{Health, Outgoing, Session, SessionError};
-use crate::stage::{Policy, Shared};
-
-/// The largest policy, in bytes.
-const MAX_POLICY: u64 = 1 << 20;
+use crate::stage::Shared;
 
 /// Why the launcher does not start, or ends.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The policy's file cannot be read.
-    #[error("cannot read the run initialization policy {path}")]
-    PolicyFile {
-        /// Where it should be.
-        path: std::path::PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The policy is invalid.
+    /// The policy cannot be used.
     #[error(transparent)]
-    Policy(#[from] CompileError),
+    Policy(#[from] PolicyError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -67,9 +55,7 @@ pub enum StartError {
 impl Explain for StartError {
     fn help(&self) -> Option<&'static str> {
         match self {
-            Self::PolicyFile { .. } => Some(
-                "give its path in SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY, and the launcher's user the right to read it",
-            ),
+            Self::Policy(error) => error.help(),
             Self::Host(error) => error.help(),
             Self::Engine(_) => Some(
                 "start Docker, or set DOCKER_HOST to where it listens; the user must be in the group docker",
@@ -77,13 +63,13 @@ impl Explain for StartError {
             Self::Session(error) => error.help(),
             Self::Launch(error) => error.help(),
             // Their messages say it themselves.
-            Self::Policy(_) | Self::Journal(_) | Self::Objects(_) | Self::Signals(_) => None,
+            Self::Journal(_) | Self::Objects(_) | Self::Signals(_) => None,
         }
     }
 
     fn exit_code(&self) -> Exit {
         match self {
-            Self::PolicyFile { .. } | Self::Policy(_) => Exit::Policy,
+            Self::Policy(error) => error.exit_code(),
             Self::Host(_) | Self::Journal(_) => Exit::State,
             Self::Engine(_) => Exit::Engine,
             Self::Objects(_) => Exit::Configuration,
@@ -102,7 +88,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let config = Arc::new(config);
     // First, so that no signal finds the default that ends the process.
     let mut requests = Requests::new().map_err(StartError::Signals)?;
-    let policy = policy(&config)?;
+    let policy = match &config.policy {
+        Some(path) => Some(Arc::new(Policy::read(path).await?)),
+        None => None,
+    };
     let state = StateDir::hold(&config.state_dir)?;
     let worker_binary = state.worker_binary()?;
     let journal = Arc::new(Journal::open(&config.state_dir, || {
@@ -144,23 +133,6 @@ async fn engine(config: &Config, journal: &Journal) -> Result<Docker, EngineErro
     tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
     reaper::reap(&engine, journal, config).await?;
     Ok(engine)
-}
-
-fn policy(config: &Config) -> Result<Option<Arc<Policy>>, StartError> {
-    use std::io::Read as _;
-    let Some(path) = &config.policy else { return Ok(None) };
-    let read = || -> io::Result<String> {
-        let mut source = String::new();
-        std::fs::File::open(path)?.take(MAX_POLICY + 1).read_to_string(&mut source)?;
-        Ok(source)
-    };
-    let source = read().map_err(|source| StartError::PolicyFile { path: path.clone(), source })?;
-    let compiled = gantry_policy::Policy::compile(&path.to_string_lossy(), &source)?;
-    for warning in compiled.warnings() {
-        tracing::warn!(warning, "the run initialization policy");
-    }
-    let sha256 = Digest::of(source.as_bytes()).to_string();
-    Ok(Some(Arc::new(Policy { compiled, sha256 })))
 }
 
 fn docker_host(config: &Config) -> Option<String> {

@@ -8,6 +8,8 @@
 mod launcher;
 #[path = "container_faults/play.rs"]
 mod play;
+#[path = "container_faults/policy.rs"]
+mod policy;
 #[path = "container_faults/store.rs"]
 mod store;
 #[path = "container_faults/worker.rs"]

@@ -80,6 +80,20 @@ fn an_invalid_policy_ends_with_65_and_its_place() {
 }
 
 #[test]
+fn a_policy_without_deny_ends_with_65_and_what_to_write() {
+    let state = tempfile::tempdir().unwrap();
+    let policy = state.path().join("policy.rego");
+    fs::write(&policy, "package spacelift\ndenny contains \"no\"").unwrap();
+    let path = policy.to_str().unwrap();
+    let output =
+        launch(&state.path().join("s"), &[("SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY", path)]);
+    assert_eq!(output.status.code(), Some(65));
+    let said = said(&output);
+    assert!(said.contains("policy.rego:2:1: there is no rule `deny`, and `denny`"), "{said}");
+    assert!(said.contains("`deny := set()`"), "{said}");
+}
+
+#[test]
 fn a_policy_that_is_not_there_ends_with_65() {
     let state = tempfile::tempdir().unwrap();
     let output = launch(

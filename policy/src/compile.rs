@@ -10,6 +10,7 @@ use regorus::{Engine, PolicyLengthConfig};
 
 use crate::builtins;
 use crate::policy::{LONGEST_SOURCE, RegoVersion};
+use crate::recursion;
 use crate::source::{self, DEEPEST, DEEPEST_VALUE, MOST_LINKS, Outline};
 
 /// The rule that is evaluated: everything in one query, under one time limit.
@@ -65,7 +66,6 @@ impl std::error::Error for CompileError {}
 pub(crate) struct Compiled {
     pub(crate) engine: Engine,
     pub(crate) version: RegoVersion,
-    pub(crate) warnings: Vec<String>,
 }
 
 /// How far a compilation came: the error of the one that came further is the useful one.
@@ -142,15 +142,16 @@ fn attempt(
     let declares = Declares { engine: &engine, name };
     check_calls(&declares, outline, version).map_err(refuse)?;
     check_locals(&declares, outline).map_err(refuse)?;
-    let warnings = warnings(&declares).map_err(refuse)?;
+    check_deny(&declares, text).map_err(refuse)?;
     let prelude = prelude(&declares, outline, version).map_err(refuse)?;
     for (part, text) in [("prelude", prelude), ("harness", HARNESS.to_owned())] {
         engine.add_policy(part.to_owned(), text).map_err(|error| refuse(located(name, &error)))?;
     }
+    recursion::check(&mut engine, name).map_err(refuse)?;
     engine
         .compile_with_entrypoint(&OUTCOME.into())
         .map_err(|error| refuse(located(name, &error)))?;
-    Ok(Compiled { engine, version, warnings })
+    Ok(Compiled { engine, version })
 }
 
 /// Tells which rules the source itself declares.
@@ -189,13 +190,43 @@ fn prelude(
     Ok(text)
 }
 
-fn warnings(declares: &Declares<'_>) -> Result<Vec<String>, CompileError> {
+/// A policy that denies nothing says so: otherwise it forgot to, or misspelt it.
+fn check_deny(declares: &Declares<'_>, text: &str) -> Result<(), CompileError> {
     if declares.rule("deny")? {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let warning =
-        "the policy has no deny rule and lets every run through: add one if that is not meant";
-    Ok(vec![format!("{}: {warning}", declares.name)])
+    let near = text.lines().zip(1..).find_map(|(line, number)| {
+        let line = line.strip_prefix("default ").unwrap_or(line);
+        let name = line.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+        is_near(name).then_some((name, Place { line: number, column: 1 }))
+    });
+    let (message, place) = match near {
+        Some((name, place)) => {
+            (format!("there is no rule `deny`, and `{name}` is not looked at"), Some(place))
+        }
+        None => {
+            ("there is no rule `deny`, so that every run would be let through".to_owned(), None)
+        }
+    };
+    Err(CompileError {
+        file: declares.name.to_owned(),
+        place,
+        message,
+        help: "write `deny contains \"why not\" if { ... }` (v0: `deny[\"why not\"] { ... }`), or, if it is meant to deny nothing, `deny := set()`",
+    })
+}
+
+/// Whether whoever wrote `name` may have meant `deny`: it is little else, or a word for the same.
+fn is_near(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let letters = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters.dedup();
+        letters
+    };
+    let is_other_word = matches!(name.as_str(), "reject" | "refuse" | "block" | "forbid");
+    letters(&name) == letters("deny") || name.starts_with("den") || is_other_word
 }
 
 fn wrong_package(name: &str, text: &str, package: &str) -> CompileError {

@@ -2,11 +2,14 @@
 //!
 //! Published policies come in two families: those for private workers read `static_run_environment`,
 //! `run` and `docker_image`; older server-side ones read `commit`, `request`, `run.runtime_config` and
-//! `stack`. The input holds both. Times are nanoseconds since 1970. No field ever holds a secret:
-//! `environment_variables` is for plain variables only, because a sample of the input may be logged.
+//! `stack`. The input holds both, and in `gantry` what truly runs. Times are nanoseconds since 1970. No field ever holds a secret, because a
+//! sample of the input may be logged: of secret variables there is the name alone.
+
+mod execution;
 
 use std::collections::BTreeMap;
 
+pub use execution::{Command, Content, Execution, Image, Mount, Variable};
 use serde::{Serialize, Serializer};
 
 /// The whole input.
@@ -14,6 +17,8 @@ use serde::{Serialize, Serializer};
 pub struct Input {
     /// The image of the stage's container; empty for the default one.
     pub docker_image: String,
+    /// What the launcher is going to run, and nothing else.
+    pub gantry: Execution,
     /// When the policy is evaluated.
     pub request: Request,
     /// The run.
@@ -42,6 +47,7 @@ impl Serialize for Input {
         struct Written<'a> {
             commit: &'a Commit,
             docker_image: &'a str,
+            gantry: &'a Execution,
             request: &'a Request,
             run: &'a Run,
             stack: &'a Stack,
@@ -51,6 +57,7 @@ impl Serialize for Input {
         Written {
             commit: &self.run.commit,
             docker_image: &self.docker_image,
+            gantry: &self.gantry,
             request: &self.request,
             run: &self.run,
             stack: &self.stack,

@@ -13,11 +13,12 @@ mod compile;
 mod input;
 mod jwt;
 mod policy;
+mod recursion;
 mod source;
 
 pub use compile::{CompileError, Place};
 pub use input::{
-    Change, Commit, Entity, Input, Request, Role, Run, RuntimeConfig, Stack, StaticRunEnvironment,
-    VendorSpecificConfig,
+    Change, Command, Commit, Content, Entity, Execution, Image, Input, Mount, Request, Role, Run,
+    RuntimeConfig, Stack, StaticRunEnvironment, Variable, VendorSpecificConfig,
 };
 pub use policy::{Decision, EvaluateError, LONGEST_SOURCE, Policy, RegoVersion, TIME_LIMIT};

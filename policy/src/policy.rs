@@ -42,7 +42,6 @@ pub struct Policy {
     name: String,
     engine: regorus::Engine,
     version: RegoVersion,
-    warnings: Vec<String>,
     time_limit: Duration,
 }
 
@@ -121,8 +120,8 @@ impl Policy {
     ///
     /// Tells the first mistake with its place and what to do about it.
     pub fn compile(name: &str, source: &str) -> Result<Self, CompileError> {
-        let Compiled { engine, version, warnings } = compile::compile(name, source)?;
-        Ok(Self { name: name.to_owned(), engine, version, warnings, time_limit: TIME_LIMIT })
+        let Compiled { engine, version } = compile::compile(name, source)?;
+        Ok(Self { name: name.to_owned(), engine, version, time_limit: TIME_LIMIT })
     }
 
     /// Takes another time limit than [`TIME_LIMIT`].
@@ -135,12 +134,6 @@ impl Policy {
     #[must_use]
     pub fn version(&self) -> RegoVersion {
         self.version
-    }
-
-    /// What is allowed but probably not meant: a policy without `deny`.
-    #[must_use]
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
     }
 
     /// Decides about one run. `now` is what the expiry of tokens is held against.
@@ -180,9 +173,7 @@ impl Policy {
         let deny = match only(outcome, "deny") {
             Some(Value::Set(deny)) => deny,
             Some(other) => return Err(wrong(kind(other))),
-            // A policy without the rule is allowed; a rule without a value is no answer.
-            None if self.warnings.is_empty() => return Err(wrong("undefined")),
-            None => return Ok(Vec::new()),
+            None => return Err(wrong("undefined")),
         };
         let mut denials = BTreeSet::new();
         for denial in deny.iter() {

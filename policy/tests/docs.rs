@@ -2,7 +2,6 @@
 
 mod support;
 
-use gantry_policy::Policy;
 use serde_json::Value;
 use support::{evaluate, example};
 
@@ -56,10 +55,6 @@ fn every_example_does_what_its_comments_say() {
             }
         }
         assert!(outcomes > 0, "an example says what comes of it\n{source}");
-        assert_eq!(
-            Policy::compile("docs.rego", source).expect("it compiles").warnings(),
-            [] as [String; 0]
-        );
     }
 }
 

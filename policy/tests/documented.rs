@@ -175,21 +175,16 @@ fn sanitized_hides_a_value_and_can_be_compared() {
     assert_eq!(denials(source, &example().to_value()), ["1f94bcf526a3f6c7"]);
 }
 
+/// In both versions, and in every way in which an empty set can be written.
 #[test]
-fn a_policy_without_deny_is_allowed_with_a_warning() {
-    let policy =
-        Policy::compile("init.rego", "package spacelift\nsample { true }").expect("it compiles");
-    assert_eq!(
-        policy.warnings(),
-        [
-            "init.rego: the policy has no deny rule and lets every run through: add one if that is not meant"
-        ]
-    );
-    let decision = policy.evaluate(&example().to_value(), support::now()).expect("it decides");
-    assert_eq!(decision, Decision { denials: vec![], sample: true });
-    let policy = Policy::compile("init.rego", "package spacelift\ndeny[\"x\"] { false }")
-        .expect("it compiles");
-    assert!(policy.warnings().is_empty());
+fn a_policy_that_only_samples_says_that_it_denies_nothing() {
+    for deny in
+        ["deny := set()", "deny = set()", "deny[\"x\"] { false }", "deny := {x | x := input.none}"]
+    {
+        let source = format!("package spacelift\n{deny}\nsample := true");
+        let decision = evaluate(&source, &example().to_value()).expect("it decides");
+        assert_eq!(decision, Decision { denials: vec![], sample: true }, "{source}");
+    }
 }
 
 #[test]

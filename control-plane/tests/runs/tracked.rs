@@ -80,6 +80,8 @@ async fn an_offer_says_all_that_its_stage_needs() {
     let phases: Vec<_> = spec.phases.iter().map(|phase| phase.phase).collect();
     assert_eq!(phases, [Phase::Initialize, Phase::Plan]);
     assert_eq!(spec.phases[1].before, ["echo plan"]);
+    // For policies to look at.
+    assert_eq!(spec.later.iter().map(|it| it.phase).collect::<Vec<_>>(), [Phase::Apply]);
     assert!(spec.source.is_some() && spec.workspace.is_none());
     assert!(spec.state.as_ref().is_some_and(|state| !state.can_write && state.current.is_none()));
 
@@ -88,6 +90,7 @@ async fn an_offer_says_all_that_its_stage_needs() {
     world.deliver(&mut [&mut launcher]).await;
     let spec = launcher.spec();
     assert_eq!(spec.phases.iter().map(|it| it.phase).collect::<Vec<_>>(), [Phase::Apply]);
+    assert_eq!(spec.later, []);
     assert_eq!(spec.workspace.map(|workspace| workspace.epoch), Some(1));
     assert!(spec.source.is_none() && spec.state.is_some_and(|state| state.can_write));
 }
@@ -169,7 +172,8 @@ async fn with_autodeploy_the_same_worker_goes_on_in_the_same_epoch() {
     let (run, mut launcher, attempt) = world.reading().await;
     let spec = launcher.spec();
     let phases: Vec<_> = spec.phases.iter().map(|phase| phase.phase).collect();
-    assert_eq!(phases, [Phase::Initialize, Phase::Plan, Phase::Apply]);
+    assert_eq!(phases, [Phase::Initialize, Phase::Plan]);
+    assert_eq!(spec.later.iter().map(|it| it.phase).collect::<Vec<_>>(), [Phase::Apply]);
     let result =
         gantry_protocol::message::StageResult { continues: true, ..succeeded(attempt, true) };
     world.say(&mut launcher, result).await;

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_micros(100);
 pub struct Moment {
     /// `read` or `write`.
     pub stage: &'static str,
-    /// `granted`, a step such as `created`, `ended`, `state`, `result_sent` or `removed`.
+    /// `granted`, `policy_begun`, a step such as `created`, `ended`, `state`, `result_sent` or `removed`.
     pub what: &'static str,
 }
 
@@ -32,6 +32,7 @@ impl Moment {
         };
         match self.what {
             "granted" => of("granted"),
+            "policy_begun" => of("policy_begun"),
             "state" => of("state"),
             "ended" => of("ended"),
             "result_sent" => of("result"),

@@ -16,6 +16,9 @@ pub struct Spec {
     pub image: Option<String>,
     /// The phases, in order.
     pub phases: Vec<PhaseSpec>,
+    /// Of a read stage, the phases of the write stage that may follow, as they are now: for policies to
+    /// look at, never to be run.
+    pub later: Vec<PhaseSpec>,
     /// Commands that run after every processed run.
     pub after_run: Vec<String>,
     /// Variables in the clear.

@@ -73,6 +73,8 @@ impl Engine for Docker {
         let Some(image) = unless_missing(found)? else { return Ok(None) };
         let config = image.config.unwrap_or_default();
         Ok(Some(Image {
+            id: image.id.unwrap_or_default(),
+            digests: image.repo_digests.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
             environment: config.env.unwrap_or_default(),
         }))

@@ -328,11 +328,17 @@ impl Inside {
         }
     }
 
+    /// An image by its name or its id.
+    fn image(&self, name: &str) -> Option<&Stored> {
+        let by_id = || self.here.values().find(|it| !name.is_empty() && it.image.id == name);
+        self.here.get(name).or_else(by_id)
+    }
+
     fn create(&mut self, spec: &Spec) -> Result<(), String> {
         if self.containers.contains_key(&spec.name) {
             return Ok(());
         }
-        if !self.here.contains_key(&spec.image) {
+        if self.image(&spec.image).is_none() {
             return Err(format!("No such image: {}", spec.image));
         }
         if let Some(mount) = spec.mounts.iter().find(|mount| !mount.source.exists()) {
@@ -366,7 +372,7 @@ impl Engine for Fake {
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
-        let found = |fake: &Self| Ok(fake.inside().here.get(name).map(|it| it.image.clone()));
+        let found = |fake: &Self| Ok(fake.inside().image(name).map(|it| it.image.clone()));
         self.answer(Call::Image, found).await
     }
 
@@ -398,7 +404,7 @@ impl Engine for Fake {
     ) -> Result<Option<Vec<u8>>, EngineError> {
         let read = |fake: &Self| {
             let inside = fake.inside();
-            let image = inside.containers.get(name).and_then(|it| inside.here.get(&it.spec.image));
+            let image = inside.containers.get(name).and_then(|it| inside.image(&it.spec.image));
             let file = image.and_then(|image| image.files.get(path));
             Ok(file.filter(|file| file.len() <= limit).cloned())
         };

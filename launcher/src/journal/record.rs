@@ -50,6 +50,15 @@ pub struct KeptState {
     pub payload_sha256: String,
 }
 
+/// What a stage was allowed to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// What the engine calls the image by its content; empty if it does not say.
+    pub image: String,
+    /// Lower-case hex of the SHA-256 of its sealed spec.
+    pub spec_sha256: String,
+}
+
 /// How a stage ended; what its result will say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
@@ -105,6 +114,18 @@ impl Change {
         Self::Record(Record::Stop { attempt, reason })
     }
 
+    /// The policy is being evaluated, and a launcher was killed at that so many times less one.
+    #[must_use]
+    pub const fn policy_begun(attempt: Attempt, times: u32) -> Self {
+        Self::Record(Record::PolicyBegun { attempt, times })
+    }
+
+    /// The attempt may run this spec in this image.
+    #[must_use]
+    pub const fn allowed(attempt: Attempt, image: String, spec_sha256: String) -> Self {
+        Self::Record(Record::Allowed { attempt, allowed: Allowed { image, spec_sha256 } })
+    }
+
     /// More of the log is stored.
     #[must_use]
     pub const fn mark(attempt: Attempt, mark: Mark) -> Self {
@@ -152,6 +173,14 @@ pub enum Record {
     Stop {
         attempt: Attempt,
         reason: String,
+    },
+    PolicyBegun {
+        attempt: Attempt,
+        times: u32,
+    },
+    Allowed {
+        attempt: Attempt,
+        allowed: Allowed,
     },
     Mark {
         attempt: Attempt,

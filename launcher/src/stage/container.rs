@@ -193,7 +193,7 @@ impl<E: Engine> Stage<E> {
         let group = std::fs::metadata(&directories.order).map_err(self.at())?.gid();
         Ok(Spec {
             name: container_name(self.attempt),
-            image: self.image().to_owned(),
+            image: self.chosen_image(),
             labels: BTreeMap::from([
                 (POOL_LABEL.to_owned(), config.token.pool.to_string()),
                 ("gantry.worker".to_owned(), self.shared.journal.worker().to_string()),
@@ -210,6 +210,14 @@ impl<E: Engine> Stage<E> {
         })
     }
 
+    /// The image that was here when the stage was allowed, whatever its name has come to mean since.
+    pub(super) fn chosen_image(&self) -> String {
+        let allowed = self.entry().and_then(|entry| entry.allowed);
+        let id = allowed.map(|allowed| allowed.image).filter(|id| !id.is_empty());
+        id.unwrap_or_else(|| self.image().to_owned())
+    }
+
+    /// The image as stack or launcher name it.
     pub(super) fn image(&self) -> &str {
         self.spec.image.as_deref().unwrap_or(&self.shared.config.runner_image)
     }

@@ -86,6 +86,58 @@ pub fn variables(config: &Config, spec: &Spec, secrets: Option<&SecretBundle>) -
     variables
 }
 
+/// Where a variable of the phases comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The image sets it.
+    Image,
+    /// We do.
+    Launcher,
+    /// It is passed on from the launcher's environment.
+    Host,
+    /// It is one of the stack's in the clear.
+    Stack,
+    /// It is one of the stack's secrets.
+    Secret,
+}
+
+impl Origin {
+    /// The word for it in the input of policies.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Launcher => "launcher",
+            Self::Host => "host",
+            Self::Stack => "stack",
+            Self::Secret => "secret",
+        }
+    }
+
+    /// Whether everybody may see its value.
+    pub const fn is_shown(self) -> bool {
+        match self {
+            Self::Image | Self::Launcher | Self::Stack => true,
+            Self::Host | Self::Secret => false,
+        }
+    }
+}
+
+/// Where each of [`variables`] comes from.
+pub type Origins = BTreeMap<String, Origin>;
+
+/// Tells of each of [`variables`] where it comes from.
+pub fn origins(config: &Config, spec: &Spec, secrets: Option<&SecretBundle>) -> Origins {
+    let stage = spec.attempt.stage;
+    let own = computed(spec).into_keys().map(|name| (name, Origin::Launcher));
+    let passed = config.passed_to(stage).map(|passed| (passed.name.clone(), Origin::Host));
+    let plain = spec.environment.iter().map(|it| (&it.name, Origin::Stack));
+    let secret = secrets.iter().flat_map(|bundle| &bundle.secrets);
+    let stacks = plain.chain(secret.map(|it| (&it.name, Origin::Secret)));
+    let stacks =
+        stacks.filter_map(|(name, origin)| Some((in_stage(name, stage)?.to_owned(), origin)));
+    own.chain(passed).chain(stacks).collect()
+}
+
 /// The name that phases see; none if the prefix selects the other stage.
 fn in_stage(name: &str, stage: StageKind) -> Option<&str> {
     match (name.strip_prefix("ro_"), name.strip_prefix("wo_"), stage) {
@@ -129,7 +181,8 @@ pub const fn run_type(run_type: RunType) -> &'static str {
 impl<E: Engine> Stage<E> {
     /// Writes the order, and the state if the stage has one, where the worker binary looks for them.
     pub(super) async fn write_order(&self) -> Result<(), OrderError> {
-        let image = persist(|| self.shared.engine.image(self.image())).await?.unwrap_or_default();
+        let name = self.chosen_image();
+        let image = persist(|| self.shared.engine.image(&name)).await?.unwrap_or_default();
         let user = self.user(&image).await?;
         let state = self.state_order().await?;
         let order = self.order(&image, user, state, self.commands()?);
@@ -237,8 +290,9 @@ impl<E: Engine> Stage<E> {
 
     /// The image's environment, and ours over it.
     fn environment(&self, image: &Image) -> Vec<(String, Secret)> {
-        let mut environment: BTreeMap<&str, &str> = BTreeMap::from([("PATH", PATH)]);
-        environment.extend(image.environment.iter().filter_map(|entry| entry.split_once('=')));
+        let of_image = environment_of(image).into_iter();
+        let mut environment: BTreeMap<&str, &str> =
+            of_image.map(|(name, _, value)| (name, value)).collect();
         let own = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         environment.extend(own);
         let mut environment: Vec<_> = environment
@@ -284,7 +338,15 @@ fn find_user(name: &str, group: &str, passwd: &str) -> Option<User> {
     Some(User { uid, gid: group.unwrap_or(uid), home: default.home })
 }
 
-fn phase_order(
+/// What the phases have before anybody sets anything: later ones win.
+pub(super) fn environment_of(image: &Image) -> Vec<(&str, Origin, &str)> {
+    let of_image = image.environment.iter().filter_map(|entry| entry.split_once('='));
+    let of_image = of_image.map(|(name, value)| (name, Origin::Image, value));
+    std::iter::once(("PATH", Origin::Launcher, PATH)).chain(of_image).collect()
+}
+
+/// A phase as it is run.
+pub(super) fn phase_order(
     phase: &gantry_protocol::spec::PhaseSpec,
     commands: terraform::Commands,
 ) -> PhaseOrder {

@@ -4,26 +4,23 @@ use std::fs;
 use std::io::Write;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use gantry_model::{Phase, Section, Stage};
-use gantry_policy::Input;
-use gantry_protocol::message::{Decision, StageOutcome, Step};
 use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
-use gantry_protocol::{Header, SealedBytes};
+use gantry_protocol::{Digest, Header, SealedBytes};
 
-use super::order::Variables;
+use super::order::{Origins, Variables};
+use super::policy::Asked;
 use super::{Shared, StageError, Wish, order};
 use crate::blob::{BlobError, Expected};
-use crate::container::{Engine, EngineError};
-use crate::journal::{Change, Entry};
-use crate::log::{Log, message_id};
+use crate::container::{Engine, EngineError, Image};
+use crate::journal::Entry;
+use crate::log::Log;
 use crate::mask::{RefusalReason, Secrets};
 use crate::terraform::{self, BackendError};
 use crate::workspace::{self, Directories, WorkspaceError};
 
-/// How long the policy may take, its builtins included.
-const POLICY_LIMIT: Duration = Duration::from_secs(15);
 /// How often a pull that broke off is begun again.
 const PULLS_AGAIN: u32 = 3;
 /// The largest source archive: 2 GiB.
@@ -32,8 +29,11 @@ const MAX_SOURCE: u64 = 2 << 30;
 /// A spec, opened.
 pub struct Opened {
     pub spec: Spec,
+    /// Lower-case hex of the SHA-256 of the sealed spec.
+    pub sha256: String,
     pub secrets: Secrets,
     pub variables: Variables,
+    pub origins: Origins,
 }
 
 /// Opens the spec that lies in the attempt's directory, and its secrets. Says why not in words that
@@ -47,6 +47,7 @@ pub fn open_spec<E>(
     let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
     let sealed = fs::read(&directories.spec)
         .map_err(|error| format!("the stage's spec cannot be read on this host: {error}"))?;
+    let sha256 = Digest::of(&sealed).to_string();
     let plain = SealedBytes::from_file(&sealed)
         .map_err(|error| format!("the stage's spec is not sealed as it should be: {error}"))?
         .open(&keys)
@@ -70,7 +71,8 @@ pub fn open_spec<E>(
     let bundle = open_bundle(&spec, &keys)?;
     let variables = order::variables(config, &spec, bundle.as_ref());
     let secrets = secrets(config, bundle.as_ref())?;
-    Ok(Opened { spec, secrets, variables })
+    let origins = order::origins(config, &spec, bundle.as_ref());
+    Ok(Opened { spec, sha256, secrets, variables, origins })
 }
 
 fn open_bundle(
@@ -147,6 +149,8 @@ enum PrepareError {
     Backend(#[from] BackendError),
     #[error("the image {image} is not on this host and cannot be pulled")]
     Image { image: String, source: EngineError },
+    #[error("the image {image} was pulled and is not on this host: something removes images here")]
+    Gone { image: String },
     #[error(transparent)]
     State(#[from] super::state::StateError),
     #[error(
@@ -158,157 +162,42 @@ enum PrepareError {
 }
 
 impl<E: Engine> super::Stage<E> {
-    /// Asks the policy, brings the image here and lays the workspace out.
+    /// Brings the image here, asks the policy and lays the workspace out.
     pub(super) async fn prepare(&self, entry: &Entry) -> Result<(), StageError> {
         let mut log = self.log(entry);
-        if let Some(denials) = self.denials().await? {
-            let mut lines = vec!["the run initialization policy denies this run:".to_owned()];
-            lines.extend(denials.iter().map(|denial| format!("  - {denial}")));
-            return self.end_early(StageOutcome::Denied, &lines).await;
-        }
-        let laid_out = async {
+        let brought = async {
             self.check_recipients().map_err(PrepareError::from)?;
             tokio::select! {
                 biased;
-                () = self.called_off() => return Err(PrepareError::CalledOff.into()),
-                brought = self.bring_image(&mut log) => brought?,
+                () = self.called_off() => Err(PrepareError::CalledOff.into()),
+                brought = self.bring_image(&mut log) => brought,
             }
-            self.lay_out(&mut log).await
         };
-        match laid_out.await {
-            Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::WorkspaceReady)?),
+        let laid_out = match brought.await {
+            Ok(image) => match self.ask_policy(entry, &image).await? {
+                Asked::Allowed => self.lay_out(&mut log).await.map(|()| image),
+                Asked::Denied | Asked::CalledOff => return Ok(()),
+            },
+            Err(error) => Err(error),
+        };
+        match laid_out {
+            Ok(image) => {
+                self.shared.journal.write(self.permission(&image))?;
+                Ok(())
+            }
             Err(Preparing::Stage(error)) => Err(error),
             Err(Preparing::Run(error)) => self.failed_early(entry, &error).await,
         }
     }
 
-    /// Why the run is denied; none if it is not. Anything but a clear yes is a no.
-    async fn denials(&self) -> Result<Option<Vec<String>>, StageError> {
-        let Some(policy) = self.shared.policy.clone() else { return Ok(None) };
-        let input = self.input().to_value();
-        let shown = input.clone();
-        let evaluated = tokio::task::spawn_blocking({
-            let policy = Arc::clone(&policy);
-            move || policy.compiled.evaluate(&input, SystemTime::now())
-        });
-        let denials = match tokio::time::timeout(POLICY_LIMIT, evaluated).await {
-            Ok(Ok(Ok(decision))) => {
-                if decision.sample {
-                    self.sample(&shown, &decision.denials);
-                }
-                decision.denials
-            }
-            Ok(Ok(Err(error))) => vec![format!("the policy has no answer: {error}")],
-            Ok(Err(_)) => vec!["the policy's evaluation broke off".to_owned()],
-            Err(_) => vec!["the policy took longer than 15 s".to_owned()],
-        };
-        let denials: Vec<_> = denials.iter().map(|denial| self.secrets.hide(denial)).collect();
-        let decision = Decision {
-            attempt: self.attempt,
-            is_allowed: denials.is_empty(),
-            denials: denials.clone(),
-            policy_sha256: policy.sha256.clone(),
-        };
-        self.shared
-            .journal
-            .write(vec![Change::Queue { id: message_id(), message: decision.into() }])?;
-        Ok((!denials.is_empty()).then_some(denials))
-    }
-
-    /// Writes what the policy was asked and what it said to standard error, as the policy wants it.
-    fn sample(&self, input: &serde_json::Value, denials: &[String]) {
-        let outcome = if denials.is_empty() { "allow" } else { "deny" };
-        let sample = serde_json::json!({
-            "msg": format!("Sample 0/INITIALIZATION/{}/{outcome}", self.attempt.run),
-            "sample": {
-                "input": input,
-                "outcome": outcome,
-                "results": { "deny": denials, "sample": true },
-            },
-        });
-        // Nobody may listen there, and the run goes on all the same.
-        let _ = writeln!(std::io::stderr(), "{}", self.secrets.hide_in(sample));
-    }
-
-    fn input(&self) -> Input {
-        let spec = &self.spec;
-        let about = &spec.about;
-        let nanos = |ms: u64| i64::try_from(ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-        let commit = gantry_policy::Commit {
-            author: about.commit.author.clone(),
-            branch: about.commit.branch.clone(),
-            created_at: nanos(about.commit.created_ms),
-            hash: about.commit.hash.clone(),
-            message: about.commit.message.clone(),
-        };
-        let before = |phase| {
-            let mut phases = spec.phases.iter().filter(move |it| it.phase == phase);
-            phases.next().map(|it| it.before.clone()).unwrap_or_default()
-        };
-        let run_type = order::run_type(spec.run_type);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Input {
-            docker_image: spec.image.clone().unwrap_or_default(),
-            request: gantry_policy::Request {
-                timestamp_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
-            },
-            run: gantry_policy::Run {
-                commit,
-                created_at: nanos(about.created_ms),
-                id: spec.attempt.run.to_string(),
-                runtime_config: gantry_policy::RuntimeConfig {
-                    before_init: before(Phase::Initialize),
-                    project_root: spec.project_root.clone(),
-                    runner_image: self.image().to_owned(),
-                    ..Default::default()
-                },
-                state: about.state.to_string(),
-                triggered_by: about.triggered_by.clone(),
-                kind: run_type.to_owned(),
-                updated_at: nanos(about.updated_ms),
-                user_provided_metadata: about.user_provided_metadata.clone(),
-                ..Default::default()
-            },
-            stack: gantry_policy::Stack {
-                autodeploy: spec.autodeploy,
-                branch: about.commit.branch.clone(),
-                labels: about.labels.clone(),
-                name: about.stack_name.clone(),
-                project_root: Some(spec.project_root.clone()),
-                state: about.state.to_string(),
-                ..Default::default()
-            },
-            static_run_environment: gantry_policy::StaticRunEnvironment {
-                auto_deploy: spec.autodeploy,
-                before_apply: before(Phase::Apply),
-                before_init: before(Phase::Initialize),
-                commit_branch: about.commit.branch.clone(),
-                commit_sha: about.commit.hash.clone(),
-                environment_variables: spec
-                    .environment
-                    .iter()
-                    .map(|variable| (variable.name.clone(), variable.value.clone()))
-                    .collect(),
-                project_root: spec.project_root.clone(),
-                refresh_state: true,
-                run_type: run_type.to_owned(),
-                run_ulid: spec.attempt.run.to_string(),
-                stack_labels: about.labels.clone(),
-                stack_slug: spec.stack.to_string(),
-                ..Default::default()
-            },
-            worker_version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
-    }
-
-    async fn bring_image(&self, log: &mut Log) -> Result<(), Preparing> {
+    async fn bring_image(&self, log: &mut Log) -> Result<Image, Preparing> {
         let name = self.image();
         let engine = &self.shared.engine;
         let failed =
             |source| Preparing::Run(PrepareError::Image { image: name.to_owned(), source });
-        let found = super::container::persist(|| engine.image(name)).await.map_err(failed)?;
-        if found.is_some() {
-            return Ok(());
+        let here = async || super::container::persist(|| engine.image(name)).await.map_err(failed);
+        if let Some(image) = here().await? {
+            return Ok(image);
         }
         say(log, format!("pulling the image {name}")).await?;
         let (lines, mut seen) = tokio::sync::mpsc::channel::<String>(64);
@@ -330,7 +219,11 @@ impl<E: Engine> super::Stage<E> {
                     super::container::persist(|| engine.ping()).await.map_err(failed)?;
                     say(log, format!("Docker broke off, pulling the image {name} again")).await?;
                 }
-                pulled => return pulled.map_err(failed),
+                pulled => {
+                    pulled.map_err(failed)?;
+                    let gone = || PrepareError::Gone { image: name.to_owned() };
+                    return here().await?.ok_or_else(|| gone().into());
+                }
             }
         }
     }

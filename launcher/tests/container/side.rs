@@ -87,7 +87,11 @@ impl FakeSide {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let engine = Fake::new(Waits, Duration::from_secs(30));
-        let image = Image { user: USER.to_owned(), environment: vec!["PATH=/bin".to_owned()] };
+        let image = Image {
+            user: USER.to_owned(),
+            environment: vec!["PATH=/bin".to_owned()],
+            ..Image::default()
+        };
         let passwd = format!("root:x:0:0::/:\n{USER}:x:1983:1983::/:\n");
         engine.has_image("image:1", image, &[("/etc/passwd", passwd.as_bytes())]);
         let spec = spec("image:1", directory.path());

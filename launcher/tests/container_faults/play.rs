@@ -14,6 +14,7 @@ use gantry_launcher::config::{Config, Host};
 use gantry_launcher::container::Image;
 use gantry_launcher::container::fake::{Answer, Call, Fake, Fault, Happened};
 use gantry_launcher::journal::{Change, Ending, Journal};
+use gantry_launcher::policy::Policy;
 use gantry_launcher::session::Outgoing as _;
 use gantry_launcher::stage::{self, Driven, Reins, Shared, StageError, Wish};
 use gantry_launcher::store::Urls;
@@ -36,6 +37,7 @@ use crate::store::Store;
 use crate::worker::Worker;
 
 pub const IMAGE: &str = "image:1";
+pub const IMAGE_ID: &str = "sha256:1";
 /// Far more than anything takes here; only to end a test that hangs.
 const LIMIT: Duration = Duration::from_secs(50);
 /// How long the engine is waited for when it does not answer.
@@ -62,6 +64,7 @@ pub struct Play {
     config: Arc<Config>,
     journal: Arc<Journal>,
     objects: Objects,
+    policy: Option<Arc<Policy>>,
     store: Store,
     urls: Arc<Urls>,
     wish: watch::Sender<Wish>,
@@ -127,6 +130,7 @@ impl Play {
             objects: Objects::trusting(config.token.ca().as_bytes()).unwrap(),
             config,
             journal,
+            policy: None,
             store,
             urls,
             wish: watch::Sender::new(Wish::GoOn),
@@ -149,7 +153,7 @@ impl Play {
             journal: Arc::clone(&self.journal),
             engine: self.engine.clone(),
             objects: self.objects.clone(),
-            policy: None,
+            policy: self.policy.clone(),
             worker_binary,
             boot: "this boot".to_owned(),
             say: Arc::new(|_| {}),
@@ -185,6 +189,30 @@ impl Play {
     /// Something else is wanted of the stage.
     pub fn wish(&self, wish: Wish) {
         self.wish.send_replace(wish);
+    }
+
+    /// This host has a policy. The launcher itself evaluates it.
+    pub async fn has_policy(&mut self, source: &str) {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_gantry-launcher"));
+        let policy = Policy::check("policy.rego", source.to_owned(), program).await.unwrap();
+        self.policy = Some(Arc::new(policy));
+    }
+
+    /// An earlier launcher was killed so many times while it asked the policy about this stage.
+    pub fn was_killed_asking(&self, times: u32) {
+        self.journal.write(vec![Change::policy_begun(self.attempt, times)]).unwrap();
+    }
+
+    /// What the journal says of the stage; none if it is gone.
+    pub fn entry(&self) -> Option<gantry_launcher::journal::Entry> {
+        self.journal.entry(self.attempt)
+    }
+
+    /// The sealed spec of another stage that looks like this one.
+    pub fn another_spec(&self) -> Vec<u8> {
+        let spec = serde_json::to_vec(&spec(self.attempt)).unwrap();
+        let recipient = Recipient::new(self.config.key.public().clone()).unwrap();
+        seal_bytes(&[recipient], &spec).unwrap().to_file()
     }
 
     /// How one drive ended.
@@ -380,7 +408,7 @@ impl Play {
 const PASSWD: [(&str, &[u8]); 1] = [("/etc/passwd", b"spacelift:x:1983:1983::/:\n")];
 
 fn image() -> Image {
-    Image { user: "spacelift".to_owned(), environment: Vec::new() }
+    Image { id: IMAGE_ID.to_owned(), user: "spacelift".to_owned(), ..Image::default() }
 }
 
 fn open(config: &Config) -> Arc<Journal> {
@@ -405,7 +433,13 @@ fn spec(attempt: Attempt) -> Spec {
             command: None,
             after: Vec::new(),
         }],
-        after_run: Vec::new(),
+        later: vec![PhaseSpec {
+            phase: Phase::Apply,
+            before: vec!["echo later".to_owned()],
+            command: None,
+            after: Vec::new(),
+        }],
+        after_run: vec!["echo over".to_owned()],
         environment: Vec::new(),
         secrets: None,
         source: None,

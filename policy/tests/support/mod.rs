@@ -1,10 +1,11 @@
 //! A run as the launcher describes it, and shorthands.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use gantry_policy::{
-    Commit, Decision, EvaluateError, Input, Policy, Request, Run, RuntimeConfig, Stack,
-    StaticRunEnvironment, VendorSpecificConfig,
+    Command, Commit, Content, Decision, EvaluateError, Execution, Image, Input, Mount, Policy,
+    Request, Run, RuntimeConfig, Stack, StaticRunEnvironment, Variable, VendorSpecificConfig,
 };
 use serde_json::Value;
 
@@ -17,6 +18,7 @@ pub fn now() -> SystemTime {
 pub fn example() -> Input {
     Input {
         docker_image: "registry.example.com/runner:1".into(),
+        gantry: execution(),
         request: Request { timestamp_ns: 1_800_000_000_000_000_000 },
         run: Run {
             commit: Commit {
@@ -69,6 +71,50 @@ pub fn example() -> Input {
             ..StaticRunEnvironment::default()
         },
         worker_version: "0.1.0".into(),
+    }
+}
+
+fn execution() -> Execution {
+    let command = |at: &str, command: &str, from: &str, stage: &str| Command {
+        at: at.into(),
+        command: command.into(),
+        from: from.into(),
+        stage: stage.into(),
+    };
+    let variable = |name: &str, from: &str, value: Option<&str>| {
+        (name.into(), Variable { from: from.into(), value: value.map(Into::into) })
+    };
+    Execution {
+        stage: "READ".into(),
+        commands: vec![
+            command("before_init", "terraform fmt -check", "stack", "READ"),
+            command("init", "terraform init -input=false -reconfigure", "launcher", "READ"),
+            command("plan", "terraform plan -input=false -out=gantry.tfplan", "launcher", "READ"),
+            command("after_plan", "./report.sh", "stack", "READ"),
+            command(
+                "apply",
+                "terraform apply -input=false -auto-approve gantry.tfplan",
+                "launcher",
+                "WRITE",
+            ),
+        ],
+        environment: BTreeMap::from([
+            variable("AWS_REGION", "stack", Some("eu-west-1")),
+            variable("HTTPS_PROXY", "host", None),
+            variable("PATH", "image", Some("/usr/local/bin:/usr/bin:/bin")),
+            variable("TF_IN_AUTOMATION", "launcher", Some("true")),
+            variable("TOKEN", "secret", None),
+        ]),
+        image: Image {
+            name: "registry.example.com/runner:1".into(),
+            id: format!("sha256:{}", "1d".repeat(32)),
+            digests: vec![format!("registry.example.com/runner@sha256:{}", "5e".repeat(32))],
+        },
+        source: Some(Content { sha256: "4f2a9c1e".repeat(8), size: 1204 }),
+        workspace: None,
+        mounts: vec![Mount { host: "/etc/ssl/certs".into(), container: "/etc/ssl/certs".into() }],
+        network: "bridge".into(),
+        runtime: None,
     }
 }
 

@@ -263,6 +263,9 @@ async fn create(
         .collect::<Result<Vec<_>, _>>()?;
     variable::check_distinct(names.chain(secrets.iter().map(|it| it.name.as_str())))?;
     variable::check_total(secrets.iter().map(|it| it.value.as_str()))?;
+    for line in variable::unmasked(&secrets) {
+        output.note(&line);
+    }
     check_project_root(&arguments)?;
     let packed = pack(&arguments.source, output)?;
     let pool = pool::find(client, &arguments.pool).await?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use gantry_protocol::spec::Secret;
+use gantry_protocol::{Unmaskable, check_maskable};
 use zeroize::Zeroizing;
 
 use crate::config::Environment;
@@ -102,8 +103,28 @@ impl SecretArgument {
         if value.is_empty() {
             return Err(Failure::usage(format!("secret {} is empty", self.name)));
         }
+        if check_maskable(value.as_bytes()) == Err(Unmaskable::TooPlain) {
+            let why = format!(
+                "logs cannot hide the value of secret {}: {}",
+                self.name,
+                Unmaskable::TooPlain
+            );
+            return Err(Failure::usage(why).next(format!(
+                "give it as --env {}=…, which hides nothing, or choose another value",
+                self.name
+            )));
+        }
         Ok(Secret { name: self.name.clone(), value: value.as_str().to_owned() })
     }
+}
+
+/// What to say of secrets that logs cannot hide.
+pub fn unmasked(secrets: &[Secret]) -> Vec<String> {
+    let unmasked = secrets.iter().filter_map(|secret| {
+        let why = check_maskable(secret.value.as_bytes()).err()?;
+        Some(format!("warning: logs of runs will show the value of secret {}: {why}", secret.name))
+    });
+    unmasked.collect()
 }
 
 /// Refuses a name that is given twice.
@@ -183,6 +204,26 @@ mod tests {
         }
         let secret: SecretArgument = "GOOD=hush".parse().unwrap();
         assert_eq!(format!("{secret:?}"), "GOOD=[redacted]");
+    }
+
+    #[test]
+    fn what_logs_cannot_hide_is_said_where_it_is_entered() {
+        let read = |text: &str| text.parse::<SecretArgument>().unwrap().read(&Environment::of(&[]));
+        for plain in ["FLAG=true", "FLAG=    ", "FLAG=0000"] {
+            let failure = read(plain).err().unwrap();
+            assert!(
+                failure.to_string().contains("cannot hide the value of secret FLAG"),
+                "{failure}"
+            );
+            assert!(failure.next_step().unwrap().contains("--env FLAG="), "{failure}");
+        }
+        let secrets = [read("PIN=q7z").unwrap(), read("TOKEN=hunter2").unwrap()];
+        assert_eq!(
+            unmasked(&secrets),
+            [
+                "warning: logs of runs will show the value of secret PIN: it has fewer than 4 characters"
+            ]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! and steps over whatever cannot begin a secret without walking at all.
 
 mod forms;
+mod leaves;
 mod scan;
 mod secrets;
 mod whole;

@@ -139,6 +139,8 @@ struct Stage<E> {
     store: Store,
     spec: Spec,
     secrets: Secrets,
+    /// What to say of secrets that logs cannot hide.
+    unmasked: Vec<String>,
     /// Lower-case hex of the SHA-256 of the sealed spec.
     spec_sha256: String,
     variables: order::Variables,
@@ -211,6 +213,7 @@ async fn walk<E: Engine>(
             store,
             spec: opened.spec,
             secrets: opened.secrets,
+            unmasked: opened.unmasked,
             spec_sha256: opened.sha256,
             variables: opened.variables,
             origins: opened.origins,

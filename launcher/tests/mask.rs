@@ -135,6 +135,59 @@ fn a_value_ending_in_a_line_end_is_masked_without_it_too() {
     assert_eq!(everywhere(&["hunter22\n"], "hunter22 and hunter22\r\n"), "***** and *****");
 }
 
+/// Each as Terraform 1.x prints `p<a>s&s"w\d ${x} %{y}`: in a plan, in its JSON, as JSON in a plan, as
+/// generated configuration, and as JSON in JSON.
+#[test]
+fn a_secret_is_masked_as_terraform_prints_it() {
+    let secret = "p<a>s&s\"w\\d${x}%{y}";
+    for printed in [
+        r#"p<a>s&s"w\d${x}%{y}"#,
+        r#"p<a>s&s\"w\\d${x}%{y}"#,
+        r#"p\u003ca\u003es\u0026s\"w\\d${x}%{y}"#,
+        r#"p\\u003ca\\u003es\\u0026s\\\"w\\\\d${x}%{y}"#,
+        r#"p<a>s&s\\\"w\\\\d${x}%{y}"#,
+        r#"p<a>s&s\"w\\d$${x}%%{y}"#,
+        r#"p<a>s&s"w\d$${x}%%{y}"#,
+    ] {
+        assert_eq!(everywhere(&[secret], &format!("+ v = \"{printed}\"")), "+ v = \"*****\"");
+    }
+}
+
+/// A key as one line with `\n`, as `jsonencode` and every JSON output write it.
+#[test]
+fn a_multi_line_secret_in_one_line_is_masked() {
+    for spelled in
+        [KEY.replace('\n', "\\n"), KEY.replace('\n', "\\\\n"), KEY.replace('\n', "\\r\\n")]
+    {
+        let masked = everywhere(&[KEY], &format!("\"{spelled}\""));
+        assert!(!masked.contains("MIIE") && !masked.contains("Bgkq"), "{masked}");
+    }
+}
+
+#[test]
+fn what_is_in_a_secret_that_is_json_is_masked_alone() {
+    let account = r#"{"id": 7, "key": "a\"b\nhunter2", "list": ["deep-one", {"x": "true", "y": "no"}],
+        "inner": "{\"token\": \"inner-token\"}"}"#;
+    assert_eq!(everywhere(&[account], account), "*****");
+    let text = "key a\\\"b\\nhunter2, hunter2, deep-one, inner-token; true, no, 7";
+    assert_eq!(everywhere(&[account], text), "key *****, *****, *****, *****; true, no, 7");
+}
+
+#[test]
+fn a_secret_is_masked_without_the_white_space_at_its_ends() {
+    assert_eq!(everywhere(&["  hunter2\t"], "<hunter2> <  hunter2\t>"), "<*****> <*****>");
+    assert_eq!(everywhere(&["  ab"], "ab <  ab>"), "ab <*****>");
+}
+
+/// Spelled, it is longer than anything that is looked for in one piece.
+#[test]
+fn a_secret_whose_spelling_is_too_long_is_masked_in_pieces() {
+    let secret = format!("{}end", "<&".repeat(LONGEST / 2 - 2));
+    let spelled = secret.replace('<', "\\u003c").replace('&', "\\u0026");
+    let out = masked(&secrets(&[secret.as_bytes()]), [spelled.as_bytes()]);
+    assert!(!out.iter().any(u8::is_ascii_hexdigit), "{}", String::from_utf8_lossy(&out));
+}
+
 #[test]
 fn without_secrets_nothing_is_held_or_changed() {
     let mut masker = Masker::new(&Secrets::new());

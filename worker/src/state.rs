@@ -14,14 +14,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use gantry_spool::order::{MAX_STATE, StateOrder};
 use gantry_spool::{
     ANSWERS, BootTime, Event, MAX_LINEAGE, MAX_STATES, SideFileWriter, SideName, SpoolError,
     is_stored, open_side_file,
 };
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -119,9 +118,7 @@ impl StateServer {
             Some(name) => Some(take_current(order_dir, name)?),
             None => None,
         };
-        let mut random = [0; 32];
-        getrandom(&mut random, GetRandomFlags::empty())?;
-        let password = Zeroizing::new(URL_SAFE_NO_PAD.encode(random));
+        let password = Zeroizing::new(order.password.expose().to_owned());
         let credentials = Zeroizing::new(format!("{USER}:{}", *password));
         let authorization =
             Zeroizing::new(format!("Basic {}", STANDARD.encode(credentials.as_bytes())));

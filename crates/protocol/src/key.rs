@@ -169,6 +169,14 @@ impl PoolKey {
         Ok(Zeroizing::new(self.pkey.private_key_to_pkcs8()?))
     }
 
+    /// 32 bytes that only those know who have this key: the same for the same words, others for others.
+    ///
+    /// # Errors
+    /// When OpenSSL fails.
+    pub fn derive(&self, words: &str) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
+        Ok(crate::seal::kdf::derived(&self.to_pkcs8()?, words)?)
+    }
+
     /// The public half.
     #[must_use]
     pub const fn public(&self) -> &PublicKey {

@@ -13,6 +13,7 @@ mod certificate;
 mod csr;
 mod digest;
 mod key;
+mod masking;
 mod pem;
 mod seal;
 mod sign;
@@ -30,6 +31,7 @@ pub use key::{
     CryptoError, InvalidSessionKey, KeyError, MAX_KEY_BITS, MIN_KEY_BITS, PoolKey, PublicKey,
     SessionKey, SessionPublicKey,
 };
+pub use masking::{SHORTEST_MASKED, Unmaskable, check_maskable};
 pub use seal::{
     Header, HeaderError, MAX_BYTES, MAX_HEADER, MAX_RECIPIENTS, OpenError, Opener, Recipient,
     RewrapError, SealError, Sealed, SealedBytes, Sealer, Tag, open, open_bytes, rewrap, seal,

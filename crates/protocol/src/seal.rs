@@ -9,7 +9,7 @@
 //! signed as well, see [`crate::Statement`].
 
 mod header;
-mod kdf;
+pub(crate) mod kdf;
 mod open;
 mod payload;
 mod stanza;

@@ -225,6 +225,8 @@ pub struct StateOrder {
     pub current: Option<String>,
     /// False in a read stage, which may only look.
     pub can_write: bool,
+    /// What the tool's requests must bring: the launcher's choice, because it must be masked.
+    pub password: Secret,
     /// How long a write waits for the launcher's answer. It is durable on the host then, and succeeds.
     pub answer_after_ms: u64,
 }

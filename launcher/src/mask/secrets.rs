@@ -9,7 +9,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 /// The fewest bytes that a secret may have. Nothing is trimmed before counting.
-pub const SHORTEST: usize = 4;
+pub const SHORTEST: usize = gantry_protocol::SHORTEST_MASKED;
 /// The most bytes that a secret may have: what Linux allows for one environment variable.
 pub const LONGEST: usize = 128 * 1024;
 /// The most bytes that all secrets of a stage may have together.

@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use gantry_model::{Phase, RunType, Section, Stage as StageKind};
+use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::spec::{SecretBundle, Spec};
+use gantry_protocol::{CryptoError, PoolKey};
 use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder, User};
 use gantry_spool::{Limits, WhenFull};
 use zeroize::Zeroizing;
@@ -63,6 +64,9 @@ pub enum OrderError {
     /// The source cannot be looked at any more.
     #[error(transparent)]
     Source(#[from] terraform::BackendError),
+    /// The state's password cannot be made.
+    #[error("cannot make the password of the state")]
+    Password(#[from] CryptoError),
     /// The state cannot be had.
     #[error(transparent)]
     State(#[from] super::state::StateError),
@@ -136,6 +140,14 @@ pub fn origins(config: &Config, spec: &Spec, secrets: Option<&SecretBundle>) -> 
     let stacks =
         stacks.filter_map(|(name, origin)| Some((in_stage(name, stage)?.to_owned(), origin)));
     own.chain(passed).chain(stacks).collect()
+}
+
+/// What the tool shows to the worker binary when it asks for the state. A launcher that comes later must
+/// know it to mask it, so it is not made at random: it follows from the pool's key.
+pub fn state_password(key: &PoolKey, attempt: Attempt) -> Result<Zeroizing<String>, CryptoError> {
+    use base64::Engine as _;
+    let bytes = key.derive(&format!("state password of {}", attempt.name()))?;
+    Ok(Zeroizing::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(*bytes)))
 }
 
 /// The name that phases see; none if the prefix selects the other stage.
@@ -216,6 +228,7 @@ impl<E: Engine> Stage<E> {
             current: None,
             // Whatever the spec says: what a read stage writes would stay when its run is discarded.
             can_write: spec.can_write && self.attempt.stage == StageKind::Write,
+            password: state_password(&self.shared.config.key, self.attempt)?.as_str().into(),
             answer_after_ms: ANSWER_AFTER_MS,
         };
         if let Some(current) = &spec.current {

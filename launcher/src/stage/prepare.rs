@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gantry_model::{Phase, Section, Stage};
 use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
-use gantry_protocol::{Digest, Header, SealedBytes};
+use gantry_protocol::{Digest, Header, SealedBytes, check_maskable};
+use zeroize::Zeroizing;
 
 use super::order::{Origins, Variables};
 use super::policy::Asked;
@@ -17,7 +18,7 @@ use crate::blob::{BlobError, Expected};
 use crate::container::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::Log;
-use crate::mask::{RefusalReason, Secrets};
+use crate::mask::Secrets;
 use crate::terraform::{self, BackendError};
 use crate::workspace::{self, Directories, WorkspaceError};
 
@@ -32,6 +33,8 @@ pub struct Opened {
     /// Lower-case hex of the SHA-256 of the sealed spec.
     pub sha256: String,
     pub secrets: Secrets,
+    /// What to say of those that logs cannot hide.
+    pub unmasked: Vec<String>,
     pub variables: Variables,
     pub origins: Origins,
 }
@@ -70,9 +73,12 @@ pub fn open_spec<E>(
     spec.phases.retain(|phase| belongs(phase.phase, attempt.stage));
     let bundle = open_bundle(&spec, &keys)?;
     let variables = order::variables(config, &spec, bundle.as_ref());
-    let secrets = secrets(config, bundle.as_ref())?;
+    let (mut secrets, unmasked) = secrets(config, bundle.as_ref())?;
+    if spec.state.is_some() {
+        mask_state_password(&mut secrets, &keys, attempt)?;
+    }
     let origins = order::origins(config, &spec, bundle.as_ref());
-    Ok(Opened { spec, sha256, secrets, variables, origins })
+    Ok(Opened { spec, sha256, secrets, unmasked, variables, origins })
 }
 
 fn open_bundle(
@@ -102,25 +108,46 @@ fn open_bundle(
     Ok(Some(bundle))
 }
 
-/// Everything that no log may show.
+/// Everything that no log may show, and what to say of what logs cannot hide.
 fn secrets(
     config: &crate::config::Config,
     bundle: Option<&SecretBundle>,
-) -> Result<Secrets, String> {
-    let mut secrets = Secrets::default();
+) -> Result<(Secrets, Vec<String>), String> {
+    let (mut secrets, mut unmasked) = (Secrets::default(), Vec::new());
     let masked = config.masked.iter().map(|secret| (secret.name.as_str(), secret.value.as_bytes()));
     let own = bundle.iter().flat_map(|bundle| &bundle.secrets);
     let own = own.map(|secret| (secret.name.as_str(), secret.value.as_bytes()));
     for (name, value) in masked.chain(own) {
-        if let Err(refusal) = secrets.insert(name, value) {
-            match refusal.reason {
-                RefusalReason::TooShort => tracing::warn!(%refusal, "a secret is not masked"),
-                // What cannot be masked must not run.
-                RefusalReason::TooLong | RefusalReason::TooMany => return Err(refusal.to_string()),
+        match check_maskable(value) {
+            // What is too large to be masked must not run.
+            Ok(()) => secrets.insert(name, value).map_err(|refusal| refusal.to_string())?,
+            Err(why) => {
+                unmasked.push(format!("the value of {name} is not masked in this log: {why}"));
             }
         }
     }
-    Ok(secrets)
+    Ok((secrets, unmasked))
+}
+
+/// Whichever of the keys the launcher had that wrote the order.
+fn mask_state_password(
+    secrets: &mut Secrets,
+    keys: &[&gantry_protocol::PoolKey],
+    attempt: gantry_model::Attempt,
+) -> Result<(), String> {
+    use base64::Engine as _;
+    for key in keys {
+        let password = order::state_password(key, attempt).map_err(|error| error.to_string())?;
+        let credentials = Zeroizing::new(format!("gantry:{}", *password));
+        let header = base64::engine::general_purpose::STANDARD.encode(credentials.as_bytes());
+        let header = Zeroizing::new(header);
+        for value in [&password, &header] {
+            secrets
+                .insert("TF_HTTP_PASSWORD", value.as_bytes())
+                .map_err(|refusal| refusal.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// A read stage never changes anything, whatever its spec says: one that deploys by itself names the
@@ -165,6 +192,9 @@ impl<E: Engine> super::Stage<E> {
     /// Brings the image here, asks the policy and lays the workspace out.
     pub(super) async fn prepare(&self, entry: &Entry) -> Result<(), StageError> {
         let mut log = self.log(entry);
+        if !self.unmasked.is_empty() {
+            log.say(Section::Prepare, &self.unmasked, Vec::new()).await?;
+        }
         let brought = async {
             self.check_recipients().map_err(PrepareError::from)?;
             tokio::select! {

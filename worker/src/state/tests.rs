@@ -19,7 +19,12 @@ fn stage(current: Option<&str>, can_write: bool) -> Stage {
         std::fs::write(order_dir.path().join("current"), state).unwrap();
     }
     let current = current.map(|_| "current".to_owned());
-    let order = StateOrder { current, can_write, answer_after_ms: 60_000 };
+    let order = StateOrder {
+        current,
+        can_write,
+        answer_after_ms: 60_000,
+        password: "state-password".into(),
+    };
     let server = StateServer::new(spool, &order, order_dir.path()).unwrap();
     assert!(
         std::fs::read_dir(order_dir.path()).unwrap().next().is_none(),

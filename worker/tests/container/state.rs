@@ -38,7 +38,7 @@ const MAIN: &str = r#"
 "#;
 
 fn state(can_write: bool, answer_after_ms: u64) -> StateOrder {
-    StateOrder { current: None, can_write, answer_after_ms }
+    StateOrder { current: None, can_write, answer_after_ms, password: "state-password".into() }
 }
 
 fn versions(run: &Run) -> Vec<(u64, u64, SideFile)> {

@@ -36,7 +36,12 @@ fn tools(calls: &[(Phase, &str)]) -> Order {
     for (phase, (_, call)) in order.phases.iter_mut().zip(calls) {
         phase.tool = Some(tool(call));
     }
-    order.state = Some(StateOrder { current: None, can_write: true, answer_after_ms: 600_000 });
+    order.state = Some(StateOrder {
+        current: None,
+        can_write: true,
+        password: "state-password".into(),
+        answer_after_ms: 600_000,
+    });
     order.show_plan = Some(show("show -json gantry.tfplan"));
     order.show_outputs = Some(show("output -json"));
     order.environment.push(("TF_IN_AUTOMATION".into(), "1".into()));

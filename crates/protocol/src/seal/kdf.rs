@@ -8,7 +8,7 @@ use openssl::sign::Signer;
 use zeroize::Zeroizing;
 
 /// A key of 256 bits, zeroed when dropped.
-pub(super) type Key = Zeroizing<[u8; 32]>;
+pub(crate) type Key = Zeroizing<[u8; 32]>;
 
 /// How many bytes a file key has.
 pub(super) const FILE_KEY: usize = 16;
@@ -48,6 +48,11 @@ impl FileKey {
     pub(super) fn payload_key(&self, nonce: &[u8; NONCE]) -> Result<Key, ErrorStack> {
         hkdf(nonce, self.as_bytes(), b"payload")
     }
+}
+
+/// 32 bytes that only those can make who have `secret`, others for each `purpose`.
+pub(crate) fn derived(secret: &[u8], purpose: &str) -> Result<Key, ErrorStack> {
+    hkdf(b"gantry derived v1", secret, purpose.as_bytes())
 }
 
 /// HKDF with SHA-256 (RFC 5869), for one block of output.

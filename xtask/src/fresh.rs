@@ -23,6 +23,8 @@ use crate::{
 };
 
 const SHORT: Duration = Duration::from_mins(2);
+/// Everything that was built is removed too.
+const REMOVED: Duration = Duration::from_mins(20);
 /// What a user of Rust has beside it: its linker, and the certificates by which it was fetched.
 const BROUGHT: &str = "gcc,libc6-dev,ca-certificates";
 /// Where the clone lies on that machine.
@@ -92,7 +94,7 @@ fn folder(cx: &Context) -> Result<PathBuf> {
             move || {
                 let mut remove = as_root("rm");
                 remove.args(["-rf", "--one-file-system"]).arg(folder);
-                done("rm", &mut remove)
+                process::read("rm", REMOVED, &mut remove).map(drop)
             }
         })?;
     Ok(folder)
@@ -137,6 +139,8 @@ fn debian(cx: &Context, folder: &Path) -> Result<PathBuf> {
     if !cx.show("debootstrap", &mut make)? {
         bail!("debootstrap failed: {}", fs::read_to_string(&log)?);
     }
+    // Its own sources would be there twice.
+    done("rm", as_root("rm").arg("-rf").arg(tree.join("etc/apt")))?;
     for place in ["/etc/apt", "/usr/share/keyrings", "/usr/local/share/ca-certificates"] {
         if Path::new(place).is_dir() {
             let to = tree.join(place.trim_start_matches('/'));
@@ -197,16 +201,19 @@ impl Machine {
         let image = image::ensure(cx)?;
         let name = folder.file_name().context("the folder has a name")?.to_string_lossy();
         let name = name.into_owned();
-        let start = || {
-            let mut command = Command::new("docker");
-            command.args(["run", "--detach", "--memory", "64m", "--name", &name]);
-            command.args(["--entrypoint", "tail", &image, "-f", "/dev/null"]);
-            done("docker run", &mut command)
-        };
-        cx.undo.make("remove the fresh machine's network", start, |()| {
-            let remove = ["rm", "--force", "--volumes", &name].map(str::to_owned);
-            move || done("docker rm", Command::new("docker").args(remove))
-        })?;
+        // Remembered first: one that cannot be started was made all the same.
+        cx.undo.make(
+            "remove the fresh machine's network",
+            || Ok(()),
+            |()| {
+                let remove = ["rm", "--force", "--volumes", &name].map(str::to_owned);
+                move || done("docker rm", Command::new("docker").args(remove))
+            },
+        )?;
+        let mut command = Command::new("docker");
+        command.args(["run", "--detach", "--memory", "64m", "--name", &name]);
+        command.args(["--entrypoint", "tail", &image, "-f", "/dev/null"]);
+        done("docker run", &mut command)?;
         let mut inspect = Command::new("docker");
         inspect.args(["inspect", "--format", "{{.State.Pid}}", &name]);
         Ok(process::read("docker inspect", SHORT, &mut inspect)?.trim().to_owned())

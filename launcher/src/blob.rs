@@ -96,7 +96,7 @@ pub enum BlobError {
     },
     /// Nobody waits for it any more.
     #[error(
-        "waiting for the object store was given up: the stage is being stopped, or took longer than it may"
+        "waiting for the object store was given up: the stage is being stopped, or exceeded its time limit (SPACELIFT_LAUNCHER_RUN_TIMEOUT)"
     )]
     CalledOff,
     /// This host cannot keep it.

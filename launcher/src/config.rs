@@ -133,6 +133,8 @@ pub enum LogLevel {
 pub enum DockerHost {
     /// A Unix socket.
     Socket(PathBuf),
+    /// `host:port`, by TLS with the files in this directory.
+    Tls(String, PathBuf),
     /// `host:port`, in the clear.
     Tcp(String),
 }
@@ -186,7 +188,7 @@ impl Config {
             shows_commands: reader.flag("SPACELIFT_DEBUG"),
             metadata: metadata(&mut reader),
             transport: reader.parsed("SPACELIFT_WORKER_COMMS_PROTOCOL", transport),
-            docker_host: reader.optional("DOCKER_HOST", docker_host),
+            docker_host: by_tls(&mut reader),
             state_dir: reader.parsed("GANTRY_STATE_DIR", directory),
             log_format: reader.parsed("GANTRY_LOG", log_format),
             log_level: reader.parsed("GANTRY_LOG_LEVEL", log_level),
@@ -261,7 +263,15 @@ struct Fields {
 
 fn pool(reader: &mut Reader<'_>, now_unix: i64) -> Option<(PoolToken, PoolKey)> {
     let token = reader.required("SPACELIFT_TOKEN", Problem::NoToken, |text| {
-        let token = PoolToken::parse(text)?;
+        let token = PoolToken::parse(text).map_err(|error| {
+            if is_path(text) {
+                Problem::IsPath("cat main.token")
+            } else if PoolKey::from_environment(text).is_ok() {
+                Problem::IsKey
+            } else {
+                error.into()
+            }
+        })?;
         let (from, until) = token.validity();
         token.check_validity(now_unix).map_err(|error| Problem::Validity {
             error,
@@ -271,13 +281,29 @@ fn pool(reader: &mut Reader<'_>, now_unix: i64) -> Option<(PoolToken, PoolKey)> 
         Ok(token)
     });
     let key = reader.required("SPACELIFT_POOL_PRIVATE_KEY", Problem::NoKey, |text| {
-        Ok(PoolKey::from_environment(text)?)
+        PoolKey::from_environment(text).map_err(|error| {
+            if is_path(text) {
+                Problem::IsPath("base64 -w0 pool.key")
+            } else if PoolToken::parse(text).is_ok() {
+                Problem::IsToken
+            } else {
+                error.into()
+            }
+        })
     });
     let (token, key) = (token?, key?);
     if let Err(mismatch) = token.check_key(&key) {
         reader.refuse("SPACELIFT_POOL_PRIVATE_KEY", mismatch);
     }
     Some((token, key))
+}
+
+/// Whether a value that is not what it should be looks like the name of a file: a dot is in no base64.
+fn is_path(text: &str) -> bool {
+    let is_one_line = text.len() <= 4096 && !text.contains(char::is_whitespace);
+    let names_a_file = [".token", ".key", ".pem", ".txt"].iter().any(|end| text.ends_with(end));
+    is_one_line && (names_a_file || text.starts_with("./") || text.starts_with("~/"))
+        || Path::new(text).is_absolute() && text.len() <= 256
 }
 
 fn former_keys(reader: &mut Reader<'_>) -> Vec<PoolKey> {
@@ -387,6 +413,17 @@ fn docker_host(text: &str) -> Result<DockerHost, Problem> {
             && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_[]:".contains(&b))
     });
     address.map(|address| DockerHost::Tcp(address.to_owned())).ok_or(Problem::DockerHost)
+}
+
+/// As `docker` itself does: any value of `DOCKER_TLS_VERIFY` asks for TLS, except where the engine is this host's own.
+fn by_tls(reader: &mut Reader<'_>) -> Option<DockerHost> {
+    let host = reader.optional("DOCKER_HOST", docker_host)?;
+    let DockerHost::Tcp(address) = host else { return Some(host) };
+    if reader.text("DOCKER_TLS_VERIFY").is_none() {
+        return Some(DockerHost::Tcp(address));
+    }
+    let files = reader.required("DOCKER_CERT_PATH", Problem::NoCertificates, directory)?;
+    Some(DockerHost::Tls(address, files))
 }
 
 fn log_format(text: &str) -> Result<LogFormat, Problem> {

@@ -144,18 +144,23 @@ pub struct Spec {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The engine does not answer. It may later.
-    #[error(
-        "Docker does not answer: check that it runs and that this user may use its socket ({what})"
-    )]
+    #[error("Docker does not answer at {at}: {why} ({what})")]
     Unreachable {
+        /// Where it should be.
+        at: String,
         /// What was asked.
         what: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// Why not.
+        why: &'static str,
     },
-    /// The engine took longer than it may.
-    #[error("Docker did not {what} within {} s: look at its log", .limit.as_secs())]
+    /// What a connection by TLS needs is not there.
+    #[error(transparent)]
+    Tls(#[from] docker::TlsError),
+    /// The engine exceeded the time limit of a call.
+    #[error("Docker at {at} did not {what} within {} s: look at its log", .limit.as_secs())]
     Late {
+        /// Where it is.
+        at: String,
         /// What was asked.
         what: String,
         /// The limit.
@@ -177,7 +182,7 @@ impl EngineError {
     pub const fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Late { .. } => true,
-            Self::Refused { .. } => false,
+            Self::Refused { .. } | Self::Tls(_) => false,
         }
     }
 }

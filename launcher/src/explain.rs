@@ -24,13 +24,15 @@ pub enum Exit {
     Engine,
     /// The state directory is in use, or cannot be used.
     State,
+    /// It cannot be now, and may be later without anybody's doing.
+    NotNow,
     /// The pool does not admit this launcher.
     Refused,
 }
 
 impl Exit {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Done,
         Self::Unexpected,
         Self::Configuration,
@@ -38,6 +40,7 @@ impl Exit {
         Self::Broker,
         Self::Engine,
         Self::State,
+        Self::NotNow,
         Self::Refused,
     ];
 
@@ -52,6 +55,7 @@ impl Exit {
             Self::Broker => 69,
             Self::Engine => 70,
             Self::State => 73,
+            Self::NotNow => 75,
             Self::Refused => 77,
         }
     }
@@ -67,6 +71,7 @@ impl Exit {
             Self::Broker => "no session could be opened for two minutes after the start",
             Self::Engine => "no container engine, or one that cannot be used",
             Self::State => "another launcher has the state directory, or it cannot be used",
+            Self::NotNow => "not now: this host's clock is wrong, or a copy of it is connected",
             Self::Refused => "the pool does not admit this launcher; the log says why",
         }
     }

@@ -83,6 +83,8 @@ impl Explain for LaunchError {
 
     fn exit_code(&self) -> Exit {
         match self {
+            // The copy may end, or the pool forget that this disk was elsewhere.
+            Self::Refused(refused) if refused.reason == RefusalReason::Duplicate => Exit::NotNow,
             Self::Refused(_) => Exit::Refused,
             Self::Session(error) => error.exit_code(),
             Self::Journal(_) => Exit::State,

@@ -26,7 +26,7 @@ use crate::journal::{Change, Journal, JournalError, Mark};
 use crate::mask::{Masker, Secrets};
 use crate::store::{Content, Keep, Store};
 
-pub use echo::Echo;
+pub use echo::{Echo, RUN_LOG};
 
 /// A segment is cut when it has this many bytes.
 const SEGMENT: usize = 4 << 20;

@@ -6,7 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
-use gantry_launcher::explain::{Exit, Explain as _, explain};
+use gantry_launcher::explain::{Exit, Explain, explain, sentence};
+use gantry_launcher::log::RUN_LOG;
 use gantry_launcher::policy::evaluator;
 use gantry_launcher::report::Json;
 use gantry_launcher::start;
@@ -49,12 +50,26 @@ fn main() -> ExitCode {
     let config = match Config::from_environment(&environment) {
         Ok(config) => config,
         Err(errors) => {
-            tell(io::stderr(), errors);
-            return Exit::Configuration.into();
+            let is_human = environment.get("GANTRY_LOG").is_some_and(|value| value == "human");
+            if is_human {
+                tell(io::stderr(), &errors);
+            } else {
+                log(LogFormat::Json, LogLevel::Info);
+                for error in &errors.errors {
+                    tracing::error!(variable = error.variable, "{error}");
+                }
+                for warning in &errors.warnings {
+                    tracing::warn!("{warning}");
+                }
+                let first = errors.to_string();
+                end(&errors, first.lines().next().unwrap_or_default());
+            }
+            return errors.exit_code().into();
         }
     };
     drop(environment);
-    log(&config);
+    log(config.log_format, config.log_level);
+    let format = config.log_format;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -63,7 +78,7 @@ fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            tell(io::stderr(), format_args!("cannot start the runtime: {error}"));
+            tracing::error!(%error, "cannot start the runtime");
             return Exit::Unexpected.into();
         }
     };
@@ -73,10 +88,19 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
-            tell(io::stderr(), explain(&error));
+            match format {
+                LogFormat::Json => end(&error, &sentence(&error)),
+                LogFormat::Human => tell(io::stderr(), explain(&error)),
+            }
             error.exit_code().into()
         }
     }
+}
+
+/// Why it ends, as the last line of a log whose reader is a program.
+fn end(error: &impl Explain, why: &str) {
+    let (exit, next) = (error.exit_code().code(), error.help().unwrap_or_default());
+    tracing::error!(exit, next, "{why}");
 }
 
 /// Says it to whoever listens. If nobody does, that ends nothing.
@@ -92,8 +116,8 @@ fn keep_to_itself() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-fn log(config: &Config) {
-    let level = match config.log_level {
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
@@ -102,19 +126,25 @@ fn log(config: &Config) {
     };
     // Libraries say at these levels what only their authors need; `trace` shows that too.
     let libraries = if level == LevelFilter::TRACE { level } else { LevelFilter::WARN.min(level) };
-    let filter = Targets::new()
+    Targets::new()
         .with_default(libraries)
-        .with_targets([("gantry_launcher", level), ("gantry_policy", level)]);
+        .with_targets([("gantry_launcher", level), ("gantry_policy", level)])
+        // Runs' own words, printed only where they were asked for: how much the launcher says is another matter.
+        .with_target(RUN_LOG, LevelFilter::INFO)
+}
+
+fn log(format: LogFormat, level: LogLevel) {
+    let filter = filter(level);
     // What cannot be said is not said: complaining of it on a standard error that is closed would be fatal.
-    let format = tracing_subscriber::fmt::layer().log_internal_errors(false);
+    let layer = tracing_subscriber::fmt::layer().log_internal_errors(false);
     let registry = tracing_subscriber::registry();
-    match config.log_format {
+    match format {
         LogFormat::Json => {
-            registry.with(format.event_format(Json).with_filter(filter)).init();
+            registry.with(layer.event_format(Json).with_filter(filter)).init();
         }
         LogFormat::Human => {
-            let format = format.with_ansi(false).with_writer(|| OneLine(io::stdout()));
-            registry.with(format.with_filter(filter)).init();
+            let layer = layer.with_ansi(false).with_writer(|| OneLine(io::stdout()));
+            registry.with(layer.with_filter(filter)).init();
         }
     }
 }
@@ -131,5 +161,20 @@ impl<W: io::Write> io::Write for OneLine<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn the_logs_of_runs_are_printed_however_little_the_launcher_says() {
+        for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
+            assert!(filter(level).would_enable(RUN_LOG, &Level::INFO));
+        }
+        assert!(!filter(LogLevel::Error).would_enable("gantry_launcher::stage", &Level::WARN));
     }
 }

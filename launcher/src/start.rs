@@ -129,17 +129,19 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 
 /// Connects to the engine, and removes what an earlier launcher left there.
 async fn engine(config: &Config, journal: &Journal) -> Result<Docker, EngineError> {
-    let engine = Docker::connect(docker_host(config).as_deref()).await?;
+    let engine = match &config.docker_host {
+        None => Docker::connect(None).await?,
+        Some(DockerHost::Socket(path)) => {
+            Docker::connect(Some(&format!("unix://{}", path.display()))).await?
+        }
+        Some(DockerHost::Tcp(address)) => {
+            Docker::connect(Some(&format!("tcp://{address}"))).await?
+        }
+        Some(DockerHost::Tls(address, files)) => Docker::connect_by_tls(address, files).await?,
+    };
     tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
     reaper::reap(&engine, journal, config).await?;
     Ok(engine)
-}
-
-fn docker_host(config: &Config) -> Option<String> {
-    config.docker_host.as_ref().map(|host| match host {
-        DockerHost::Socket(path) => format!("unix://{}", path.display()),
-        DockerHost::Tcp(address) => format!("tcp://{address}"),
-    })
 }
 
 /// The signals that ask something of a launcher.

@@ -82,7 +82,7 @@ fn at(now_unix: i64, more: &[(&str, &str)]) -> Result<Config, String> {
     };
     let host = Host { now_unix, is_in_memory: &is_in_memory };
     Config::on_host(&environment(more), &host).map_err(|errors| {
-        assert_eq!(errors.exit_code(), Exit::Configuration);
+        assert!(matches!(errors.exit_code(), Exit::Configuration | Exit::NotNow));
         explain(&errors)
     })
 }
@@ -244,6 +244,36 @@ fn each_mistake_of_a_key_is_one_sentence_with_the_next_step() {
             &pool().other_key,
         ]
     ));
+}
+
+#[test]
+fn a_path_and_a_swapped_value_are_told_as_what_they_are() {
+    let Pool { token, key, .. } = pool();
+    let path =
+        "it looks like the path of a file, and takes the file's content: set it to the output of";
+    for (name, value, told) in [
+        ("SPACELIFT_TOKEN", "./main.token", format!("{path} `cat main.token`")),
+        ("SPACELIFT_TOKEN", "/root/main", format!("{path} `cat main.token`")),
+        ("SPACELIFT_POOL_PRIVATE_KEY", "pool.key", format!("{path} `base64 -w0 pool.key`")),
+        ("SPACELIFT_POOL_PRIVATE_KEY", "/root/pool.pem", format!("{path} `base64 -w0 pool.key`")),
+        ("SPACELIFT_TOKEN", key, "it holds the pool's private key: swap it with SPACELIFT_POOL_PRIVATE_KEY, and set this one to the pool's token".to_owned()),
+        ("SPACELIFT_POOL_PRIVATE_KEY", token, "it holds the pool's token: swap it with SPACELIFT_TOKEN, and set this one to the output of `base64 -w0 pool.key`".to_owned()),
+    ] {
+        let said = at(NOW, &[(name, value)]).unwrap_err();
+        assert!(said.contains(&format!("{name}: {told}")), "{said}");
+        assert!(value.len() < 100 || !said.contains(value), "{said}");
+    }
+}
+
+/// Only where nothing else is wrong: then a service manager may go on trying.
+#[test]
+fn a_wrong_clock_alone_is_no_mistake_of_the_environment() {
+    let early = |more: &[(&str, &str)]| {
+        let host = Host { now_unix: NOW - 2 * 86_400, is_in_memory: &|_| Ok(true) };
+        Config::on_host(&environment(more), &host).unwrap_err().exit_code()
+    };
+    assert_eq!(early(&[]), Exit::NotNow);
+    assert_eq!(early(&[("GANTRY_LOG", "loud")]), Exit::Configuration);
 }
 
 #[test]

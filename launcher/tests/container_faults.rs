@@ -70,7 +70,7 @@ async fn an_outage_is_said_once_and_its_end_too() {
     }
     in_time(play.complete()).await;
     assert_snapshot!(play.words("engine"), @"
-    WARN waiting for the container engine error=Docker does not answer: check that it runs and that this user may use its socket (create the container)
+    WARN waiting for the container engine error=Docker does not answer at fake:///: nobody listens there (create the container)
     INFO the container engine answers again
     ");
 }

@@ -19,9 +19,18 @@ struct Pool {
     key: String,
 }
 
-fn pool() -> Pool {
+fn now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
-    let now = i64::try_from(now).expect("it is before the year 292 billion");
+    i64::try_from(now).expect("it is before the year 292 billion")
+}
+
+fn pool() -> Pool {
+    let (token, key) = pool_at(now());
+    Pool { token, key }
+}
+
+/// Token and key of a pool that was made then.
+fn pool_at(now: i64) -> (String, String) {
     let authority = Authority::generate(now).expect("OpenSSL makes a CA");
     let key = PoolKey::generate(2048).expect("OpenSSL makes a key");
     let request = CertificateRequest::create(&key).expect("OpenSSL makes a CSR");
@@ -36,7 +45,7 @@ fn pool() -> Pool {
         api: None,
     });
     let pem = key.to_pem().expect("the key is written");
-    Pool { token: token.expect("the parts fit").encode(), key: STANDARD.encode(&*pem) }
+    (token.expect("the parts fit").encode(), STANDARD.encode(&*pem))
 }
 
 fn launch(state: &Path, more: &[(&str, &str)]) -> Output {
@@ -46,9 +55,16 @@ fn launch(state: &Path, more: &[(&str, &str)]) -> Output {
         .env("SPACELIFT_TOKEN", token)
         .env("SPACELIFT_POOL_PRIVATE_KEY", key)
         .env("GANTRY_STATE_DIR", state)
+        .env("GANTRY_LOG", "human")
         .envs(more.iter().copied())
         .output()
         .expect("the launcher starts")
+}
+
+/// The log, a JSON object a line.
+fn logged(output: &Output) -> Vec<serde_json::Value> {
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    lines.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
 }
 
 fn said(output: &Output) -> String {
@@ -57,13 +73,55 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn an_empty_environment_ends_with_64_and_names_what_is_missing() {
-    let output = Command::new(env!("CARGO_BIN_EXE_gantry-launcher")).env_clear().output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    let said = said(&output);
+    let start = |format| {
+        let mut launcher = Command::new(env!("CARGO_BIN_EXE_gantry-launcher"));
+        let output = launcher.env_clear().env("GANTRY_LOG", format).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        output
+    };
+    let said = said(&start("human"));
     assert!(
         said.contains("SPACELIFT_TOKEN") && said.contains("SPACELIFT_POOL_PRIVATE_KEY"),
         "{said}"
     );
+    let lines = logged(&start("json"));
+    let variables: Vec<_> = lines.iter().filter_map(|line| line["variable"].as_str()).collect();
+    assert_eq!(variables, ["SPACELIFT_TOKEN", "SPACELIFT_POOL_PRIVATE_KEY"]);
+    assert_eq!(lines.last().unwrap()["msg"], "the environment has 2 mistakes");
+}
+
+/// What collects the log reads JSON, so the reason why a launcher ends is JSON too.
+#[test]
+fn what_ends_the_launcher_is_json_where_the_log_is() {
+    let state = tempfile::tempdir().unwrap();
+    let more = [
+        ("GANTRY_LOG", "json"),
+        ("GANTRY_LOG_LEVEL", "error"),
+        ("DOCKER_HOST", "tcp://127.0.0.1:1"),
+    ];
+    let output = launch(state.path(), &more);
+    assert_eq!(output.status.code(), Some(70));
+    assert_eq!(said(&output), "");
+    let lines = logged(&output);
+    let end = lines.last().unwrap();
+    assert_eq!(end["level"], "error");
+    assert_eq!(end["exit"], 70);
+    assert_eq!(
+        end["msg"],
+        "Docker does not answer at tcp://127.0.0.1:1: nobody listens there (answer)"
+    );
+    assert!(end["next"].as_str().unwrap().starts_with("start Docker"), "{end}");
+}
+
+/// A clock is set in time by others; what systemd is told never to restart would stay down.
+#[test]
+fn a_wrong_clock_ends_with_75() {
+    let state = tempfile::tempdir().unwrap();
+    let (token, key) = pool_at(now() + 3 * 86_400);
+    let output =
+        launch(state.path(), &[("SPACELIFT_TOKEN", &token), ("SPACELIFT_POOL_PRIVATE_KEY", &key)]);
+    assert_eq!(output.status.code(), Some(75));
+    assert!(said(&output).contains("this host's clock is slow, set it"), "{}", said(&output));
 }
 
 #[test]
@@ -174,4 +232,73 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
         .unwrap();
     drop((launcher.stdout.take(), launcher.stderr.take()));
     assert_eq!(launcher.wait().unwrap().code(), Some(70));
+}
+
+/// With the files that `docker` itself takes: the engine's certificate is checked and ours is shown.
+#[test]
+fn an_engine_behind_tls_is_reached_with_the_files_of_docker() {
+    use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslVerifyMode};
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=engine",
+        ])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext"])
+        .args(["basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([at("key.pem"), "-out".into(), at("cert.pem")])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    fs::copy(at("cert.pem"), at("ca.pem")).unwrap();
+    let mut tls = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+    tls.set_private_key_file(at("key.pem"), SslFiletype::PEM).unwrap();
+    tls.set_certificate_chain_file(at("cert.pem")).unwrap();
+    tls.set_ca_file(at("ca.pem")).unwrap();
+    tls.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    // It resumes sessions, as Docker does.
+    tls.set_session_id_context(b"engine").unwrap();
+    let tls = tls.build();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    // It answers who asks by TLS, and then is an engine that cannot do anything.
+    let engine = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            let mut stream = BufReader::new(tls.accept(listener.accept().unwrap().0).unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                stream.read_line(&mut head).unwrap();
+            }
+            let body = r#"{"Version":"99","ApiVersion":"1.40","MinAPIVersion":"1.12"}"#;
+            let answer = if asked.is_empty() { "200 OK" } else { "500 No" };
+            let head_of_answer = "content-type: application/json\r\nconnection: close";
+            let length = body.len();
+            write!(
+                stream.get_mut(),
+                "HTTP/1.1 {answer}\r\n{head_of_answer}\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+            stream.get_mut().shutdown().unwrap();
+            asked.push(head.lines().next().unwrap().to_owned());
+        }
+        asked
+    });
+    let files = dir.path().to_str().unwrap();
+    let more =
+        [("DOCKER_HOST", &*address), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", files)];
+    let output = launch(&at("state"), &more);
+    assert_eq!(output.status.code(), Some(70), "{}", said(&output));
+    let asked = engine.join().unwrap();
+    assert!(asked.iter().all(|line| line.contains("/version")), "{asked:?}");
 }

@@ -116,7 +116,7 @@ pub enum ValidityError {
         seconds: u64,
     },
     /// It will be.
-    #[error("the pool's certificate is good only in {}: this host's clock is slow, set it", words(*.seconds))]
+    #[error("the pool's certificate is not valid for another {}: this host's clock is slow, set it", words(*.seconds))]
     NotYetValid {
         /// For how long it will not be.
         seconds: u64,

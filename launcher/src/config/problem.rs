@@ -22,11 +22,26 @@ pub enum Problem {
     /// No key.
     #[error("it is not set: set it to the output of `base64 -w0 pool.key`")]
     NoKey,
+    /// The name of a file where its content is expected.
+    #[error(
+        "it looks like the path of a file, and takes the file's content: set it to the output of `{0}`"
+    )]
+    IsPath(&'static str),
+    /// The key in the token's place.
+    #[error(
+        "it holds the pool's private key: swap it with SPACELIFT_POOL_PRIVATE_KEY, and set this one to the pool's token"
+    )]
+    IsKey,
+    /// The token in the key's place.
+    #[error(
+        "it holds the pool's token: swap it with SPACELIFT_TOKEN, and set this one to the output of `base64 -w0 pool.key`"
+    )]
+    IsToken,
     /// The token is none.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The certificate is not good now.
-    #[error("{error} (it is good from {from} to {until})")]
+    #[error("{error} (it is valid from {from} to {until})")]
     Validity {
         /// In which way.
         error: ValidityError,
@@ -77,9 +92,14 @@ pub enum Problem {
         "it is no image: give it as `docker pull` takes it, such as registry.example.com/runner:1.2"
     )]
     Image,
+    /// TLS without certificates.
+    #[error(
+        "it is not set, and DOCKER_TLS_VERIFY is: set it to the directory of ca.pem, cert.pem and key.pem"
+    )]
+    NoCertificates,
     /// No engine.
     #[error(
-        "it is no address that we can use: give unix:///path/to/docker.sock or tcp://host:port; for ssh and TLS, forward it to a local socket"
+        "it is no address that we can use: give unix:///path/to/docker.sock or tcp://host:port; for ssh, forward it to a local socket"
     )]
     DockerHost,
     /// A transport that does not exist yet.
@@ -176,7 +196,9 @@ impl Explain for ConfigErrors {
     }
 
     fn exit_code(&self) -> Exit {
-        Exit::Configuration
+        // A clock is set in time by others, so a service manager may go on trying.
+        let is_clock = |error: &ConfigError| matches!(error.problem, Problem::Validity { .. });
+        if self.errors.iter().all(is_clock) { Exit::NotNow } else { Exit::Configuration }
     }
 }
 

@@ -146,6 +146,16 @@ pub const HOST: &[Variable] = &[
         help: "Where the Docker engine listens: unix:// or tcp://.",
     },
     Variable {
+        name: "DOCKER_TLS_VERIFY",
+        default: None,
+        help: "Set to anything: an engine at tcp:// is reached by TLS.",
+    },
+    Variable {
+        name: "DOCKER_CERT_PATH",
+        default: None,
+        help: "The directory of ca.pem, which vouches for that engine, and of cert.pem and key.pem.",
+    },
+    Variable {
         name: "GANTRY_STATE_DIR",
         default: Some("/opt/spacelift/gantry"),
         help: "What must outlive the launcher: worker id, journal, running stages. One launcher each.",

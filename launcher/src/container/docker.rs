@@ -1,8 +1,13 @@
 //! Docker, through its API. Also Podman's compatible one.
 
+mod tls;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -17,8 +22,12 @@ use bollard::query_parameters::{
 };
 use futures::{Stream, StreamExt as _};
 
+pub use self::tls::TlsError;
 use super::{Engine, EngineError, Image, Mount, Signal, Spec, State};
 
+/// Where an engine listens that was not told otherwise.
+const USUAL: &str = "unix:///var/run/docker.sock";
+const NO_SOCKET: &str = "there is no such socket";
 /// How long a call may take that only asks.
 const ASK: Duration = Duration::from_secs(30);
 /// How long a call may take that makes, starts or removes.
@@ -38,6 +47,8 @@ const CAPABILITIES: [&str; 4] = ["CHOWN", "KILL", "SETGID", "SETUID"];
 #[derive(Clone)]
 pub struct Docker {
     api: bollard::Docker,
+    /// Where it is, as `DOCKER_HOST` spells it.
+    at: Arc<str>,
 }
 
 impl fmt::Debug for Docker {
@@ -52,24 +63,77 @@ impl Docker {
     /// # Errors
     /// When `host` is no address of an engine or nothing answers there.
     pub async fn connect(host: Option<&str>) -> Result<Self, EngineError> {
-        let api = match host {
-            Some(host) => bollard::Docker::connect_with_host(host),
-            None => bollard::Docker::connect_with_unix_defaults(),
-        };
-        let api = api.map_err(|error| failed("connect", error))?;
-        let api = within("answer", ASK, api.negotiate_version()).await?;
-        Ok(Self { api })
+        let at = host.unwrap_or(USUAL);
+        let api = bollard::Docker::connect_with_host(at);
+        let api = api.map_err(|error| EngineError::from(said(at, "connect", error)))?;
+        Self::negotiated(api, at).await
+    }
+
+    /// The engine at `host:port`, by TLS with the files in a directory: `ca.pem`, and `cert.pem` with `key.pem`.
+    ///
+    /// # Errors
+    /// When the files cannot be used or nothing answers there.
+    pub async fn connect_by_tls(address: &str, files: &Path) -> Result<Self, EngineError> {
+        let api = tls::connect(address, files)?;
+        Self::negotiated(api, &format!("tcp://{address}")).await
+    }
+
+    async fn negotiated(api: bollard::Docker, at: &str) -> Result<Self, EngineError> {
+        let docker = Self { api, at: at.into() };
+        let api = docker.within("answer", ASK, docker.api.clone().negotiate_version()).await?;
+        Ok(Self { api, ..docker })
+    }
+
+    async fn within<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Failure> {
+        // Boxed: these futures are of many kilobytes, and every caller's would be larger by them.
+        let call = Box::pin(async { Ok(call.await.map_err(|error| self.said(what, error))) });
+        self.in_time(what, limit, call).await.unwrap_or_else(|late| Err(Failure::Other(late)))
+    }
+
+    async fn in_time<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        call: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(self.late(what, limit)))
+    }
+
+    async fn next<S: Stream + Unpin>(
+        &self,
+        what: &str,
+        limit: Duration,
+        stream: &mut S,
+    ) -> Result<Option<S::Item>, EngineError> {
+        tokio::time::timeout(limit, stream.next()).await.map_err(|_| self.late(what, limit))
+    }
+
+    fn late(&self, what: &str, limit: Duration) -> EngineError {
+        EngineError::Late { at: self.at.to_string(), what: what.to_owned(), limit }
+    }
+
+    fn said(&self, what: &str, error: Error) -> Failure {
+        said(&self.at, what, error)
+    }
+
+    fn failed(&self, what: &str, error: Error) -> EngineError {
+        self.said(what, error).into()
     }
 }
 
 impl Engine for Docker {
     async fn ping(&self) -> Result<String, EngineError> {
-        let version = within("say its version", ASK, self.api.version()).await?;
+        let version = self.within("say its version", ASK, self.api.version()).await?;
         Ok(format!("docker {}", version.version.unwrap_or_default()))
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
-        let found = within("inspect the image", ASK, self.api.inspect_image(name)).await;
+        let found = self.within("inspect the image", ASK, self.api.inspect_image(name)).await;
         let Some(image) = unless_missing(found)? else { return Ok(None) };
         let config = image.config.unwrap_or_default();
         Ok(Some(Image {
@@ -89,8 +153,8 @@ impl Engine for Docker {
         let options = CreateImageOptionsBuilder::new().from_image(image).tag(tag).build();
         let what = format!("pull {name}");
         let mut steps = Box::pin(self.api.create_image(Some(options), None, None));
-        while let Some(step) = next(&what, PULL_SILENCE, &mut steps).await? {
-            let step = step.map_err(|error| failed(&what, error))?;
+        while let Some(step) = self.next(&what, PULL_SILENCE, &mut steps).await? {
+            let step = step.map_err(|error| self.failed(&what, error))?;
             if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
                 return Err(EngineError::Refused { what, message: bounded(&error) });
             }
@@ -113,7 +177,7 @@ impl Engine for Docker {
             loop {
                 let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
                 let create = self.api.create_container(Some(options), body(spec));
-                match within(what, ACT, create).await {
+                match self.within(what, ACT, create).await {
                     // Our own earlier call, or one whose answer was lost. The name is derived from the
                     // attempt, so it is the same stage. The name is taken before the container is there.
                     Err(Failure::Said { status: 409, .. }) => {
@@ -126,7 +190,7 @@ impl Engine for Docker {
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        in_time(what, ACT, made).await
+        self.in_time(what, ACT, made).await
     }
 
     async fn read_file(
@@ -139,8 +203,8 @@ impl Engine for Docker {
         let what = format!("read {path} in the container");
         let mut parts = Box::pin(self.api.download_from_container(name, Some(options)));
         let mut archive = Vec::new();
-        while let Some(part) = next(&what, ASK, &mut parts).await? {
-            match unless_missing(part.map_err(|error| said(&what, error)))? {
+        while let Some(part) = self.next(&what, ASK, &mut parts).await? {
+            match unless_missing(part.map_err(|error| self.said(&what, error)))? {
                 Some(bytes) => archive.extend_from_slice(&bytes),
                 None => return Ok(None),
             }
@@ -154,7 +218,8 @@ impl Engine for Docker {
 
     async fn start(&self, name: &str) -> Result<(), EngineError> {
         let options = None::<StartContainerOptions>;
-        match within("start the container", ACT, self.api.start_container(name, options)).await {
+        match self.within("start the container", ACT, self.api.start_container(name, options)).await
+        {
             Ok(()) | Err(Failure::Said { status: 304, .. }) => Ok(()),
             Err(failure) => Err(failure.into()),
         }
@@ -162,7 +227,7 @@ impl Engine for Docker {
 
     async fn state(&self, name: &str) -> Result<Option<State>, EngineError> {
         let found =
-            within("inspect the container", ASK, self.api.inspect_container(name, None)).await;
+            self.within("inspect the container", ASK, self.api.inspect_container(name, None)).await;
         let Some(container) = unless_missing(found)? else { return Ok(None) };
         let state = container.state.unwrap_or_default();
         Ok(Some(match state.status {
@@ -206,7 +271,8 @@ impl Engine for Docker {
             Signal::Kill => "SIGKILL",
         };
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
-        match within("signal the container", ASK, self.api.kill_container(name, Some(options)))
+        match self
+            .within("signal the container", ASK, self.api.kill_container(name, Some(options)))
             .await
         {
             // 404 and 409: there is none, or it does not run.
@@ -221,7 +287,7 @@ impl Engine for Docker {
             loop {
                 let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
                 let remove = self.api.remove_container(name, Some(options));
-                match within(what, ACT, remove).await {
+                match self.within(what, ACT, remove).await {
                     // Another call removes it at this moment.
                     Err(Failure::Said { status: 409, .. }) => tokio::time::sleep(PAUSE).await,
                     Ok(()) | Err(Failure::Said { status: 404, .. }) => return Ok(()),
@@ -229,14 +295,15 @@ impl Engine for Docker {
                 }
             }
         };
-        in_time(what, ACT, removed).await
+        self.in_time(what, ACT, removed).await
     }
 
     async fn list(&self, labels: &[(&str, String)]) -> Result<Vec<String>, EngineError> {
         let labels = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let filters = HashMap::from([("label".to_owned(), labels)]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let found = within("list containers", ASK, self.api.list_containers(Some(options))).await?;
+        let found =
+            self.within("list containers", ASK, self.api.list_containers(Some(options))).await?;
         let names = found.into_iter().filter_map(|container| container.names?.into_iter().next());
         Ok(names.map(|name| name.trim_start_matches('/').to_owned()).collect())
     }
@@ -316,35 +383,6 @@ impl From<Failure> for EngineError {
     }
 }
 
-async fn within<T>(
-    what: &str,
-    limit: Duration,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Failure> {
-    // Boxed: these futures are of many kilobytes, and every caller's would be larger by them.
-    let call = Box::pin(async { Ok(call.await.map_err(|error| said(what, error))) });
-    in_time(what, limit, call).await.unwrap_or_else(|late| Err(Failure::Other(late)))
-}
-
-async fn in_time<T>(
-    what: &str,
-    limit: Duration,
-    call: impl Future<Output = Result<T, EngineError>>,
-) -> Result<T, EngineError> {
-    let late = |_| Err(EngineError::Late { what: what.to_owned(), limit });
-    tokio::time::timeout(limit, call).await.unwrap_or_else(late)
-}
-
-async fn next<S: Stream + Unpin>(
-    what: &str,
-    limit: Duration,
-    stream: &mut S,
-) -> Result<Option<S::Item>, EngineError> {
-    tokio::time::timeout(limit, stream.next())
-        .await
-        .map_err(|_| EngineError::Late { what: what.to_owned(), limit })
-}
-
 fn unless_missing<T>(result: Result<T, Failure>) -> Result<Option<T>, EngineError> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -354,7 +392,7 @@ fn unless_missing<T>(result: Result<T, Failure>) -> Result<Option<T>, EngineErro
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of many errors")]
-fn said(what: &str, error: Error) -> Failure {
+fn said(at: &str, what: &str, error: Error) -> Failure {
     let refused =
         |message: &str| EngineError::Refused { what: what.to_owned(), message: bounded(message) };
     match error {
@@ -366,20 +404,55 @@ fn said(what: &str, error: Error) -> Failure {
         | Error::HyperResponseError { .. }
         | Error::HyperLegacyError { .. }
         | Error::SocketNotFoundError(_)) => Failure::Other(EngineError::Unreachable {
+            at: at.to_owned(),
             what: what.to_owned(),
-            source: Box::new(error),
+            why: in_words(&error),
         }),
         Error::DockerResponseServerError { status_code, message } => {
             Failure::Said { status: status_code, error: refused(&message) }
         }
         Error::DockerStreamError { error } => Failure::Other(refused(&error)),
         // Waiting does not mend an answer of another form.
-        other => Failure::Other(refused(&format!("its answer is not understood: {other}"))),
+        other => {
+            tracing::debug!(what, error = %other, "an answer that is not understood");
+            Failure::Other(refused("its answer is not understood: is it Docker 20.10 or later?"))
+        }
     }
 }
 
-fn failed(what: &str, error: Error) -> EngineError {
-    said(what, error).into()
+/// Why nobody answers, without the words of libraries.
+#[expect(clippy::wildcard_enum_match_arm, reason = "foreign enums of many errors")]
+fn in_words(error: &Error) -> &'static str {
+    match error {
+        Error::SocketNotFoundError(_) => return NO_SOCKET,
+        Error::RequestTimeoutError => return "nothing came in time",
+        Error::DockerResponseServerError { .. } => return "what stands before it cannot reach it",
+        _ => {}
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match error {
+        // It is no source of its own.
+        Error::IOError { err } => Some(err),
+        _ => Some(error),
+    };
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return match error.kind() {
+                ErrorKind::NotFound => NO_SOCKET,
+                ErrorKind::PermissionDenied => "this user may not use it",
+                ErrorKind::ConnectionRefused => "nobody listens there",
+                ErrorKind::TimedOut
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable => "there is no way to that host",
+                // What TLS says of a certificate is what a person needs to know.
+                ErrorKind::InvalidData => {
+                    "it shows a certificate that ca.pem of DOCKER_CERT_PATH does not vouch for"
+                }
+                _ => "the connection broke off",
+            };
+        }
+        cause = error.source();
+    }
+    "the connection broke off"
 }
 
 fn bounded(message: &str) -> String {
@@ -389,6 +462,10 @@ fn bounded(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failed(what: &str, error: Error) -> EngineError {
+        said(USUAL, what, error).into()
+    }
 
     #[test]
     fn what_waiting_mends_is_told_from_what_it_does_not() {
@@ -405,9 +482,9 @@ mod tests {
         let nonsense = failed("do it", Error::JsonSerdeError { err: nonsense });
         assert!(!nonsense.is_passing());
         let words = nonsense.to_string();
-        assert!(
-            words.starts_with("Docker cannot do it: its answer is not understood: "),
-            "{words}"
+        assert_eq!(
+            words,
+            "Docker cannot do it: its answer is not understood: is it Docker 20.10 or later?"
         );
     }
 
@@ -418,5 +495,23 @@ mod tests {
         assert_eq!(split_tag("host:5000/a"), ("host:5000/a", "latest"));
         assert_eq!(split_tag("host:5000/a:2"), ("host:5000/a", "2"));
         assert_eq!(split_tag("a@sha256:00"), ("a", "sha256:00"));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_named_with_the_reason_in_our_words() {
+        let words = |error| failed("answer", error).to_string();
+        let io = |kind: ErrorKind| Error::IOError { err: kind.into() };
+        for (error, why) in [
+            (Error::SocketNotFoundError("x".to_owned()), "there is no such socket"),
+            (io(ErrorKind::NotFound), "there is no such socket"),
+            (io(ErrorKind::PermissionDenied), "this user may not use it"),
+            (io(ErrorKind::ConnectionRefused), "nobody listens there"),
+            (io(ErrorKind::BrokenPipe), "the connection broke off"),
+            (Error::RequestTimeoutError, "nothing came in time"),
+        ] {
+            let told =
+                format!("Docker does not answer at unix:///var/run/docker.sock: {why} (answer)");
+            assert_eq!(words(error), told);
+        }
     }
 }

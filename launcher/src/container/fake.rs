@@ -13,6 +13,9 @@ use tokio::sync::watch;
 
 use super::{Engine, EngineError, Image, Signal, Spec, State};
 
+/// Where it says it is.
+const AT: &str = "fake:///";
+
 /// What runs in the containers.
 pub trait Program: Send + Sync + 'static {
     /// The container was started. Gives the exit code if it ends at once.
@@ -291,7 +294,11 @@ impl Fake {
             Answer::Lost => Err(unreachable(call)),
             Answer::Late => {
                 tokio::time::sleep(self.patience).await;
-                Err(EngineError::Late { what: call.words().to_owned(), limit: self.patience })
+                Err(EngineError::Late {
+                    at: AT.to_owned(),
+                    what: call.words().to_owned(),
+                    limit: self.patience,
+                })
             }
         }
     }
@@ -478,8 +485,11 @@ fn stored(image: Image, files: &[(&str, &[u8])]) -> Stored {
 }
 
 fn unreachable(call: Call) -> EngineError {
-    let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-    EngineError::Unreachable { what: call.words().to_owned(), source: Box::new(source) }
+    EngineError::Unreachable {
+        at: AT.to_owned(),
+        what: call.words().to_owned(),
+        why: "nobody listens there",
+    }
 }
 
 fn refused(call: Call, message: String) -> EngineError {

@@ -2,6 +2,8 @@
 
 use gantry_model::{RunId, StackId};
 
+/// The target of its events, by which they are told from the launcher's own.
+pub const RUN_LOG: &str = "gantry_launcher::run_log";
 /// The longest line that is printed whole, in bytes.
 const LONGEST: usize = 16 * 1024;
 
@@ -35,7 +37,7 @@ impl Echo {
         let line = std::mem::take(&mut self.rest);
         for piece in line.chunks(LONGEST) {
             let text = String::from_utf8_lossy(piece);
-            tracing::info!(run_ulid = %self.run, stack_id = %self.stack, "{}", text.trim_end());
+            tracing::info!(target: RUN_LOG, run_ulid = %self.run, stack_id = %self.stack, "{}", text.trim_end());
         }
     }
 }

@@ -13,6 +13,7 @@ use gantry_spool::{Outcome, SideName, SpoolError, StopReason, open_side_file};
 
 use super::follow::Followed;
 use super::{Shared, Stage, StageError, plain};
+use crate::config::GoDuration;
 use crate::container::{Engine, Signal, State};
 use crate::explain::sentence;
 use crate::journal::{Change, Ending, Entry, JournalError};
@@ -31,7 +32,7 @@ impl<E: Engine> Stage<E> {
         let Followed { outcome, damage, mut log } = followed;
         let stop = self.entry().and_then(|entry| entry.stop);
         let outcome = match outcome {
-            Some(outcome) => outcome_of(outcome, stop),
+            Some(outcome) => outcome_of(outcome, stop, self.shared.config.run_timeout),
             None => self.lost(stop, damage).await?,
         };
         let ending = match outcome {
@@ -243,7 +244,7 @@ pub(super) fn send_result<E>(
     Ok(())
 }
 
-fn outcome_of(outcome: Outcome, stop: Option<String>) -> StageOutcome {
+fn outcome_of(outcome: Outcome, stop: Option<String>, run_timeout: GoDuration) -> StageOutcome {
     match outcome {
         Outcome::Succeeded => StageOutcome::Succeeded { has_changes: false },
         Outcome::Planned { has_changes } => StageOutcome::Succeeded { has_changes },
@@ -252,9 +253,11 @@ fn outcome_of(outcome: Outcome, stop: Option<String>) -> StageOutcome {
         }
         Outcome::Stopped { phase, reason } => match (stop, reason) {
             (Some(reason), _) => StageOutcome::Stopped { reason },
-            (None, StopReason::RunTimeout) => {
-                StageOutcome::Stopped { reason: "the run took longer than it may".to_owned() }
-            }
+            (None, StopReason::RunTimeout) => StageOutcome::Stopped {
+                reason: format!(
+                    "the run exceeded its time limit of {run_timeout} (SPACELIFT_LAUNCHER_RUN_TIMEOUT)"
+                ),
+            },
             // The pool did not want it.
             (None, StopReason::Asked) => StageOutcome::Failed {
                 reason: "Docker stopped, or somebody signalled the container: the tool was interrupted once"

@@ -345,7 +345,8 @@ impl<E: Engine> Stage<E> {
                 reason.unwrap_or_else(|| "asked to stop".to_owned())
             }
             () = self.silence(pulse) => {
-                format!("no output for {}", self.shared.config.logs_timeout)
+                let limit = self.shared.config.logs_timeout;
+                format!("no output for {limit} (SPACELIFT_LAUNCHER_LOGS_TIMEOUT)")
             }
         }
     }

@@ -181,7 +181,7 @@ enum PrepareError {
     #[error(transparent)]
     State(#[from] super::state::StateError),
     #[error(
-        "bringing the image was given up: the stage is being stopped, or took longer than it may"
+        "bringing the image was given up: the stage is being stopped, or exceeded its time limit (SPACELIFT_LAUNCHER_RUN_TIMEOUT)"
     )]
     CalledOff,
     #[error("the {what} takes {size} bytes: the limit is {limit}")]

@@ -3,7 +3,7 @@
 //! The rule: in the sources of tests (`tests/`, `crates/e2e`, what follows the first `#[cfg(test)]` of a file) and of
 //! `xtask`, each `Command::new(…)` and `as_root(…)` names its program
 //!
-//! - by a literal, whose last part is in the list;
+//! - by a literal, whose last part is in the list, or a constant of its file that is one;
 //! - by `env!("CARGO…")`: a program of this workspace, or cargo itself;
 //! - or in a comment, on its line or the one before: `// starts: age, openssl`, each of which is in the list. Beside a
 //!   literal, such a comment names what that program starts in its turn.
@@ -132,6 +132,11 @@ impl Found {
 /// What is started by a call, given the text before it and the text of its argument.
 fn programs(before: &str, after: &str) -> Option<Vec<String>> {
     let argument = after.trim_start();
+    let constant = argument.split(')').next().unwrap_or_default();
+    let defined = [before, after].into_iter().find_map(|text| {
+        text.split_once(&format!("const {constant}: &str = ")).map(|(_, value)| value)
+    });
+    let argument = defined.unwrap_or(argument);
     let named = if let Some(literal) = argument.strip_prefix('"') {
         literal.split('"').next().and_then(|path| path.rsplit('/').next())
     } else if let Some(variable) = argument.strip_prefix("env!(\"CARGO") {
@@ -168,6 +173,8 @@ mod tests {
             as_root("umount");
             Command::new(env!("CARGO_BIN_EXE_gantry"));
             Command::new(env!("CARGO"));
+            const OWN: &str = env!("CARGO_BIN_EXE_gantry");
+            Command::new(OWN);
             Command::new(program); // starts: mosquitto
             // starts: tar, find
             let command = Command::new(&program);

@@ -13,13 +13,22 @@ variable "password" {
   type      = string
   sensitive = true
 }
+variable "odd" {
+  type      = string
+  sensitive = true
+}
 resource "terraform_data" "kept" { input = var.password }
+resource "terraform_data" "odd" { input = jsonencode({ odd = nonsensitive(var.odd) }) }
 output "shown" { value = nonsensitive("password=${var.password}") }
+output "odd" { value = nonsensitive(var.odd) }
 output "hidden" {
   value     = var.password
   sensitive = true
 }
 "#;
+
+/// What Terraform spells otherwise than it is.
+const ODD: &str = r#"p<a>s&s"w\d${x}%{y}"#;
 
 /// While the run is on, the secret is nowhere but in its 0700 directory, its container and its memory; after it,
 /// it is nowhere.
@@ -42,6 +51,9 @@ fn secret_is_nowhere() {
         .stack("secret")
         .file("main.tf", SOURCE)
         .secret("TF_VAR_password", &password)
+        .secret("TF_VAR_odd", ODD)
+        .secret("PIN", "q7z")
+        .hook("before-plan", "echo state=$TF_HTTP_PASSWORD; echo odd=$TF_VAR_odd")
         .hook("before-plan", &wait("planning"))
         .hook("after-apply", &wait("applied"))
         .hook("after-apply", "echo \"denied by $TF_VAR_password\"; exit 0")
@@ -61,6 +73,8 @@ fn secret_is_nowhere() {
     stand.give("go-applied");
     let view = stand.cli.reaches(&run, "FINISHED", LIMIT);
     assert_eq!(view.output("shown"), "password=*****");
+    assert_eq!(view.output("odd"), "*****");
+    masked_as_printed(&String::from_utf8_lossy(&stand.cli.log(&run)));
     stand.nothing_left(&launcher);
     assert_eq!(launcher.stop().code, Some(0));
     nowhere(&watch, &launcher, "after the run");
@@ -111,6 +125,20 @@ fn nowhere(watch: &Watch<'_>, launcher: &Launcher, when: &str) {
         assert!(!secrecy.is_in(&arguments), "{when}: an argument of process {process}");
         let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
         assert!(!secrecy.is_in(&environment), "{when}: the environment of process {process}");
+    }
+}
+
+/// However it was printed, and what cannot be masked is said.
+fn masked_as_printed(log: &str) {
+    for line in [
+        "the value of PIN is not masked in this log: it has fewer than 4 characters\n",
+        "state=*****\n",
+        "odd=*****\n",
+    ] {
+        assert!(log.contains(line), "{line:?} is not in:\n{log}");
+    }
+    for part in ["p<a", "u003ca", "s&s", "u0026s", "w\\d", "{y}"] {
+        assert!(!log.contains(part), "{part:?} is in:\n{log}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every mistake that can be found without an input is found here, with file, line and column, so
 //! that a program with an invalid policy does not start.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
 
@@ -10,7 +11,7 @@ use regorus::{Engine, PolicyLengthConfig};
 
 use crate::builtins;
 use crate::policy::{LONGEST_SOURCE, RegoVersion};
-use crate::recursion;
+use crate::recursion::{self, references};
 use crate::source::{self, DEEPEST, DEEPEST_VALUE, MOST_LINKS, Outline};
 
 /// The rule that is evaluated: everything in one query, under one time limit.
@@ -139,7 +140,8 @@ fn attempt(
     if package != "data.spacelift" {
         return Err(refuse(wrong_package(name, text, &package)));
     }
-    let declares = Declares { engine: &engine, name };
+    let names = references::names(engine.get_modules(), name);
+    let declares = Declares { engine: &engine, name, names };
     check_calls(&declares, outline, version).map_err(refuse)?;
     check_locals(&declares, outline).map_err(refuse)?;
     check_deny(&declares, text).map_err(refuse)?;
@@ -158,11 +160,16 @@ fn attempt(
 struct Declares<'a> {
     engine: &'a Engine,
     name: &'a str,
+    /// Those that are known without asking, which takes the longer the more there are.
+    names: BTreeSet<String>,
 }
 
 impl Declares<'_> {
     /// `path` counts from the package.
     fn rule(&self, path: &str) -> Result<bool, CompileError> {
+        if self.names.contains(path) {
+            return Ok(true);
+        }
         self.engine
             .has_declared_rule_rooted_at(self.name, path)
             .map_err(|error| located(self.name, &error))

@@ -7,7 +7,7 @@
 //!
 //! A path that goes on with something unknown (`data.spacelift[x]`) points to all that may be meant.
 
-mod references;
+pub(crate) mod references;
 
 use std::collections::BTreeMap;
 

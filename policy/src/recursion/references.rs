@@ -60,6 +60,12 @@ pub(super) fn of(modules: &[Ref<Module>]) -> Vec<Mention> {
     mentions
 }
 
+/// The names of the rules that the module from `file` declares, counted from its package.
+pub(crate) fn names(modules: &[Ref<Module>], file: &str) -> BTreeSet<String> {
+    let own = modules.iter().filter(|module| module.package.span.source.get_path() == file);
+    own.flat_map(|module| &module.policy).map(|rule| head(rule).0.join(".")).collect()
+}
+
 fn at(span: &Span) -> (String, Place) {
     (span.source.get_path().clone(), Place { line: span.line, column: span.col })
 }

@@ -84,7 +84,7 @@ impl Walk<'_> {
         let is_folder = fs::metadata(self.root).map(|it| it.is_dir());
         if !is_folder.or_say(|| format!("cannot read the source {}", self.root.display()))? {
             return Err(Failure::new(format!(
-                "the source {} is no directory",
+                "the source {} is not a directory",
                 self.root.display()
             )));
         }

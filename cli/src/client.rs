@@ -97,7 +97,7 @@ impl Client {
         };
         serde_json::from_value(answer)
             .or_say(|| {
-                format!("{} answers with something else than this gantry expects", self.endpoint())
+                format!("{} answers with something other than this gantry expects", self.endpoint())
             })
             .map_err(|failure| failure.next("use a `gantry` of the server's version"))
     }
@@ -149,7 +149,7 @@ impl Client {
             return Err(self.strange(status, &content));
         }
         let answer: Answer = serde_json::from_slice(&content).map_err(|_| {
-            Failure::new(format!("{} is no Gantry server", self.endpoint()))
+            Failure::new(format!("{} is not a Gantry server", self.endpoint()))
                 .next("check the address that you logged in to")
         })?;
         match answer.errors.into_iter().next() {

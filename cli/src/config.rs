@@ -41,7 +41,7 @@ impl Environment {
     pub fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
         self.get(name)
             .map(|value| {
-                value.to_str().ok_or_else(|| Failure::usage(format!("{name} is no UTF-8 text")))
+                value.to_str().ok_or_else(|| Failure::usage(format!("{name} is not UTF-8 text")))
             })
             .transpose()
     }

@@ -43,7 +43,7 @@ pub fn request(key: &PoolKey) -> Result<CertificateRequest, Failure> {
 pub fn read_request(path: &Path) -> Result<CertificateRequest, Failure> {
     let content = file::read(path, MAX_FILE)?;
     let text = std::str::from_utf8(&content)
-        .or_say(|| format!("{} is no certificate signing request", path.display()))?;
+        .or_say(|| format!("{} is not a certificate signing request", path.display()))?;
     CertificateRequest::parse(text).or_say(|| format!("cannot use {}", path.display()))
 }
 

@@ -20,7 +20,7 @@ const LOG: &str = "info,rmqtt=warn";
 pub fn start(environment: &Environment, output: Output) -> Result<(), Failure> {
     let wanted = environment.text("GANTRY_LOG")?.unwrap_or(LOG);
     let filter = EnvFilter::try_new(wanted).map_err(|error| {
-        Failure::usage(format!("GANTRY_LOG={wanted} is no log filter"))
+        Failure::usage(format!("GANTRY_LOG={wanted} is not a log filter"))
             .because(error)
             .next("give one such as info, or gantry_control_plane=debug,warn")
     })?;

@@ -16,7 +16,7 @@ impl LogText {
     }
 
     /// Takes the next bytes; gives where in the log the text of all whole characters begins, and that text.
-    /// What is no UTF-8 becomes U+FFFD.
+    /// What is not UTF-8 becomes U+FFFD.
     pub fn push(&mut self, bytes: &[u8]) -> Option<(u64, String)> {
         self.held.extend_from_slice(bytes);
         let whole = self.held.len() - unfinished(&self.held);

@@ -91,7 +91,7 @@ fn given(arguments: Arguments, environment: &Environment) -> Result<Credentials,
     };
     let secret = file::read(&secret, MAX_SECRET)?;
     let secret = std::str::from_utf8(&secret)
-        .map_err(|_| Failure::new("the file with the key's secret is no text"))?;
+        .map_err(|_| Failure::new("the file with the key's secret is not text"))?;
     let kept = Kept {
         endpoint,
         key_id,

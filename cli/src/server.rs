@@ -39,7 +39,7 @@ pub struct Arguments {
           value_parser = address)]
     objects_listen: SocketAddr,
     /// A name or address by which this server is reached, for its certificate; may be repeated.
-    /// Tokens and urls have the first one that means this machine elsewhere too
+    /// Tokens and URLs have the first one that means this machine elsewhere too
     #[arg(
         long = "host",
         env = "GANTRY_HOST",
@@ -149,7 +149,7 @@ async fn serve(config: Config, environment: &Environment, output: Output) -> Res
         () = server.stop() => tracing::info!("stopped"),
         name = either(&mut terminate, &mut interrupt) => {
             tracing::warn!("stopped at once, as a second signal, {name}, says");
-            return Err(Failure::new("left at once, as the second signal says"));
+            return Err(Failure::new("stopped at once, because of a second signal"));
         }
     }
     if let Some(part) = failed {

@@ -176,7 +176,9 @@ struct Version {
 async fn pull(client: &Client, arguments: &Pull, output: Output) -> Result<Code, Failure> {
     let keys = keys::read_all(&arguments.keys)?;
     if arguments.sealed && arguments.out.is_none() && io::stdout().is_terminal() {
-        return Err(Failure::usage("a sealed state is no text for a terminal").next("give -o FILE"));
+        return Err(
+            Failure::usage("a sealed state is not text for a terminal").next("give -o FILE")
+        );
     }
     let variables = json!({ "stack": arguments.stack.as_str(), "serial": arguments.serial });
     let answer: PullAnswer = client.ask(PULL, variables).await?;
@@ -233,7 +235,7 @@ async fn fetch(client: &Client, version: &Version) -> Result<SealedBytes, Failur
 
 fn changed() -> Failure {
     Failure::new("the stored state was changed since the pool wrote it; it is not opened")
-        .next("look who can write the object store, and pull an older version with --serial")
+        .next("check who can write to the object store, and pull an older version with --serial")
 }
 
 /// The keys that may have signed a state: pool keys that we hold, and else those that the server names.

@@ -93,7 +93,7 @@ impl SecretArgument {
             Given::File(path) => {
                 let content = file::read(Path::new(path), MAX_VALUE as u64)?;
                 let text = std::str::from_utf8(&content)
-                    .or_say(|| format!("{path} is no UTF-8 text, which variables must be"))?;
+                    .or_say(|| format!("{path} is not UTF-8 text, which variables must be"))?;
                 // Editors end files with a line break that is no part of the secret.
                 Zeroizing::new(text.strip_suffix('\n').unwrap_or(text).to_owned())
             }

@@ -56,7 +56,7 @@ pub enum ObjectsError {
         key: String,
     },
     /// The text is no key.
-    #[error("{key:?} is no object key: {expected}")]
+    #[error("{key:?} is not an object key: {expected}")]
     InvalidKey {
         /// At most 64 characters of what was given.
         key: String,
@@ -155,7 +155,7 @@ pub fn check_key(key: &str) -> Result<(), ObjectsError> {
     }
     Err(ObjectsError::InvalidKey {
         key: key.chars().take(64).collect(),
-        expected: "names of A-Z, a-z, 0-9, -, _ and . that do not begin with a dot, parted by /",
+        expected: "names of A-Z, a-z, 0-9, -, _ and . that do not begin with a dot, separated by /",
     })
 }
 

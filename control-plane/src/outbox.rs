@@ -82,7 +82,7 @@ impl ControlPlane {
         let message = match self.with_urls(message).await {
             Ok(message) => message,
             Err(error) => {
-                tracing::warn!(%pool, %worker, kind, error = %error, "no urls for a grant yet");
+                tracing::warn!(%pool, %worker, kind, error = %error, "no URLs for a grant yet");
                 return None;
             }
         };

@@ -107,7 +107,10 @@ impl ControlPlane {
                 self.set_bond(*key, None);
                 self.inner.admitted.forget_worker(key.1, key.0);
             }
-            tracing::info!(workers = gone.len(), "forgot workers that were not heard for long");
+            tracing::info!(
+                workers = gone.len(),
+                "forgot workers that had not been heard from for a long time"
+            );
         }
     }
 

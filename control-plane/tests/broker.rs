@@ -177,7 +177,7 @@ async fn pools_cannot_reach_each_other() {
     assert_eq!(theirs.next().await.1, marker);
 }
 
-/// Client ids of B's connected worker and of one that B had before, and what is no worker id.
+/// Client ids of B's connected worker and of one that B had before, and what is not a worker id.
 async fn foreign_client_ids_are_refused(
     world: &World,
     broker: &EmbeddedBroker,

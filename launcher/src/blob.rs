@@ -40,7 +40,7 @@ pub struct Objects {
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The certificates to trust are none.
-    #[error("the token's CA is no certificate that TLS can use: fetch the pool's token again")]
+    #[error("the token's CA is not a certificate that TLS can use: fetch the pool's token again")]
     Ca,
     /// The store cannot be reached or broke off; it may be there again later.
     #[error("the object store cannot be reached: check that this host can reach {host}")]
@@ -51,13 +51,13 @@ pub enum BlobError {
         source: reqwest::Error,
     },
     /// The store took or gave nothing for a while; it may go on later.
-    #[error("the object store {host} has fallen silent: it is tried again")]
+    #[error("the object store {host} does not answer any more: trying again")]
     Silent {
         /// The host that was asked.
         host: String,
     },
     /// The store has trouble of its own, or asks to come back later.
-    #[error("the object store {host} answers {status}: it is tried again")]
+    #[error("the object store {host} answers {status}: trying again")]
     Trouble {
         /// The host that was asked.
         host: String,
@@ -71,7 +71,7 @@ pub enum BlobError {
         host: String,
     },
     /// The url is not accepted (any more).
-    #[error("the object store {host} refuses the url with {status}: it has expired or was altered")]
+    #[error("the object store {host} refuses the URL with {status}: it has expired or was altered")]
     Refused {
         /// The host that was asked.
         host: String,
@@ -255,7 +255,7 @@ impl Objects {
         }
         let hash = hex(&hash.finish());
         match expected.sha256 {
-            Some(sha256) if sha256 != hash => Err(altered("its hash is another")),
+            Some(sha256) if sha256 != hash => Err(altered("its hash is different")),
             Some(_) | None => Ok(()),
         }
     }
@@ -318,7 +318,7 @@ fn host(url: &str) -> String {
     reqwest::Url::parse(url)
         .ok()
         .and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)))
-        .unwrap_or_else(|| "an url that is none".to_owned())
+        .unwrap_or_else(|| "a URL that cannot be read".to_owned())
 }
 
 #[cfg(test)]

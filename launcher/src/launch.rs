@@ -387,7 +387,7 @@ impl<E: Engine> Launcher<E> {
         }
         match offer.spec {
             Carried::Inline(text) => {
-                let spec = STANDARD.decode(text).map_err(|_| "the spec is no base64".to_owned());
+                let spec = STANDARD.decode(text).map_err(|_| "the spec is not base64".to_owned());
                 self.fetched(attempt, spec)
             }
             Carried::Object { url, sha256, size } => {
@@ -498,7 +498,7 @@ impl<E: Engine> Launcher<E> {
                 self.health.send_replace(Health::default());
             }
             Err(error) => {
-                tracing::error!(%attempt, error = &error as &dyn std::error::Error, "a stage cannot go on; it is tried again");
+                tracing::error!(%attempt, error = &error as &dyn std::error::Error, "a stage cannot go on; trying again");
                 let complaint = Some(format!("a stage cannot go on: {error}"));
                 self.health.send_replace(Health { complaint });
                 if self.leaving < Leaving::Ending || self.patience.is_some() {

@@ -134,7 +134,7 @@ pub enum SessionError {
         broker: Endpoint,
     },
     /// No session could be opened for some time after the start.
-    #[error("cannot open a session by the broker at {broker}")]
+    #[error("cannot open a session with the broker at {broker}")]
     Unreachable {
         /// The broker.
         broker: Endpoint,
@@ -189,7 +189,7 @@ impl Explain for SessionError {
                 "GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove what its runs left in Docker, then start with an empty GANTRY_STATE_DIR"
             }
             Self::Outgoing(_) => "check that GANTRY_STATE_DIR can be written and has space",
-            Self::Message(_) => "report this with the log: it is a mistake of the launcher's",
+            Self::Message(_) => "report this with the log: it is a bug in the launcher",
             Self::Tls(_) => "use an RSA key of 2048 to 8192 bits, and the token made for it",
             Self::Crypto(_) => return None,
         })

@@ -58,7 +58,7 @@ impl Explain for StartError {
             Self::Policy(error) => error.help(),
             Self::Host(error) => error.help(),
             Self::Engine(_) => Some(
-                "start Docker, or set DOCKER_HOST to where it listens; the user must be in the group docker",
+                "start Docker, or set DOCKER_HOST to where it listens; the user must be in the group `docker`",
             ),
             Self::Session(error) => error.help(),
             Self::Launch(error) => error.help(),

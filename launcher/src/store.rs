@@ -183,7 +183,7 @@ impl<P: Put> Keep for Store<P> {
                     }
                     // Expired meanwhile, or used for something else: another url, another object.
                     Err(error @ (BlobError::Refused { .. } | BlobError::Exists { .. })) => {
-                        tracing::warn!(attempt = %self.urls.attempt, %error, "another url is asked for");
+                        tracing::warn!(attempt = %self.urls.attempt, %error, "another URL is asked for");
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(MAX_PAUSE);
                         break;

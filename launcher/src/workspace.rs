@@ -217,7 +217,7 @@ impl<W: io::Write> io::Write for AtMost<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
             return Err(io::Error::other(
-                "sealed it would take more than 16 GiB: leave out what the apply does not need",
+                "sealed, it would take more than 16 GiB: leave out what the apply does not need",
             ));
         };
         self.left = left;
@@ -252,7 +252,10 @@ pub fn open(
         epoch: gantry_model::Epoch(sealed.epoch),
         serial: 0,
         predecessor: None,
-        payload_sha256: sealed.payload_sha256.parse().map_err(|_| not_ours("its hash is none"))?,
+        payload_sha256: sealed
+            .payload_sha256
+            .parse()
+            .map_err(|_| not_ours("its hash is not valid"))?,
         payload_len: sealed.payload_size,
     };
     check(&statement, &sealed.signature, keys).map_err(not_ours)?;
@@ -261,7 +264,7 @@ pub fn open(
     let start = payload.stream_position()?;
     let (digest, length) = Digest::of_reader(&mut payload)?;
     if (digest, length) != (statement.payload_sha256, statement.payload_len) {
-        return Err(not_ours("its content is another"));
+        return Err(not_ours("its content is different"));
     }
     payload.seek(io::SeekFrom::Start(start))?;
     directories.empty_workspace()?;
@@ -276,7 +279,7 @@ pub(crate) fn check(
     signature: &str,
     keys: &[&PoolKey],
 ) -> Result<(), &'static str> {
-    let signature: Signature = signature.parse().map_err(|_| "its signature is none")?;
+    let signature: Signature = signature.parse().map_err(|_| "its signature is not valid")?;
     let fits = |key: &PublicKey| key.verify_statement(statement, &signature).is_ok();
     if keys.iter().any(|key| fits(key.public())) {
         Ok(())

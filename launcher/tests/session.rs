@@ -189,7 +189,7 @@ async fn no_broker_at_the_start_ends_the_launcher_in_the_end() {
     assert!(began.elapsed() >= Duration::from_secs(120));
     assert_eq!(error.exit_code(), Exit::Broker);
     assert_snapshot!(explain(&error), @"
-    cannot open a session by the broker at localhost:1984
+    cannot open a session with the broker at localhost:1984
       because: cannot reach localhost:1984
       because: connection refused
       next: check that the control plane runs and that this host's DNS and firewall let it reach the broker

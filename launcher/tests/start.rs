@@ -187,7 +187,7 @@ fn a_damaged_journal_ends_with_73() {
     fs::write(state.path().join("journal"), "this is no journal").unwrap();
     let output = launch(state.path(), &[]);
     assert_eq!(output.status.code(), Some(73));
-    assert!(said(&output).contains("no journal of version 1"), "{}", said(&output));
+    assert!(said(&output).contains("not a journal of version 1"), "{}", said(&output));
 }
 
 /// Docker hangs, and nothing is in hand: there is nothing to wait for.

@@ -47,7 +47,7 @@ impl Places {
 /// Why nothing was run.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("this stage was begun before, its phases are not run again")]
+    #[error("this stage was begun before; its phases are not run again")]
     BegunBefore,
     #[error("cannot read the order")]
     Unreadable(#[source] io::Error),

@@ -81,10 +81,10 @@ impl Heading {
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(
-        "a read stage may read the state, not write it: commands that change it belong into a task"
+        "a read stage may read the state, not write it: commands that change it belong in a task"
     )]
     ReadOnly,
-    #[error("the body is no state: it needs a serial and a lineage of at most 256 bytes")]
+    #[error("the body is not a state: it needs a serial and a lineage of at most 256 bytes")]
     NoState,
     #[error("a stage writes at most {MAX_STATES} state versions: split its work into several runs")]
     TooMany,
@@ -96,7 +96,7 @@ enum Refused {
     Conflict { serial: u64, present: u64 },
     #[error("the state is locked")]
     Locked(Bytes),
-    #[error("the lock's body is no lock: it needs an ID")]
+    #[error("the lock's body is not a lock: it needs an ID")]
     NoLock,
     #[error("the state cannot be kept now, try again")]
     NoRoom(#[source] SpoolError),

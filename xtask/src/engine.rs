@@ -181,7 +181,8 @@ fn start_with(cx: &Context, folder: &Path, extra: &[&str]) -> Result<Started> {
     // Not that of our child, which may be sudo.
     let pid =
         std::fs::read_to_string(PID_FILE).with_context(|| format!("cannot read {PID_FILE}"))?;
-    let pid = pid.trim().parse().with_context(|| format!("{PID_FILE} holds no process id"))?;
+    let pid =
+        pid.trim().parse().with_context(|| format!("{PID_FILE} does not hold a process id"))?;
     Ok(Started { pid, folder: folder.to_owned() })
 }
 

@@ -176,7 +176,7 @@ pub fn read(name: &str, limit: Duration, command: &mut Command) -> Result<String
         bail!("{name} failed: {}", output.last_words());
     }
     String::from_utf8(output.stdout)
-        .with_context(|| format!("{name} wrote something that is no UTF-8"))
+        .with_context(|| format!("{name} wrote something that is not UTF-8"))
 }
 
 /// Runs a command, hands every line of both its outputs to `each` as it comes, and gives its exit status. The lines

@@ -227,7 +227,7 @@ impl Addresses {
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let value: Value = serde_json::from_str(&text)
-            .with_context(|| format!("{} is no JSON", path.display()))?;
+            .with_context(|| format!("{} is not JSON", path.display()))?;
         let field = |name: &str| {
             let text = value.get(name).and_then(Value::as_str).map(str::to_owned);
             text.with_context(|| format!("{} names no {name}", path.display()))

@@ -108,7 +108,7 @@ fn prepare(body: &[u8], is_open: bool) -> Result<(Request, bool), Wrong> {
     // The parser would take an array of the fields as well.
     let object = body.trim_ascii_start().starts_with(b"{");
     let parsed = object.then(|| serde_json::from_slice::<Request>(body).ok()).flatten();
-    let wrong = Wrong::Malformed("the body is no JSON object with a query");
+    let wrong = Wrong::Malformed("the body is not a JSON object with a query");
     let mut request = parsed.ok_or(wrong)?;
     if request.query.len() > MAX_QUERY {
         return Err(Wrong::Malformed("the query is too long"));

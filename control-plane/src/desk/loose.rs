@@ -138,7 +138,7 @@ impl ControlPlane {
         if !owned(unit, sender, attempt).await? {
             sender.refuse(
                 attempt,
-                "request for urls",
+                "request for URLs",
                 "the attempt was never granted to this worker",
             );
             unit.say(sender.key(), bond, FromControlPlane::Urls(never()));
@@ -148,7 +148,7 @@ impl ControlPlane {
         let urls = match self.put_urls(attempt, purpose, count).await {
             Ok(urls) => urls,
             Err(error) => {
-                tracing::warn!(%attempt, error = %error, "no urls yet; the launcher asks again");
+                tracing::warn!(%attempt, error = %error, "no URLs yet; the launcher asks again");
                 return Ok(());
             }
         };

@@ -65,7 +65,7 @@ impl ControlPlane {
             && segment.offset.checked_add(segment.length).is_some_and(|end| end < 1 << 50)
             && segment.sha256.parse::<Digest>().is_ok();
         if !is_sound {
-            sender.refuse(attempt, "segment", "its length, offset or hash is none");
+            sender.refuse(attempt, "segment", "its length, offset or hash is not valid");
             return Ok(());
         }
         // What an attempt stores after a newer one began would tear the run's log apart.
@@ -106,7 +106,7 @@ impl ControlPlane {
             && state.predecessor.as_ref().is_none_or(|hash| hash.parse::<Digest>().is_ok())
             && state.signature.parse::<Signature>().is_ok();
         if !is_sound {
-            sender.refuse(attempt, "state version", "its header, hash or signature is none");
+            sender.refuse(attempt, "state version", "its header, hash or signature is not valid");
             return Ok(());
         }
         if is_known_state(unit, &row, &state).await? {
@@ -174,7 +174,7 @@ impl ControlPlane {
             && stored.signature.parse::<Signature>().is_ok()
             && stored.payload_size < stored.size;
         if !is_sound {
-            sender.refuse(attempt, "workspace", "its size, hash or signature is none");
+            sender.refuse(attempt, "workspace", "its size, hash or signature is not valid");
             return Ok(());
         }
         let insert = "INSERT INTO workspaces (run, epoch, key, size, payload_sha256, payload_size, \

@@ -17,7 +17,7 @@ pub struct GoDuration(Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDuration {
     /// Not Go's spelling.
-    #[error("is no duration: write hours, minutes and seconds as in 70m, 90s or 1h10m")]
+    #[error("is not a duration: write hours, minutes and seconds as in 70m, 90s or 1h10m")]
     Spelling,
     /// A number without unit.
     #[error("has a number without a unit: write h, m, s or ms behind each, as in 70m or 1h10m")]
@@ -26,10 +26,10 @@ pub enum InvalidDuration {
     #[error("has more decimals than can be kept: use a smaller unit")]
     Precision,
     /// Zero.
-    #[error("is no time at all: give more than 0")]
+    #[error("is zero: give more than 0")]
     Zero,
     /// Below zero.
-    #[error("is below zero: give more than 0")]
+    #[error("is negative: give more than 0")]
     Negative,
     /// Above [`LONGEST`].
     #[error("is too long: give at most 720h, which is 30 days")]

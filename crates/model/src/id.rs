@@ -11,7 +11,7 @@ use ulid::Ulid;
 
 /// A text that is no id of the kind that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no {kind} id: {expected}")]
+#[error("{text:?} is not a {kind} id: {expected}")]
 pub struct InvalidId {
     kind: &'static str,
     /// At most 64 characters of what was given.

@@ -286,11 +286,11 @@ impl RunLife {
                 Expired::Withdrawn(worker)
             }
             (Standing::Granted(lease), Stage::Read) => {
-                self.take("its worker fell silent", terms);
+                self.take("its worker stopped responding", terms);
                 Expired::Taken(lease.worker)
             }
             (Standing::Granted(lease), Stage::Write) => {
-                self.lose("its worker reported no end in the time that it had");
+                self.lose("its worker did not report its end in time");
                 Expired::Unknown(lease.worker)
             }
         }

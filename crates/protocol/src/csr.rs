@@ -21,7 +21,7 @@ const COMMON_NAME: &str = "workers.spacelift.io";
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// Longer than any request.
-    #[error("the certificate signing request is longer than {MAX_REQUEST} bytes: it is none")]
+    #[error("the certificate signing request is longer than {MAX_REQUEST} bytes: it is not one")]
     TooLong,
     /// Neither PEM nor its base64.
     #[error(
@@ -30,7 +30,7 @@ pub enum RequestError {
     NotPem,
     /// Something else.
     #[error(
-        "this is no certificate signing request: give the file that `openssl req -new` wrote by -out"
+        "this is not a certificate signing request: give the file that `openssl req -new` wrote by -out"
     )]
     NotRequest,
     /// Its key may not be a pool's.

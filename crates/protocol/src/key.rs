@@ -38,7 +38,7 @@ pub struct CryptoError(#[from] ErrorStack);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeyError {
     /// Not base64.
-    #[error("the key is no base64: give it the output of `base64 -w0 pool.key`")]
+    #[error("the key is not base64: give it the output of `base64 -w0 pool.key`")]
     NotBase64,
     /// The PEM text where its base64 is expected.
     #[error(
@@ -47,12 +47,12 @@ pub enum KeyError {
     IsPem,
     /// No PEM block, or a damaged one.
     #[error(
-        "the key is no PEM file: it starts with `-----BEGIN PRIVATE KEY-----` and ends with its END line"
+        "the key is not a PEM file: it starts with `-----BEGIN PRIVATE KEY-----` and ends with its END line"
     )]
     NotPem,
     /// Protected by a passphrase.
     #[error(
-        "the private key is encrypted: take the passphrase off with `openssl pkey -in pool.key -out plain.key`"
+        "the private key is encrypted: remove the passphrase with `openssl pkey -in pool.key -out plain.key`"
     )]
     Encrypted,
     /// Something else where a private key is expected.
@@ -83,7 +83,7 @@ pub enum KeyError {
     #[error("the key's public exponent is unsound: make a new key")]
     Exponent,
     /// Larger than any key.
-    #[error("the key's text is longer than {MAX_TEXT} bytes: it is no key")]
+    #[error("the key's text is longer than {MAX_TEXT} bytes: it is not a key")]
     TooLong,
     /// OpenSSL failed.
     #[error(transparent)]

@@ -34,7 +34,7 @@ pub const MAX_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// There is nobody who could open it.
-    #[error("nothing can be sealed to nobody: name at least one recipient")]
+    #[error("there is nobody to seal to: name at least one recipient")]
     NoRecipients,
     /// More recipients than a header may have.
     #[error("{0} recipients are more than the {MAX_RECIPIENTS} that one header may have")]
@@ -217,5 +217,5 @@ fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Err
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    STANDARD.decode(text).map_err(|_| de::Error::custom("the sealed payload is no base64"))
+    STANDARD.decode(text).map_err(|_| de::Error::custom("the sealed payload is not base64"))
 }

@@ -29,14 +29,14 @@ const MAX_URL: usize = 2048;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Longer than any token.
-    #[error("the pool token is longer than {MAX_TOKEN} bytes: it is none")]
+    #[error("the pool token is longer than {MAX_TOKEN} bytes: it is not one")]
     TooLong,
     /// Not base64.
-    #[error("the pool token is no base64: copy it whole, as `gantry pool create` printed it")]
+    #[error("the pool token is not base64: copy it whole, as `gantry pool create` printed it")]
     NotBase64,
     /// No JSON object inside.
     #[error(
-        "the pool token holds no JSON object: copy it whole, as `gantry pool create` printed it"
+        "the pool token does not hold a JSON object: copy it whole, as `gantry pool create` printed it"
     )]
     NotJson,
     /// No version inside.
@@ -396,7 +396,7 @@ fn check_url(url: &str) -> Result<(), TokenError> {
     if has_host && url.len() <= MAX_URL && url.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
     }
-    Err(TokenError::Field { field: "api", reason: "it is an https url without user name" })
+    Err(TokenError::Field { field: "api", reason: "it must be an https URL without a user name" })
 }
 
 /// A span of time as people say it, in its largest unit.

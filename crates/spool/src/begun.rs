@@ -17,7 +17,7 @@ pub struct Begun(());
 #[derive(Debug, thiserror::Error)]
 pub enum BegunError {
     /// The stage was begun before: its phases must not run again.
-    #[error("this stage was begun before, its phases are not run again")]
+    #[error("this stage was begun before; its phases are not run again")]
     Already,
     /// Nobody can say whether the mark is durable: nothing may run.
     #[error("cannot make the begun mark")]

@@ -19,7 +19,7 @@ impl Watch {
     /// Watches the files of `dir`, not those of directories within it.
     ///
     /// # Errors
-    /// When `dir` is no directory or the host allows no further watch.
+    /// When `dir` is not a directory or the host allows no further watch.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let watch = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let what = WatchFlags::CREATE

@@ -28,7 +28,7 @@ fn head() -> impl Iterator<Item = String> {
         "Usage: gantry-launcher [--help | --version]".to_owned(),
         String::new(),
         "It takes no other arguments: these environment variables set it.".to_owned(),
-        "What holds when one is not set stands in brackets.".to_owned(),
+        "Defaults are in brackets.".to_owned(),
     ]
     .into_iter()
 }
@@ -37,7 +37,7 @@ fn tail() -> impl Iterator<Item = String> {
     let texts = [
         "",
         "Durations are written as 90s, 70m or 1h10m: more than 0, at most 720h.",
-        "A variable that is set to nothing counts as not set.",
+        "An empty variable counts as not set.",
         "",
         "Signals",
         "  TERM  take no more, finish the run, exit; a second one stops the run",

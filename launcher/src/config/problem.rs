@@ -84,12 +84,12 @@ pub enum Problem {
     OneOf(&'static str),
     /// Not a name that Docker takes.
     #[error(
-        "it is no name that Docker takes: use letters, digits and `_.-`, and begin with a letter or digit"
+        "it is not a name that Docker accepts: use letters, digits and `_.-`, and begin with a letter or digit"
     )]
     DockerName,
     /// No image.
     #[error(
-        "it is no image: give it as `docker pull` takes it, such as registry.example.com/runner:1.2"
+        "it is not the name of an image: write it as for `docker pull`, such as registry.example.com/runner:1.2"
     )]
     Image,
     /// TLS without certificates.
@@ -99,18 +99,18 @@ pub enum Problem {
     NoCertificates,
     /// No engine.
     #[error(
-        "it is no address that we can use: give unix:///path/to/docker.sock or tcp://host:port; for ssh, forward it to a local socket"
+        "it is not an address that can be used: give unix:///path/to/docker.sock or tcp://host:port; for ssh, forward it to a local socket"
     )]
     DockerHost,
     /// A transport that does not exist yet.
     #[error("`poll` is not part of this version: leave the variable out or set it to `mqtt`")]
     PollComesLater,
     /// A transport that does not exist.
-    #[error("it is no way to reach a control plane: leave it out or set it to `mqtt`")]
+    #[error("it is not a way to reach a control plane: leave it out or set it to `mqtt`")]
     Transport,
     /// Not a variable's name.
     #[error(
-        "{0:?} is no variable's name: separate names by commas, and use letters, digits and `_`"
+        "{0:?} is not the name of a variable: separate names by commas, and use letters, digits and `_`"
     )]
     Name(String),
     /// Too many names.

@@ -39,7 +39,7 @@ pub enum JournalError {
     },
     /// It is none, or of another version.
     #[error(
-        "{path} is no journal of version {VERSION}: start the launcher version that wrote it, or move the file away once its runs are over"
+        "{path} is not a journal of version {VERSION}: start the launcher version that wrote it, or move the file away once its runs are over"
     )]
     Version {
         /// Which file.

@@ -95,7 +95,7 @@ pub enum LinkError {
     #[error("the broker admits the connection and then refuses {0}")]
     Forbidden(String),
     /// Nothing came for two keep-alives.
-    #[error("nothing came from the broker for two keep-alives: the connection is dead")]
+    #[error("nothing came from the broker for two keep-alive intervals: the connection is dead")]
     Silent,
     /// Another launcher has connected as this worker.
     #[error(
@@ -115,7 +115,7 @@ pub enum LinkError {
     #[error("the broker is there and the control plane does not answer")]
     NoWelcome,
     /// The control plane's signing certificate is used up.
-    #[error("the control plane's signing certificate is used up")]
+    #[error("the control plane's signing certificate has expired")]
     LeafSpent,
 }
 
@@ -133,7 +133,7 @@ impl Explain for LinkError {
                 "something intercepts TLS, the token is of another control plane, or this host's clock is wrong"
             }
             Self::NotAdmitted(_) => {
-                "the pool may have been reset: fetch its new token and start again"
+                "the pool may have been reset: get its new token and start again"
             }
             Self::Refused(_) => "look at the control plane's log",
             Self::Forbidden(_) => {

@@ -68,7 +68,7 @@ impl<E: Engine> Stage<E> {
         } else if state.is_none() {
             "it was removed"
         } else {
-            "Docker or the kernel stopped it, or its memory did not suffice"
+            "Docker or the kernel stopped it, or it ran out of memory"
         };
         let begun = self.has_begun()?;
         let stop = stop.filter(|_| damage.is_none());
@@ -150,7 +150,7 @@ impl<E: Engine> Stage<E> {
         };
         let shown = std::io::Read::take(shown, MAX_OUTPUTS);
         terraform::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
-            tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are no JSON");
+            tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are not JSON");
             Vec::new()
         })
     }
@@ -200,7 +200,7 @@ impl<E: Engine> Stage<E> {
         if let Ok(ended) = tokio::time::timeout(WAY_OUT, ended()).await {
             return Ok(ended?);
         }
-        tracing::warn!(attempt = %self.attempt, "the container goes on behind its last word: it is ended");
+        tracing::warn!(attempt = %self.attempt, "the container did not end after its last message: ending it");
         super::container::persist(|| engine.signal(&name, Signal::Kill)).await?;
         Ok(ended().await?)
     }

@@ -369,7 +369,7 @@ impl<E: Engine> Stage<E> {
 /// What the log says of a state that a stage wrote and had no right to write.
 fn dropped(file: &gantry_spool::SideFile) -> String {
     format!(
-        "{} ({} bytes), which this stage left, is dropped: a read stage may not change the stack's state, which stays as it was; commands that change it belong into a task",
+        "{} ({} bytes), which this stage left, is dropped: a read stage may not change the stack's state, which stays as it was; commands that change it belong in a task",
         file.name, file.size
     )
 }

@@ -93,7 +93,7 @@ fn open_bundle(
         .map_err(|error| format!("the stack's secrets are damaged: {error}"))?;
     let payload = base64::engine::general_purpose::STANDARD
         .decode(&sealed.payload)
-        .map_err(|_| "the stack's secrets are no base64".to_owned())?;
+        .map_err(|_| "the stack's secrets are not base64".to_owned())?;
     let plain = gantry_protocol::open_bytes(keys, &header, &payload).map_err(|error| {
         format!("the stack's secrets cannot be opened with this pool's key: {error}")
     })?;

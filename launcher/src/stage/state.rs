@@ -48,7 +48,7 @@ pub enum StateError {
     Seal(#[from] SealError),
     /// A recipient is no key.
     #[error(
-        "a key that the state is to be sealed to is none: look at the stack's pools and the recovery key"
+        "one of the keys to seal the state to is not a key: look at the stack's pools and the recovery key"
     )]
     Recipient,
     /// The worker binary's file cannot be used.
@@ -109,12 +109,14 @@ impl<E: Engine> Stage<E> {
         &self,
         sealed: &SealedState,
     ) -> Result<Zeroizing<Vec<u8>>, StateError> {
-        let digest: Digest =
-            sealed.payload_sha256.parse().map_err(|_| StateError::NotOurs("its hash is none"))?;
+        let digest: Digest = sealed
+            .payload_sha256
+            .parse()
+            .map_err(|_| StateError::NotOurs("its hash is not valid"))?;
         let predecessor = match &sealed.predecessor {
-            Some(digest) => {
-                Some(digest.parse().map_err(|_| StateError::NotOurs("its predecessor is none"))?)
-            }
+            Some(digest) => Some(
+                digest.parse().map_err(|_| StateError::NotOurs("its predecessor is not valid"))?,
+            ),
             None => None,
         };
         let statement = Statement {
@@ -130,7 +132,7 @@ impl<E: Engine> Stage<E> {
         workspace::check(&statement, &sealed.signature, &self.keys())
             .map_err(StateError::NotOurs)?;
         let header: Header =
-            sealed.header.parse().map_err(|_| StateError::NotOurs("its header is none"))?;
+            sealed.header.parse().map_err(|_| StateError::NotOurs("its header is not valid"))?;
         if sealed.payload_size > MAX_STATE + (1 << 20) {
             return Err(StateError::NotOurs("it is larger than any state"));
         }

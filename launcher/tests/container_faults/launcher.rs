@@ -116,7 +116,7 @@ async fn a_state_that_a_read_stage_leaves_is_dropped_with_a_word() {
     assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
     assert_snapshot!(play.log(), @"
     Apply: applying
-    Conclude: errored.tfstate (41 bytes), which this stage left, is dropped: a read stage may not change the stack's state, which stays as it was; commands that change it belong into a task
+    Conclude: errored.tfstate (41 bytes), which this stage left, is dropped: a read stage may not change the stack's state, which stays as it was; commands that change it belong in a task
     ");
     assert_eq!(play.left(), Vec::<String>::new());
 }

@@ -164,7 +164,7 @@ impl Play {
             loop {
                 match stage::drive(shared.clone(), attempt, reins.clone()).await {
                     Err(StageError::Engine(error)) => {
-                        tracing::error!(%error, "a stage cannot go on; it is tried again");
+                        tracing::error!(%error, "a stage cannot go on; trying again");
                         tokio::task::yield_now().await;
                     }
                     other => return other,

@@ -277,7 +277,7 @@ async fn a_socket_that_hangs_is_noticed_within_two_keep_alives() {
         let Some(SessionEvent::Lost { reason }) = session.next().await else { panic!("not lost") };
         assert_snapshot!(
             reason,
-            @"nothing came from the broker for two keep-alives: the connection is dead"
+            @"nothing came from the broker for two keep-alive intervals: the connection is dead"
         );
     })
     .await
@@ -369,7 +369,7 @@ async fn a_certificate_that_the_broker_refuses_is_told_in_words() {
     assert!(matches!(error, LinkError::NotAdmitted(_)), "{error:?}");
     assert_snapshot!(text(&error, broker.port), @"
     the pool's certificate is not accepted (TLS alert UnknownCA)
-      next: the pool may have been reset: fetch its new token and start again
+      next: the pool may have been reset: get its new token and start again
     ");
 }
 

@@ -82,7 +82,7 @@ fn a_stage_that_was_begun_is_not_run_again() {
     run.again();
     let (code, said) = run.wait();
     assert_eq!(code, Some(exit::BEGUN_BEFORE.into()));
-    assert_eq!(said, "gantry-worker: this stage was begun before, its phases are not run again\n");
+    assert_eq!(said, "gantry-worker: this stage was begun before; its phases are not run again\n");
     assert_eq!(run.frames(), frames);
     assert!(run.order_dir().join("order.json").exists());
 }

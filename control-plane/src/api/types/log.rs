@@ -33,7 +33,7 @@ pub(crate) struct RunLogs {
 /// A text of a log.
 #[derive(SimpleObject)]
 pub(crate) struct RunLogMessage {
-    /// The text; what is no UTF-8 in it is replaced.
+    /// The text; what is not UTF-8 in it is replaced.
     message: String,
 }
 
@@ -67,7 +67,7 @@ impl RunLogs {
         token: Option<&str>,
     ) -> Result<Self> {
         let from = match token.filter(|token| !token.is_empty()) {
-            Some(token) => token.parse().map_err(|_| invalid("this is no token of a log"))?,
+            Some(token) => token.parse().map_err(|_| invalid("this is not the token of a log"))?,
             None => 0,
         };
         let Some(state) = state else {
@@ -135,7 +135,7 @@ fn attempt_at<'a>(
     attempts.iter().rev().find(|record| record.offered_at <= entry.at)
 }
 
-/// How many of `bytes` do not end in the middle of a character. What is no UTF-8 at all counts: it
+/// How many of `bytes` do not end in the middle of a character. What is not UTF-8 at all counts: it
 /// is replaced.
 fn whole_characters(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);

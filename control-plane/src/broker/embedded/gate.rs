@@ -46,7 +46,7 @@ pub(super) enum Refusal {
     Certificate,
     #[error("the certificate is revoked or unknown: the pool was reset or deleted")]
     Revoked,
-    #[error("the client id is no worker id")]
+    #[error("the client id is not a worker id")]
     ClientId,
     #[error("the worker belongs to another pool")]
     ForeignWorker,

@@ -37,7 +37,7 @@ pub enum LeafError {
     #[error("the control plane's signing certificate is not for signing messages")]
     OtherUse,
     /// One that would outlive its purpose.
-    #[error("the control plane's signing certificate is good for longer than it may be")]
+    #[error("the control plane's signing certificate is valid for longer than allowed")]
     TooLong,
     /// OpenSSL failed.
     #[error("the OpenSSL library failed: check its installation and configuration on this host")]

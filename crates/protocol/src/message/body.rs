@@ -377,7 +377,7 @@ pub struct PutUrl {
     pub valid_ms: u64,
 }
 
-/// The urls that were asked for.
+/// The URLs that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Urls {
     /// Which attempt.

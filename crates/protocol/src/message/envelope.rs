@@ -72,7 +72,7 @@ pub enum EnvelopeError {
         size: usize,
     },
     /// It is no envelope.
-    #[error("a message that is no envelope")]
+    #[error("a message that is not an envelope")]
     Malformed(#[source] serde_json::Error),
     /// Its version is not ours.
     #[error("a message of protocol version {0}: this side speaks {VERSION}")]
@@ -176,7 +176,7 @@ messages!(
         State(StateStored) = "state", true, "A state version is stored.";
         Workspace(WorkspaceStored) = "workspace", true, "A sealed workspace is stored.";
         Decision(Decision) = "decision", true, "What the policy said.";
-        NeedUrls(NeedUrls) = "need_urls", false, "It needs urls; asked again until they come.";
+        NeedUrls(NeedUrls) = "need_urls", false, "It needs URLs; they are asked for until they come.";
         Result(StageResult) = "result", true, "A stage is over.";
         Bye(Bye) = "bye", false, "It leaves.";
         Gone(Gone) = "gone", false, "The last will.";
@@ -194,7 +194,7 @@ messages!(
         Grant(Grant) = "grant", true, "The launcher is the owner.";
         Revoke(Revoke) = "revoke", true, "It is not any more.";
         Cancel(Cancel) = "cancel", true, "Someone wants a stage stopped.";
-        Urls(Urls) = "urls", false, "The urls that were asked for.";
+        Urls(Urls) = "urls", false, "The URLs that were asked for.";
         Drain(Drain) = "drain", true, "Take no new runs, or take them again.";
         Cycle(Cycle) = "cycle", true, "Exit.";
         Ack(Ack) = "ack", false, "What arrived is durable.";

@@ -26,10 +26,10 @@ const COLUMNS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// Longer than any header.
-    #[error("the sealed header is longer than {MAX_HEADER} bytes: this is no sealed file")]
+    #[error("the sealed header is longer than {MAX_HEADER} bytes: this is not a sealed file")]
     TooLong,
     /// Something else.
-    #[error("this is no sealed file: it does not start as an age file does")]
+    #[error("this is not a sealed file: it does not start as an age file does")]
     NotSealed,
     /// The text form of age files.
     #[error("this is an age file in text form: decode it first, we keep the binary form")]
@@ -53,7 +53,7 @@ pub enum HeaderError {
     #[error("the sealed header goes on after its last line: split header and payload first")]
     Trailing,
     /// No base64.
-    #[error("the sealed header is no base64")]
+    #[error("the sealed header is not base64")]
     NotBase64,
     /// The file cannot be read.
     #[error("the sealed file cannot be read")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A text that is no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no endpoint: it is `host:port`, such as `gantry.example.com:8883`")]
+#[error("{text:?} is not an endpoint: write `host:port`, such as `gantry.example.com:8883`")]
 pub struct InvalidEndpoint {
     /// At most 128 characters of what was given.
     text: String,

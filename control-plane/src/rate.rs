@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// A bucket of turns for each key.
 #[derive(Debug)]
-pub(crate) struct Rate<K> {
+pub struct Rate<K> {
     /// How many turns a full bucket has.
     burst: u32,
     /// One more comes so often, in milliseconds.
@@ -27,19 +27,20 @@ struct Bucket {
 
 /// It is somebody's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Turn {
+pub struct Turn {
     /// How many others of the key were held back since the last turn, if any were.
-    pub(crate) held_back: Option<u64>,
+    pub held_back: Option<u64>,
 }
 
 impl<K: Hash + Eq> Rate<K> {
     /// `burst` turns at once, and one more every `every_ms`.
-    pub(crate) fn new(burst: u32, every_ms: u64, most: usize) -> Self {
+    #[must_use]
+    pub fn new(burst: u32, every_ms: u64, most: usize) -> Self {
         Self { burst, every_ms, most, buckets: Mutex::default() }
     }
 
     /// Takes a turn, if there is one.
-    pub(crate) fn take(&self, key: K, now_ms: u64) -> Option<Turn> {
+    pub fn take(&self, key: K, now_ms: u64) -> Option<Turn> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= self.most && !buckets.contains_key(&key) {
             buckets.retain(|_, bucket| {
@@ -64,7 +65,8 @@ impl<K: Hash + Eq> Rate<K> {
     }
 
     /// In how many milliseconds there is a turn again, if there is none now.
-    pub(crate) fn wait_ms(&self, key: &K, now_ms: u64) -> Option<u64> {
+    #[must_use]
+    pub fn wait_ms(&self, key: &K, now_ms: u64) -> Option<u64> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let bucket = buckets.get_mut(key)?;
         self.refill(bucket, now_ms);
@@ -83,7 +85,8 @@ impl<K: Hash + Eq> Rate<K> {
 }
 
 /// A rate for lines of the log that others cause, each by its own key: ten at once, then six a minute.
-pub(crate) fn of_lines<K: Hash + Eq>() -> Rate<K> {
+#[must_use]
+pub fn of_lines<K: Hash + Eq>() -> Rate<K> {
     Rate::new(10, 10_000, 10_000)
 }
 

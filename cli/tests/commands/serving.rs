@@ -1,7 +1,8 @@
 //! What a server says of itself, and what it does not let out.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,6 +36,19 @@ fn a_server_says_who_fails_to_log_in_and_that_it_stops_and_keeps_its_memory_to_i
         .unwrap();
     assert!(!wrong.status.success());
 
+    // Who only knocks does not fill the disk.
+    let addresses = fs::read(folder.path().join("data/server.json")).unwrap();
+    let addresses: serde_json::Value = serde_json::from_slice(&addresses).unwrap();
+    for part in ["mqtt", "api", "objects"] {
+        let address = addresses[part].as_str().unwrap().trim_start_matches("https://");
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            // It may have closed by then.
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    }
+
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     assert!(server.wait().unwrap().success());
     let said = fs::read_to_string(&log).unwrap();
@@ -45,6 +59,8 @@ fn a_server_says_who_fails_to_log_in_and_that_it_stops_and_keeps_its_memory_to_i
     );
     assert!(!said.lines().any(|line| line.starts_with("2026-01-01")), "{said}");
     assert!(has(&["INFO", "stopping, as SIGTERM says"]), "{said}");
+    let lines = said.lines().count();
+    assert!(lines < 60, "{lines} lines: {said}");
     assert!(said.lines().last().unwrap().ends_with("stopped"), "{said}");
 }
 

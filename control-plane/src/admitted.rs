@@ -48,6 +48,14 @@ impl Admitted {
         pools.faces.insert(pool, Arc::new(face));
     }
 
+    /// The pool is no more.
+    pub(crate) fn remove(&self, pool: PoolId) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        pools.serials.retain(|_, other| *other != pool);
+        pools.faces.remove(&pool);
+        pools.workers.retain(|_, other| *other != pool);
+    }
+
     /// The worker is one of this pool's, unless another pool had it first.
     pub(crate) fn note_worker(&self, worker: WorkerId, pool: PoolId) {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);

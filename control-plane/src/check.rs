@@ -23,12 +23,40 @@ pub(crate) fn text(
     Err(OperationError::invalid(what, problem))
 }
 
+/// A name that people choose: one line, and none that could be taken for an id.
+pub(crate) fn name(what: &'static str, name: &str) -> Result<(), OperationError> {
+    text(what, name, 1, MAX_NAME)?;
+    let problem = if name.chars().any(char::is_control) {
+        "it has a line feed or another control character: give one line of text"
+    } else if name.trim() != name {
+        "it begins or ends with a blank: leave that out"
+    } else if name.to_ascii_uppercase().parse::<gantry_model::RunId>().is_ok() {
+        "it looks like an id (26 characters of 0-9 and A-Z): choose one that cannot be taken for one"
+    } else {
+        return Ok(());
+    };
+    Err(OperationError::invalid(what, problem))
+}
+
+/// The name of an image, as container engines read it.
+pub(crate) fn image(name: &str) -> Result<(), OperationError> {
+    gantry_model::check_image(name)
+        .map_err(|error| OperationError::invalid("image", error.to_string()))
+}
+
 pub(crate) fn labels(labels: &[String]) -> Result<(), OperationError> {
     let (most, longest) = MAX_LABELS;
     if labels.len() > most {
         return Err(OperationError::invalid("labels", "at most 64 of them are possible"));
     }
-    labels.iter().try_for_each(|label| text("label", label, 1, longest))
+    labels.iter().try_for_each(|label| {
+        text("label", label, 1, longest)?;
+        if label.chars().any(char::is_control) {
+            let problem = "it has a line feed or another control character: give one line of text";
+            return Err(OperationError::invalid("label", problem));
+        }
+        Ok(())
+    })
 }
 
 /// A path below the source's root, or nothing for the root itself.

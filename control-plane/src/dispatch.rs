@@ -14,7 +14,7 @@ use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::stacks::{Stack, read_source, read_stack_with_secrets};
+use crate::stacks::{Stack, read_any_stack, read_source};
 use crate::store::{Connection, RunRow, from_db, load_run};
 
 /// For how long urls to get things hold. The launcher fetches them at the start of a stage.
@@ -75,7 +75,7 @@ impl ControlPlane {
         state: RunState,
     ) -> Result<Spec, OperationError> {
         let mut conn = self.store().read().await?;
-        let (stack, secrets) = read_stack_with_secrets(&mut conn, &row.stack).await?;
+        let (stack, secrets) = read_any_stack(&mut conn, &row.stack).await?;
         let source = read_source(&mut conn, &row.source).await?;
         let state_spec = self.state_spec(&mut conn, &stack, attempt.stage).await?;
         let workspace = match attempt.stage {

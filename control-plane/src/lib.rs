@@ -23,6 +23,7 @@ pub mod server;
 pub mod stacks;
 pub mod store;
 pub mod tls;
+pub mod waits;
 pub mod workers;
 
 mod admitted;

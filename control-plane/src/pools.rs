@@ -1,8 +1,12 @@
 //! Pools: workers that share one certificate, one queue and one key.
 
+mod change;
+
 use gantry_model::{PoolId, Timestamp};
 use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
 use sqlx::Row as _;
+
+pub use self::change::PoolChange;
 
 use crate::admitted::Face;
 use crate::check;
@@ -14,8 +18,9 @@ use crate::unit::Unit;
 /// Where the recovery key stands among the settings.
 const RECOVERY_KEY: &str = "recovery_key";
 /// What is counted for a pool `p`.
-const COUNTS: &str = "(SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.is_connected = 1) AS workers_count, \
-    (SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.is_connected = 1 AND w.run IS NOT NULL) AS busy_workers, \
+const COUNTS: &str = "(SELECT COUNT(*) FROM workers w WHERE w.pool = p.id \
+    AND (w.is_connected = 1 OR w.run IS NOT NULL)) AS workers_count, \
+    (SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.run IS NOT NULL) AS busy_workers, \
     (SELECT COUNT(*) FROM runs r WHERE r.pool = p.id AND r.standing = 'waiting') AS pending_runs";
 
 /// A pool that someone wants.
@@ -50,7 +55,7 @@ pub struct Pool {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
-    /// How many workers are connected.
+    /// How many workers are connected, or away with a run.
     pub workers_count: u64,
     /// How many of those have a run.
     pub busy_workers: u64,
@@ -68,7 +73,7 @@ impl ControlPlane {
         actor: &str,
         new: NewPool,
     ) -> Result<(Pool, String), OperationError> {
-        check::text("name", &new.name, 1, check::MAX_NAME)?;
+        check::name("name", &new.name)?;
         check::text("description", &new.description, 0, check::MAX_NOTE)?;
         check::labels(&new.labels)?;
         let pool = PoolId::from_ulid(self.ids().ulid(self.now()));
@@ -76,16 +81,7 @@ impl ControlPlane {
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
         let face = face(&certificate.pem)?;
         let mut unit = self.begin().await?;
-        let taken = sqlx::query("SELECT 1 FROM pools WHERE name = $1")
-            .bind(&new.name)
-            .fetch_optional(unit.conn())
-            .await?;
-        if taken.is_some() {
-            return Err(OperationError::Conflict(format!(
-                "there is a pool {:?} already: choose another name",
-                new.name
-            )));
-        }
+        check_free(&mut unit, &new.name, None).await?;
         let now = to_db(unit.now().0);
         let insert = "INSERT INTO pools (id, name, description, labels, certificate, serial, \
                       created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)";
@@ -112,7 +108,8 @@ impl ControlPlane {
     /// When there is none.
     pub async fn pool(&self, pool: PoolId) -> Result<Pool, OperationError> {
         let mut conn = self.store().read().await?;
-        let select = format!("SELECT p.*, {COUNTS} FROM pools p WHERE p.id = $1");
+        let select =
+            format!("SELECT p.*, {COUNTS} FROM pools p WHERE p.id = $1 AND p.deleted_at IS NULL");
         let row = sqlx::query(sqlx::AssertSqlSafe(select))
             .bind(pool.to_string())
             .fetch_optional(&mut *conn)
@@ -126,7 +123,8 @@ impl ControlPlane {
     /// When the database fails.
     pub async fn pools(&self) -> Result<Vec<Pool>, OperationError> {
         let mut conn = self.store().read().await?;
-        let select = format!("SELECT p.*, {COUNTS} FROM pools p ORDER BY p.name");
+        let select =
+            format!("SELECT p.*, {COUNTS} FROM pools p WHERE p.deleted_at IS NULL ORDER BY p.name");
         let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(&mut *conn).await?;
         rows.iter().map(read_pool).collect()
     }
@@ -146,7 +144,7 @@ impl ControlPlane {
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
         let face = face(&certificate.pem)?;
         let mut unit = self.begin().await?;
-        let old = sqlx::query("SELECT serial FROM pools WHERE id = $1")
+        let old = sqlx::query("SELECT serial FROM pools WHERE id = $1 AND deleted_at IS NULL")
             .bind(pool.to_string())
             .fetch_optional(unit.conn())
             .await?;
@@ -182,10 +180,7 @@ impl ControlPlane {
         unit.then(move |this| {
             this.inner.admitted.set(pool, certificate.serial.as_str(), face);
             this.drop_bonds(pool);
-            // Without a broker there is no session to close, and nobody to wait for.
-            if this.inner.revoked.try_send(old).is_err() {
-                tracing::error!(%pool, "too many certificates are revoked at once");
-            }
+            this.close_sessions(pool, old);
         });
         unit.commit().await?;
         Ok((self.pool(pool).await?, token))
@@ -224,8 +219,8 @@ impl ControlPlane {
     /// Admits the present certificate of every pool.
     pub(crate) async fn load_pools(&self) -> Result<(), OperationError> {
         let mut conn = self.store().read().await?;
-        let rows =
-            sqlx::query("SELECT id, serial, certificate FROM pools").fetch_all(&mut *conn).await?;
+        let live = "SELECT id, serial, certificate FROM pools WHERE deleted_at IS NULL";
+        let rows = sqlx::query(live).fetch_all(&mut *conn).await?;
         for row in rows {
             let face = face(row.get("certificate"))?;
             self.inner.admitted.set(id("pool", row.get("id"))?, row.get("serial"), face);
@@ -250,9 +245,36 @@ impl ControlPlane {
         Ok(std::iter::once(face.certificate.clone()).chain(recovery).collect())
     }
 
+    /// Asks the broker to close the sessions of a certificate that counts no more.
+    fn close_sessions(&self, pool: PoolId, serial: String) {
+        // Without a broker there is no session to close, and nobody to wait for.
+        if self.inner.revoked.try_send(serial).is_err() {
+            tracing::error!(%pool, "too many certificates are revoked at once");
+        }
+    }
+
     fn certify(&self, pool: PoolId, csr: &str) -> Result<PoolCertificate, OperationError> {
         let request = CertificateRequest::parse(csr)?;
         Ok(self.issuer().issue_pool(&request, pool, unix_seconds(self.now()))?)
+    }
+}
+
+/// Refuses a name that another pool has.
+async fn check_free(
+    unit: &mut Unit,
+    name: &str,
+    but: Option<PoolId>,
+) -> Result<(), OperationError> {
+    let taken = sqlx::query("SELECT 1 FROM pools WHERE name = $1 AND id <> COALESCE($2, '')")
+        .bind(name)
+        .bind(but.map(|pool| pool.to_string()))
+        .fetch_optional(unit.conn())
+        .await?;
+    match taken {
+        Some(_) => Err(OperationError::Conflict(format!(
+            "there is a pool {name:?} already: choose another name"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Runs: triggered, watched, confirmed, discarded and stopped by people.
 
+mod list;
+mod retry;
+
 use gantry_model::{
     Attempt, Epoch, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage, Stopping, Timestamp,
     WorkerId,
@@ -8,6 +11,7 @@ use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode
 use sqlx::Row as _;
 use tokio::sync::watch;
 
+pub use self::list::{RunsKind, RunsPage};
 pub use crate::logs::{LogPart, LogScope, LogSection};
 
 use crate::check;
@@ -15,12 +19,10 @@ use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::stacks::{StackSource, read_source, read_stack_with_secrets};
 use crate::store::{
-    Connection, RUN_COLUMNS, RunRow, at, from_db, id, insert_run, load_run, maybe_at, read_run,
-    run_state, save_run, stage,
+    Connection, RunRow, at, from_db, id, insert_run, load_run, lock_of, maybe_at, run_state,
+    save_run, stage,
 };
 
-/// The most runs of one page.
-const MAX_PAGE: u32 = 100;
 /// The most metadata of a run, in texts and bytes.
 const MAX_METADATA: (usize, usize) = (64, 16 * 1024);
 
@@ -112,29 +114,6 @@ pub struct AttemptRecord {
     pub is_log_complete: bool,
 }
 
-/// Which runs of a stack are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RunsKind {
-    /// All of them.
-    #[default]
-    All,
-    /// Those that only propose.
-    Proposed,
-    /// All others.
-    Others,
-}
-
-/// Which runs of a stack to list.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RunsPage {
-    /// Only these.
-    pub kind: RunsKind,
-    /// Only runs older than this one.
-    pub before: Option<RunId>,
-    /// At most so many, and at most 100.
-    pub limit: u32,
-}
-
 impl ControlPlane {
     /// Creates a run of the stack's newest source.
     ///
@@ -158,6 +137,7 @@ impl ControlPlane {
             source: source.id,
             command: new.command,
             triggered_by: actor.to_owned(),
+            confirmed_by: None,
             metadata: new.metadata,
             created_at: unit.now(),
             updated_at: unit.now(),
@@ -185,43 +165,10 @@ impl ControlPlane {
         present(&mut conn, row).await
     }
 
-    /// Runs of a stack, newest first.
-    ///
-    /// # Errors
-    /// When there is no such stack.
-    pub async fn runs_of(
-        &self,
-        stack: &StackId,
-        page: RunsPage,
-    ) -> Result<Vec<Run>, OperationError> {
-        self.stack(stack).await?;
-        let mut conn = self.store().read().await?;
-        let kind = match page.kind {
-            RunsKind::All => "",
-            RunsKind::Proposed => "AND r.type = 'PROPOSED' ",
-            RunsKind::Others => "AND r.type <> 'PROPOSED' ",
-        };
-        let select = format!(
-            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND r.id < COALESCE($2, '~') {kind}\
-             ORDER BY r.id DESC LIMIT $3"
-        );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(select))
-            .bind(stack.as_str())
-            .bind(page.before.map(|run| run.to_string()))
-            .bind(i64::from(page.limit.clamp(1, MAX_PAGE)))
-            .fetch_all(&mut *conn)
-            .await?;
-        let mut runs = Vec::new();
-        for row in rows {
-            runs.push(present(&mut conn, read_run(&row)?).await?);
-        }
-        Ok(runs)
-    }
-
     /// Lets a run carry out its plan.
     ///
     /// # Errors
-    /// When there is no such run or it is not UNCONFIRMED.
+    /// When there is no such run, it is not UNCONFIRMED, or somebody else has locked its stack.
     pub async fn confirm(
         &self,
         actor: &str,
@@ -229,7 +176,24 @@ impl ControlPlane {
         note: Option<&str>,
     ) -> Result<Run, OperationError> {
         let said = said("confirmed", actor, note)?;
-        self.decide(actor, "run.confirm", run, |life| Ok(life.confirm(Some(said))?)).await
+        let mut unit = self.begin().await?;
+        let row = load_run(unit.conn(), run).await?;
+        let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
+        let before = row.life.clone();
+        row.life.confirm(Some(said))?;
+        row.confirmed_by = Some(actor.to_owned());
+        if let Some(lock) = lock_of(&mut unit, &row.stack).await?.filter(|lock| lock.by != actor) {
+            return Err(OperationError::Conflict(format!(
+                "{}: only {} can confirm its runs, until `gantry stack unlock {}` lifts the lock",
+                lock.reason(),
+                lock.by,
+                row.stack
+            )));
+        }
+        save_run(&mut unit, &before, &mut row).await?;
+        unit.audit(actor, "run.confirm", &format!("run {run}"), "").await?;
+        unit.commit().await?;
+        self.run(run).await
     }
 
     /// Turns a run's plan down, or drops a run that waits.
@@ -268,22 +232,30 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When there is no such run or it is over.
-    pub async fn stop(&self, actor: &str, run: RunId) -> Result<Run, OperationError> {
+    pub async fn stop(
+        &self,
+        actor: &str,
+        run: RunId,
+        note: Option<&str>,
+    ) -> Result<Run, OperationError> {
+        let note = note.unwrap_or_default();
+        check::text("note", note, 0, check::MAX_NOTE)?;
+        let by = if note.is_empty() { actor.to_owned() } else { format!("{actor} ({note})") };
         let mut unit = self.begin().await?;
         let row = load_run(unit.conn(), run).await?;
         let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
         let before = row.life.clone();
-        match row.life.stop(actor)? {
+        match row.life.stop(&by)? {
             Stopping::Over => {}
             Stopping::Cancel(lease) => {
                 let attempt = row.life.attempt();
-                let (mode, by) = (StopMode::Graceful, actor.to_owned());
+                let mode = StopMode::Graceful;
                 let cancel = FromControlPlane::Cancel(Cancel { attempt, mode, by });
                 unit.post(row.pool, lease.worker, cancel).await?;
             }
         }
         save_run(&mut unit, &before, &mut row).await?;
-        unit.audit(actor, "run.stop", &format!("run {run}"), "").await?;
+        unit.audit(actor, "run.stop", &format!("run {run}"), note).await?;
         unit.commit().await?;
         self.run(run).await
     }

@@ -1,5 +1,7 @@
 //! Stacks: what is planned and applied, with which source, variables, secrets and state.
 
+mod change;
+mod lock;
 mod secrets;
 mod sources;
 mod states;
@@ -9,6 +11,7 @@ use gantry_protocol::spec::{SealedBundle, Variable};
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
+pub use self::change::{HooksChange, StackChange};
 pub(crate) use self::sources::read_source;
 pub use self::sources::{NewSource, SourceUpload, StackSource};
 pub use self::states::StateVersion;
@@ -18,13 +21,17 @@ use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::dispatch::bundle;
 use crate::error::OperationError;
-use crate::store::{Connection, at, from_db, id, json, promote, run_state, to_db, to_json};
+use crate::runs::Run;
+use crate::store::{Connection, at, from_db, id, json, run_state, to_db, to_json};
 use crate::unit::Unit;
 
 /// The longest name of a repository, its owner or its branch, in characters.
 const MAX_REPOSITORY: usize = 255;
 /// The most bytes of a stack's hooks or of its variables, as JSON.
 const MAX_SETTINGS: usize = 256 * 1024;
+/// The most variables in the clear.
+const MAX_VARIABLES: usize = 500;
+
 /// Commands around the phases.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -154,16 +161,17 @@ impl ControlPlane {
     /// # Errors
     /// When the slug is taken, there is no such pool, or something given is not acceptable.
     pub async fn create_stack(&self, actor: &str, new: NewStack) -> Result<Stack, OperationError> {
-        check_stack(&new)?;
+        check_new(&new)?;
         self.pool(new.pool).await?;
         let mut unit = self.begin().await?;
-        let taken = sqlx::query("SELECT 1 FROM stacks WHERE id = $1")
+        let taken = sqlx::query("SELECT deleted_at FROM stacks WHERE id = $1")
             .bind(new.id.as_str())
             .fetch_optional(unit.conn())
             .await?;
-        if taken.is_some() {
+        if let Some(taken) = taken {
+            let is = if taken.get::<Option<i64>, _>("deleted_at").is_some() { "was" } else { "is" };
             return Err(OperationError::Conflict(format!(
-                "there is a stack {} already: choose another id",
+                "there {is} a stack {} already: choose another id",
                 new.id
             )));
         }
@@ -183,13 +191,22 @@ impl ControlPlane {
         Ok(read_stack_with_secrets(&mut conn, stack).await?.0)
     }
 
+    /// The stack of a run, deleted or not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn stack_of_run(&self, run: &Run) -> Result<Stack, OperationError> {
+        let mut conn = self.store().read().await?;
+        Ok(read_any_stack(&mut conn, &run.stack).await?.0)
+    }
+
     /// All stacks, by slug.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn stacks(&self) -> Result<Vec<Stack>, OperationError> {
         let mut conn = self.store().read().await?;
-        let select = "SELECT id FROM stacks ORDER BY id LIMIT 10000";
+        let select = "SELECT id FROM stacks WHERE deleted_at IS NULL ORDER BY id LIMIT 10000";
         let rows = sqlx::query(select).fetch_all(&mut *conn).await?;
         let mut stacks = Vec::new();
         for row in rows {
@@ -219,7 +236,7 @@ impl ControlPlane {
         let mut conn = self.store().read().await?;
         let counts = "SELECT (SELECT r.state FROM runs r WHERE r.stack = s.id \
                       AND r.type <> 'PROPOSED' ORDER BY r.id DESC LIMIT 1) AS state, \
-                      COUNT(*) AS stacks FROM stacks s GROUP BY 1 ORDER BY 1";
+                      COUNT(*) AS stacks FROM stacks s WHERE s.deleted_at IS NULL GROUP BY 1 ORDER BY 1";
         let mut counted = Vec::new();
         for row in sqlx::query(counts).fetch_all(&mut *conn).await? {
             let state: Option<&str> = row.get("state");
@@ -228,84 +245,28 @@ impl ControlPlane {
         }
         Ok(counted)
     }
-
-    /// Keeps blocking runs of the stack from beginning.
-    ///
-    /// # Errors
-    /// When there is no such stack or it is locked.
-    pub async fn lock_stack(
-        &self,
-        actor: &str,
-        stack: &StackId,
-        note: &str,
-    ) -> Result<Stack, OperationError> {
-        check::text("note", note, 0, check::MAX_NOTE)?;
-        let mut unit = self.begin().await?;
-        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
-        if let Some(lock) = present.lock {
-            return Err(OperationError::Conflict(format!("the stack is locked by {}", lock.by)));
-        }
-        let now = to_db(unit.now().0);
-        let update = "UPDATE stacks SET lock_by = $2, lock_note = $3, lock_at = $4 WHERE id = $1";
-        sqlx::query(update)
-            .bind(stack.as_str())
-            .bind(actor)
-            .bind(note)
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
-        unit.audit(actor, "stack.lock", &format!("stack {stack}"), note).await?;
-        unit.commit().await?;
-        self.stack(stack).await
-    }
-
-    /// Lifts the stack's lock.
-    ///
-    /// # Errors
-    /// When there is no such stack or it is not locked.
-    pub async fn unlock_stack(
-        &self,
-        actor: &str,
-        stack: &StackId,
-    ) -> Result<Stack, OperationError> {
-        let mut unit = self.begin().await?;
-        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
-        if present.lock.is_none() {
-            return Err(OperationError::Conflict("the stack is not locked".to_owned()));
-        }
-        let update = "UPDATE stacks SET lock_by = NULL, lock_note = NULL, lock_at = NULL \
-                      WHERE id = $1";
-        sqlx::query(update).bind(stack.as_str()).execute(unit.conn()).await?;
-        unit.audit(actor, "stack.unlock", &format!("stack {stack}"), "").await?;
-        promote(&mut unit, stack).await?;
-        unit.commit().await?;
-        self.stack(stack).await
-    }
 }
 
-fn check_stack(new: &NewStack) -> Result<(), OperationError> {
-    check::text("name", &new.name, 1, check::MAX_NAME)?;
-    check::text("description", &new.description, 0, check::MAX_NOTE)?;
-    let Repository { provider, namespace, name, branch } = &new.repository;
-    for (what, text) in
-        [("provider", provider), ("namespace", namespace), ("repository", name), ("branch", branch)]
-    {
-        check::text(what, text, 0, MAX_REPOSITORY)?;
-    }
-    check::labels(&new.labels)?;
-    check::relative_path("project root", &new.project_root)?;
-    if let Some(image) = &new.image {
-        check::text("image", image, 1, check::MAX_NOTE)?;
-    }
-    if to_json(&new.hooks).len() > MAX_SETTINGS {
-        return Err(OperationError::invalid("hooks", "they are longer than 256 KiB together"));
-    }
-    if to_json(&new.environment).len() > MAX_SETTINGS {
-        return Err(OperationError::invalid("environment", "it is longer than 256 KiB"));
-    }
-    for variable in &new.environment {
-        check::variable_name(&variable.name)?;
-    }
+fn check_new(new: &NewStack) -> Result<(), OperationError> {
+    check_settings(&Stack {
+        id: new.id.clone(),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        repository: new.repository.clone(),
+        pool: new.pool,
+        project_root: new.project_root.clone(),
+        image: new.image.clone(),
+        hooks: new.hooks.clone(),
+        environment: new.environment.clone(),
+        secrets_version: 0,
+        labels: new.labels.clone(),
+        autodeploy: new.autodeploy,
+        manage_state: new.manage_state,
+        lock: None,
+        source: None,
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+    })?;
     match &new.secrets {
         Some(secrets) if secrets.version != 1 => {
             Err(OperationError::invalid("secrets", "the first version of them is 1"))
@@ -313,6 +274,30 @@ fn check_stack(new: &NewStack) -> Result<(), OperationError> {
         Some(secrets) => check_secrets(secrets),
         None => Ok(()),
     }
+}
+
+/// What people can set about a stack.
+fn check_settings(stack: &Stack) -> Result<(), OperationError> {
+    check::name("name", &stack.name)?;
+    check::text("description", &stack.description, 0, check::MAX_NOTE)?;
+    let Repository { provider, namespace, name, branch } = &stack.repository;
+    for (what, text) in
+        [("provider", provider), ("namespace", namespace), ("repository", name), ("branch", branch)]
+    {
+        check::text(what, text, 0, MAX_REPOSITORY)?;
+    }
+    check::labels(&stack.labels)?;
+    check::relative_path("project root", &stack.project_root)?;
+    if let Some(image) = &stack.image {
+        check::image(image)?;
+    }
+    if to_json(&stack.hooks).len() > MAX_SETTINGS {
+        return Err(OperationError::invalid("hooks", "they are longer than 256 KiB together"));
+    }
+    if to_json(&stack.environment).len() > MAX_SETTINGS {
+        return Err(OperationError::invalid("environment", "it is longer than 256 KiB"));
+    }
+    stack.environment.iter().try_for_each(|variable| check::variable_name(&variable.name))
 }
 
 async fn insert_stack(unit: &mut Unit, new: &NewStack) -> Result<(), OperationError> {
@@ -345,8 +330,19 @@ async fn insert_stack(unit: &mut Unit, new: &NewStack) -> Result<(), OperationEr
     Ok(())
 }
 
-/// A stack, and its secrets as they are sealed.
+/// A stack that was not deleted, and its secrets as they are sealed.
 pub(crate) async fn read_stack_with_secrets(
+    conn: &mut Connection,
+    stack: &StackId,
+) -> Result<(Stack, Option<SealedBundle>), OperationError> {
+    let live = "SELECT 1 FROM stacks WHERE id = $1 AND deleted_at IS NULL";
+    let live = sqlx::query(live).bind(stack.as_str()).fetch_optional(&mut *conn).await?;
+    live.ok_or_else(|| OperationError::not_found("stack", stack))?;
+    read_any_stack(conn, stack).await
+}
+
+/// A stack, deleted or not: its runs are still to be seen, and late reports about them taken in.
+pub(crate) async fn read_any_stack(
     conn: &mut Connection,
     stack: &StackId,
 ) -> Result<(Stack, Option<SealedBundle>), OperationError> {

@@ -48,15 +48,35 @@ pub struct Worker {
 pub(crate) const MAX_WORKERS: i64 = 20_000;
 
 impl ControlPlane {
-    /// The connected workers of a pool, newest first.
+    /// The workers of a pool that count, newest first: those that are connected, and those that are away
+    /// with a run. An autoscaler must not take their hosts for strays.
     ///
     /// # Errors
     /// When there is no such pool.
     pub async fn workers_of(&self, pool: PoolId) -> Result<Vec<Worker>, OperationError> {
+        let counts = "SELECT * FROM workers WHERE pool = $1 AND (is_connected = 1 OR run IS NOT NULL) \
+                      ORDER BY id DESC LIMIT $2";
+        self.select_workers(pool, counts).await
+    }
+
+    /// All workers of a pool that are known, those that are there first, then by when they were
+    /// heard. One that was not heard for 30 days and has no run is forgotten.
+    ///
+    /// # Errors
+    /// When there is no such pool.
+    pub async fn known_workers(&self, pool: PoolId) -> Result<Vec<Worker>, OperationError> {
+        let known = "SELECT * FROM workers WHERE pool = $1 \
+                     ORDER BY is_connected DESC, heard_at DESC, id DESC LIMIT $2";
+        self.select_workers(pool, known).await
+    }
+
+    async fn select_workers(
+        &self,
+        pool: PoolId,
+        select: &'static str,
+    ) -> Result<Vec<Worker>, OperationError> {
         self.pool(pool).await?;
         let mut conn = self.store().read().await?;
-        let select = "SELECT * FROM workers WHERE pool = $1 AND is_connected = 1 \
-                      ORDER BY id DESC LIMIT $2";
         let rows = sqlx::query(select)
             .bind(pool.to_string())
             .bind(MAX_WORKERS)

@@ -12,6 +12,7 @@ CREATE TABLE api_keys (
     role TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     created_by TEXT NOT NULL,
+    last_used_at BIGINT,
     revoked_at BIGINT
 );
 
@@ -32,7 +33,8 @@ CREATE TABLE pools (
     certificate TEXT NOT NULL,
     serial TEXT NOT NULL,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT
 );
 
 CREATE TABLE certificates (
@@ -105,7 +107,8 @@ CREATE TABLE stacks (
     state_current TEXT,
     blocker TEXT,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT
 );
 
 CREATE TABLE sources (
@@ -129,6 +132,8 @@ CREATE TABLE runs (
     source TEXT NOT NULL REFERENCES sources (id),
     command TEXT,
     triggered_by TEXT NOT NULL,
+    -- The person who confirmed its plan last; none if nobody or autodeploy did.
+    confirmed_by TEXT,
     metadata TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,

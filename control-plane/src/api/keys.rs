@@ -3,20 +3,20 @@
 //! Kept is a salted SHA-256 of the secret. A slow hash would protect words that people choose; these
 //! secrets have 256 random bits.
 
+use gantry_model::Timestamp;
 use openssl::memcmp;
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha256;
 use sqlx::Row as _;
 use zeroize::Zeroizing;
 
+use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{Store, to_db};
+use crate::store::{Row, Store, at, maybe_at, to_db};
 
 const SALT: usize = 16;
 const SECRET: usize = 32;
-/// The longest name of a key.
-const MAX_NAME: usize = 100;
 
 /// A new API key.
 pub struct ApiKey {
@@ -50,14 +50,21 @@ pub async fn create_key(
     actor: &str,
     name: &str,
 ) -> Result<ApiKey, OperationError> {
-    if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
-        let problem = format!("give 1 to {MAX_NAME} characters");
-        return Err(OperationError::Invalid { what: "name", problem });
-    }
+    check::name("name", name)?;
     let now = control_plane.clock().now();
     let id = control_plane.ids().ulid(now).to_string();
     let secret = Zeroizing::new(hex(&*random::<SECRET>()));
     let mut unit = control_plane.begin().await?;
+    let taken = sqlx::query("SELECT 1 FROM api_keys WHERE name = $1 AND revoked_at IS NULL")
+        .bind(name)
+        .fetch_optional(unit.conn())
+        .await?;
+    if taken.is_some() {
+        // The name is what runs, locks and the audit show.
+        return Err(OperationError::Conflict(format!(
+            "there is an API key {name:?} already: choose another name, or revoke that key first"
+        )));
+    }
     let insert = "INSERT INTO api_keys (id, name, secret_sha256, role, created_at, created_by) \
                   VALUES ($1, $2, $3, 'admin', $4, $5)";
     sqlx::query(insert)
@@ -71,6 +78,96 @@ pub async fn create_key(
     unit.audit(actor, "key.create", &format!("API key {id}"), name).await?;
     unit.commit().await?;
     Ok(ApiKey { id, secret })
+}
+
+/// An API key as it is listed.
+#[derive(Debug, Clone)]
+pub(super) struct ListedKey {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Who made it.
+    pub creator: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last opened a session.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// All keys, newest first, at most 1000.
+pub(super) async fn list(control_plane: &ControlPlane) -> Result<Vec<ListedKey>, OperationError> {
+    let mut connection = control_plane.store().read().await?;
+    let select = "SELECT * FROM api_keys ORDER BY id DESC LIMIT 1000";
+    let rows = sqlx::query(select).fetch_all(&mut *connection).await?;
+    Ok(rows.iter().map(read).collect())
+}
+
+/// The key with this id, revoked or not.
+pub(super) async fn listed(
+    control_plane: &ControlPlane,
+    id: &str,
+) -> Result<ListedKey, OperationError> {
+    let mut connection = control_plane.store().read().await?;
+    let select = sqlx::query("SELECT * FROM api_keys WHERE id = $1").bind(id);
+    let row = select.fetch_optional(&mut *connection).await?;
+    Ok(read(&row.ok_or_else(|| OperationError::not_found("API key", id))?))
+}
+
+fn read(row: &Row) -> ListedKey {
+    ListedKey {
+        id: row.get("id"),
+        name: row.get("name"),
+        creator: row.get("created_by"),
+        created_at: at(row.get("created_at")),
+        last_used_at: maybe_at(row.get("last_used_at")),
+        revoked_at: maybe_at(row.get("revoked_at")),
+    }
+}
+
+/// Writes down that a key opened a session, unless that is known of the last hour.
+pub(super) async fn note_use(control_plane: &ControlPlane, id: &str) -> Result<(), OperationError> {
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+    let known = listed(control_plane, id).await?.last_used_at;
+    if known.is_some_and(|at| control_plane.now().0 < at.0 + HOUR_MS) {
+        return Ok(());
+    }
+    let mut unit = control_plane.begin().await?;
+    let now = to_db(unit.now().0);
+    sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
+        .bind(id)
+        .bind(now)
+        .execute(unit.conn())
+        .await?;
+    unit.commit().await?;
+    Ok(())
+}
+
+/// Makes a key worth nothing: its sessions end at once.
+pub(super) async fn revoke_key(
+    control_plane: &ControlPlane,
+    actor: &str,
+    id: &str,
+) -> Result<(), OperationError> {
+    let mut unit = control_plane.begin().await?;
+    let now = to_db(unit.now().0);
+    let revoke = "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL \
+                  RETURNING name";
+    let row = sqlx::query(revoke).bind(id).bind(now).fetch_optional(unit.conn()).await?;
+    let row = row.ok_or_else(|| OperationError::not_found("API key", id))?;
+    let left = "SELECT COUNT(*) AS n FROM api_keys WHERE revoked_at IS NULL";
+    let left = sqlx::query(left).fetch_one(unit.conn()).await?;
+    if left.get::<i64, _>("n") == 0 {
+        return Err(OperationError::Conflict(
+            "this is the last API key, and without one nobody can make another: make that first"
+                .to_owned(),
+        ));
+    }
+    unit.audit(actor, "key.revoke", &format!("API key {id}"), row.get("name")).await?;
+    unit.commit().await?;
+    Ok(())
 }
 
 /// The key with this id and secret; none for every way to be wrong, and all take the same time.

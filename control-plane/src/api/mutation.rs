@@ -1,22 +1,30 @@
 //! What can be changed. Every change is in the audit, under the API key that asked for it.
 
+mod keys;
+mod pools;
+mod stacks;
+
 use std::sync::Arc;
 
-use async_graphql::{Context, Error, ID, Object, Result, SimpleObject};
-use gantry_model::{PoolId, RunId, RunType as Model, StackId, WorkerId};
+use async_graphql::{Context, Error, ID, MergedObject, Object, Result, SimpleObject};
+use gantry_model::{PoolId, RunId, RunType as Model, StackId};
 use gantry_protocol::spec::{SealedBundle, Variable};
 
+use self::keys::KeyChanges;
+use self::pools::PoolChanges;
+use self::stacks::StackChanges;
 use super::error::{invalid, not_found, refused, too_many_logins};
 use super::graphql::Metadata;
+use super::keys as api_keys;
 use super::session::{From, Login, Sessions, Viewer};
-use super::types::Long;
 use super::types::input::{
     EnvVarInput, RuntimeConfigInput, SealedSecretsInput, StackInput, is_given,
 };
-use super::types::pool::{RecoveryKey, Worker, WorkerPool};
+use super::types::pool::{RecoveryKey, WorkerPool};
 use super::types::run::Run;
 use super::types::stack::{Source, Stack};
 use super::types::word::{ForceApplyMode, RunType};
+use super::types::{Long, ulid};
 use crate::control_plane::ControlPlane;
 use crate::pools::NewPool;
 use crate::runs::{self, NewRun};
@@ -26,10 +34,15 @@ use crate::stacks::{NewSource, NewStack};
 const MAX_NOTE: usize = 500;
 
 /// The root of all mutations.
-pub(super) struct Mutation;
+#[derive(Default, MergedObject)]
+pub(super) struct Mutation(First, PoolChanges, StackChanges, KeyChanges);
+
+/// What makes things, and what happens to runs.
+#[derive(Default)]
+pub(super) struct First;
 
 #[Object]
-impl Mutation {
+impl First {
     /// Opens a session for an API key. The only thing that needs none; null if id or secret are wrong.
     #[graphql(complexity = "1000 + child_complexity")]
     async fn api_key_user(
@@ -42,10 +55,13 @@ impl Mutation {
         let from = *ctx.data::<From>()?;
         let login = ctx.data::<Arc<Sessions>>()?.open(&id, &secret, from).await;
         match login.map_err(refused)? {
-            Login::Opened(session) => Ok(Some(UserSession {
-                jwt: session.jwt,
-                valid_until: i64::try_from(session.valid_until).unwrap_or(i64::MAX),
-            })),
+            Login::Opened(session) => {
+                api_keys::note_use(control_plane(ctx)?, &id).await.map_err(refused)?;
+                Ok(Some(UserSession {
+                    jwt: session.jwt,
+                    valid_until: i64::try_from(session.valid_until).unwrap_or(i64::MAX),
+                }))
+            }
             Login::Wrong => Ok(None),
             Login::TooMany { wait } => Err(too_many_logins(wait)),
         }
@@ -63,14 +79,7 @@ impl Mutation {
         space: Option<ID>,
         drift_detection_run_limit: Option<i32>,
     ) -> Result<WorkerPool> {
-        if space.is_some_and(|space| !space.is_empty() && space.as_str() != "root") {
-            return Err(invalid("this version does not do spaces other than root"));
-        }
-        if drift_detection_run_limit.is_some_and(|limit| limit != -1) {
-            return Err(invalid(
-                "this version does not do limits of drift detection: -1 stands for none",
-            ));
-        }
+        check_pool(space.as_ref(), drift_detection_run_limit)?;
         let new = NewPool {
             name,
             description: description.unwrap_or_default(),
@@ -80,33 +89,6 @@ impl Mutation {
         let (pool, _token) =
             control_plane(ctx)?.create_pool(&actor(ctx)?, new).await.map_err(refused)?;
         Ok(pool.into())
-    }
-
-    /// Gives a pool a new certificate. The old one is worth nothing from then on.
-    async fn worker_pool_reset(
-        &self,
-        ctx: &Context<'_>,
-        id: ID,
-        certificate_signing_request: String,
-    ) -> Result<WorkerPool> {
-        let pool = pool_id(&id)?;
-        let (actor, csr) = (actor(ctx)?, certificate_signing_request);
-        let reset = control_plane(ctx)?.reset_pool(&actor, pool, &csr).await;
-        Ok(reset.map_err(refused)?.0.into())
-    }
-
-    /// Sets whether a worker takes no new runs.
-    async fn worker_drain_set(
-        &self,
-        ctx: &Context<'_>,
-        worker_pool: ID,
-        id: ID,
-        drain: bool,
-    ) -> Result<Worker> {
-        let pool = pool_id(&worker_pool)?;
-        let worker = id.parse::<WorkerId>().map_err(|_| not_found("worker", &id))?;
-        let set = control_plane(ctx)?.set_drained(&actor(ctx)?, pool, worker, drain).await;
-        Ok(set.map_err(refused)?.into())
     }
 
     /// Makes a stack.
@@ -149,19 +131,6 @@ impl Mutation {
         };
         let stack = control_plane(ctx)?.create_stack(&actor(ctx)?, new).await.map_err(refused)?;
         Ok(stack.into())
-    }
-
-    /// Keeps runs that may change something from beginning.
-    async fn stack_lock(&self, ctx: &Context<'_>, id: ID, note: Option<String>) -> Result<Stack> {
-        let (stack, note) = (stack_id(&id)?, checked(note)?.unwrap_or_default());
-        let locked = control_plane(ctx)?.lock_stack(&actor(ctx)?, &stack, &note).await;
-        Ok(locked.map_err(refused)?.into())
-    }
-
-    /// Lifts the lock.
-    async fn stack_unlock(&self, ctx: &Context<'_>, id: ID) -> Result<Stack> {
-        let unlocked = control_plane(ctx)?.unlock_stack(&actor(ctx)?, &stack_id(&id)?).await;
-        Ok(unlocked.map_err(refused)?.into())
     }
 
     /// Starts a run of the stack's newest source.
@@ -227,11 +196,15 @@ impl Mutation {
         note: Option<String>,
     ) -> Result<Run> {
         let run = run_of(ctx, &stack, &run).await?.id;
-        let by = match checked(note)?.filter(|note| !note.is_empty()) {
-            Some(note) => format!("{} ({note})", actor(ctx)?),
-            None => actor(ctx)?,
-        };
-        Ok(control_plane(ctx)?.stop(&by, run).await.map_err(refused)?.into())
+        let note = checked(note)?;
+        let stopped = control_plane(ctx)?.stop(&actor(ctx)?, run, note.as_deref()).await;
+        Ok(stopped.map_err(refused)?.into())
+    }
+
+    /// Starts a run like one that did not end well, with the same source.
+    async fn run_retry(&self, ctx: &Context<'_>, stack: ID, run: ID) -> Result<Run> {
+        let run = run_of(ctx, &stack, &run).await?.id;
+        Ok(control_plane(ctx)?.retry(&actor(ctx)?, run).await.map_err(refused)?.into())
     }
 
     /// Ends a run that no worker has yet; one that a worker has can be stopped.
@@ -284,20 +257,6 @@ impl Mutation {
         let set = control_plane(ctx)?.set_source(&actor(ctx)?, &stack_id(&stack)?, new).await;
         set.map_err(refused)?.source.map(Source::from).ok_or_else(|| not_found("source", &id))
     }
-
-    /// Gantry: replaces a stack's secrets by those that were sealed to its recipients.
-    async fn stack_secrets_set(
-        &self,
-        ctx: &Context<'_>,
-        stack: ID,
-        secrets: SealedSecretsInput,
-    ) -> Result<Stack> {
-        let (control_plane, id) = (control_plane(ctx)?, stack_id(&stack)?);
-        let present = control_plane.stack(&id).await.map_err(refused)?;
-        let bundle = bundle(present.secrets_version + 1, secrets);
-        let changed = control_plane.set_secrets(&actor(ctx)?, &id, bundle).await;
-        Ok(changed.map_err(refused)?.into())
-    }
 }
 
 /// A session.
@@ -336,6 +295,19 @@ struct UploadHeader {
     value: String,
 }
 
+/// Refuses what this version does not do with pools.
+fn check_pool(space: Option<&ID>, drift_detection_run_limit: Option<i32>) -> Result<()> {
+    if space.is_some_and(|space| !space.is_empty() && space.as_str() != "root") {
+        return Err(invalid("this version does not do spaces other than root"));
+    }
+    if drift_detection_run_limit.is_some_and(|limit| limit != -1) {
+        return Err(invalid(
+            "this version does not do limits of drift detection: -1 stands for none",
+        ));
+    }
+    Ok(())
+}
+
 fn control_plane<'a>(ctx: &Context<'a>) -> Result<&'a ControlPlane> {
     ctx.data::<ControlPlane>()
 }
@@ -349,7 +321,7 @@ fn metadata(ctx: &Context<'_>) -> Result<Option<String>> {
 }
 
 fn pool_id(id: &ID) -> Result<PoolId> {
-    id.parse().map_err(|_| not_found("worker pool", id))
+    ulid(id).ok_or_else(|| not_found("worker pool", id))
 }
 
 fn stack_id(id: &ID) -> Result<StackId> {
@@ -358,7 +330,7 @@ fn stack_id(id: &ID) -> Result<StackId> {
 
 /// The run, if it is one of the stack.
 async fn run_of(ctx: &Context<'_>, stack: &ID, run: &ID) -> Result<runs::Run> {
-    let id = run.parse::<RunId>().map_err(|_| not_found("run", run))?;
+    let id: RunId = ulid(run).ok_or_else(|| not_found("run", run))?;
     let found = control_plane(ctx)?.run(id).await.map_err(refused)?;
     if found.stack.as_str() == stack.as_str() { Ok(found) } else { Err(not_found("run", run)) }
 }

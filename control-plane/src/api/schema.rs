@@ -27,7 +27,7 @@ pub(super) type Schema = async_graphql::Schema<Query, Mutation, EmptySubscriptio
 
 /// The schema over a control plane.
 pub(super) fn build(control_plane: ControlPlane, sessions: Arc<Sessions>) -> Schema {
-    async_graphql::Schema::build(Query, Mutation, EmptySubscription)
+    async_graphql::Schema::build(Query, Mutation::default(), EmptySubscription)
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)
         .limit_directives(MAX_DIRECTIVES)
@@ -40,7 +40,7 @@ pub(super) fn build(control_plane: ControlPlane, sessions: Arc<Sessions>) -> Sch
 /// The schema in GraphQL's own language.
 #[must_use]
 pub fn sdl() -> String {
-    async_graphql::Schema::build(Query, Mutation, EmptySubscription).finish().sdl()
+    async_graphql::Schema::build(Query, Mutation::default(), EmptySubscription).finish().sdl()
 }
 
 /// Refuses every field of the roots but the open ones without a session. It stands here once, so that

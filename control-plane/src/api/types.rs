@@ -1,11 +1,13 @@
 //! The API's types, named as public clients name them.
 
 pub(super) mod input;
+pub(super) mod key;
 pub(super) mod log;
 pub(super) mod metrics;
 pub(super) mod pool;
 pub(super) mod run;
 pub(super) mod stack;
+pub(super) mod wait;
 pub(super) mod word;
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
@@ -47,4 +49,13 @@ pub(super) fn seconds(at: Timestamp) -> i64 {
 /// A count for an `Int`.
 pub(super) fn count(number: u64) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// The id that a person or a client gave, in whatever case they spell it.
+pub(super) fn ulid<T: std::str::FromStr>(id: &str) -> Option<T> {
+    // No id is longer, and texts of any length come from outside.
+    if id.len() > 64 {
+        return None;
+    }
+    id.to_ascii_uppercase().parse().ok()
 }

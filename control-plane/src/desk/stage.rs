@@ -12,7 +12,7 @@ use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::leases::{pass_over, revoke};
 use crate::log::{note_closings, refresh_complete};
-use crate::store::{RunRow, load_run, save_run, to_db};
+use crate::store::{RunRow, load_run, lock_against, save_run, to_db};
 use crate::unit::Unit;
 
 /// The longest reason that is kept, in characters.
@@ -112,7 +112,7 @@ impl ControlPlane {
         &self,
         unit: &mut Unit,
         sender: &Sender,
-        result: StageResult,
+        mut result: StageResult,
     ) -> Result<(), OperationError> {
         let attempt = result.attempt;
         if !owned(unit, sender, attempt).await? {
@@ -121,6 +121,8 @@ impl ControlPlane {
         }
         let Some(mut row) = self.run_for(unit, sender, attempt).await? else { return Ok(()) };
         let before = row.life.clone();
+        // Whoever goes on by itself would go on in spite of a lock.
+        result.continues &= lock_against(unit, &row).await?.is_none();
         let (mut outcome, has_changes) = outcome(&result);
         if lacks_workspace(unit, &row, &result).await? {
             let note = "its plan has changes, but its workspace was not stored: trigger it again";

@@ -9,6 +9,7 @@ use gantry_model::{
 use gantry_protocol::message::{Delta, Output};
 use sqlx::Row as _;
 
+use super::locks::{hold_if_locked, lock_for_a_person};
 use super::{
     Connection, Row, StoreError, at, from_db, id, json, maybe_at, run_state, run_type, stage,
     to_db, to_json,
@@ -18,7 +19,7 @@ use crate::unit::Unit;
 
 /// All columns that [`read_run`] reads, of `runs r`.
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.stack, r.pool, r.type, r.is_autodeploy, r.source, \
-    r.command, r.triggered_by, r.metadata, r.created_at, r.updated_at, r.state, r.stage, r.epoch, \
+    r.command, r.triggered_by, r.confirmed_by, r.metadata, r.created_at, r.updated_at, r.state, r.stage, r.epoch, \
     r.read_attempts, r.standing, r.worker, r.journal, r.until_at, r.deadline_at, r.is_continued, \
     r.stop_by, r.note, r.is_unknown, r.has_changes, r.delta, r.outputs, r.history_count, r.log_length";
 
@@ -31,6 +32,7 @@ pub(crate) struct RunRow {
     pub(crate) source: String,
     pub(crate) command: Option<String>,
     pub(crate) triggered_by: String,
+    pub(crate) confirmed_by: Option<String>,
     pub(crate) metadata: Vec<String>,
     pub(crate) created_at: gantry_model::Timestamp,
     pub(crate) updated_at: gantry_model::Timestamp,
@@ -106,6 +108,7 @@ pub(crate) fn read_run(row: &Row) -> Result<RunRow, StoreError> {
         source: text(row, "source")?,
         command: maybe_text(row, "command")?,
         triggered_by: text(row, "triggered_by")?,
+        confirmed_by: maybe_text(row, "confirmed_by")?,
         metadata: json("metadata", &text(row, "metadata")?)?,
         created_at: at(row.try_get("created_at")?),
         updated_at: at(row.try_get("updated_at")?),
@@ -134,6 +137,7 @@ pub(crate) async fn save_run(
     before: &RunLife,
     row: &mut RunRow,
 ) -> Result<(), StoreError> {
+    hold_if_locked(unit, before, row).await?;
     let has_news = before.state != row.life.state || before.note != row.life.note;
     if has_news {
         add_history(unit, row).await?;
@@ -143,6 +147,10 @@ pub(crate) async fn save_run(
     let is_over = row.life.state.is_terminal() && !before.state.is_terminal();
     if is_over {
         clear_later(unit, row.life.run).await?;
+    }
+    let is_held = row.life.state == RunState::Queued && before.state != RunState::Queued;
+    if is_held {
+        free_stack(unit, row).await?;
     }
     if is_over && row.life.run_type.is_blocking() {
         if row.life.is_unknown {
@@ -195,7 +203,7 @@ async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError>
         standing = $6, worker = $7, journal = $8, until_at = $9, deadline_at = $10, \
         is_continued = $11, due_at = $12, stop_by = $13, note = $14, is_unknown = $15, \
         has_changes = $16, delta = $17, outputs = $18, history_count = $19, log_length = $20, \
-        updated_at = $21 WHERE id = $1";
+        updated_at = $21, confirmed_by = $22 WHERE id = $1";
     sqlx::query(update)
         .bind(life.run.to_string())
         .bind(life.state.as_str())
@@ -218,6 +226,7 @@ async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError>
         .bind(to_db(row.history_count))
         .bind(to_db(row.log_length))
         .bind(to_db(row.updated_at.0))
+        .bind(row.confirmed_by.as_deref())
         .execute(unit.conn())
         .await?;
     Ok(())
@@ -302,21 +311,6 @@ async fn place_worker(
     Ok(())
 }
 
-/// Locks the stack; where a person did already, they find the reason in their lock's note.
-async fn lock_for_a_person(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
-    let update = "UPDATE stacks SET lock_by = COALESCE(lock_by, $2), lock_at = COALESCE(lock_at, $4), \
-                  lock_note = CASE WHEN lock_by IS NULL OR lock_note = '' THEN $3 \
-                  ELSE lock_note || '; ' || $3 END WHERE id = $1";
-    sqlx::query(update)
-        .bind(row.stack.as_str())
-        .bind("gantry")
-        .bind(format!("the outcome of run {} is unknown", row.life.run))
-        .bind(to_db(unit.now().0))
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
 async fn free_stack(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
     sqlx::query("UPDATE stacks SET blocker = NULL WHERE id = $1 AND blocker = $2")
         .bind(row.stack.as_str())
@@ -336,12 +330,13 @@ pub(crate) async fn block(unit: &mut Unit, stack: &StackId, run: RunId) -> Resul
     Ok(())
 }
 
-/// Lets the oldest queued run of the stack go on, if nothing is in its way.
+/// Lets the oldest queued run of the stack go on, if nothing is in its way. Behind a lock only those of
+/// the lock's owner go on.
 pub(crate) async fn promote(unit: &mut Unit, stack: &StackId) -> Result<(), StoreError> {
     let select = format!(
         "SELECT {RUN_COLUMNS} FROM runs r JOIN stacks s ON s.id = r.stack \
-         WHERE r.stack = $1 AND r.state = 'QUEUED' AND s.blocker IS NULL AND s.lock_by IS NULL \
-         ORDER BY r.id LIMIT 1"
+         WHERE r.stack = $1 AND r.state = 'QUEUED' AND s.blocker IS NULL \
+         AND (s.lock_by IS NULL OR s.lock_by = r.triggered_by) ORDER BY r.id LIMIT 1"
     );
     let found = sqlx::query(sqlx::AssertSqlSafe(select))
         .bind(stack.as_str())

@@ -135,7 +135,7 @@ async fn a_follower_hears_nothing_after_its_key_was_revoked() {
     sqlx::query("UPDATE api_keys SET revoked_at = 1").execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
     let waits = events.next();
-    let stop = server.control_plane.stop("ann", run.parse().unwrap());
+    let stop = server.control_plane.stop("ann", run.parse().unwrap(), None);
     let (rest, stopped) = futures::join!(waits, stop);
     stopped.unwrap();
     assert!(rest.is_none(), "{rest:?}");

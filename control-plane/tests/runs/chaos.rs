@@ -289,7 +289,7 @@ impl Chaos {
             Event::Stop(which) => {
                 let runs = self.runs().await;
                 let run = runs[usize::from(which) % runs.len()];
-                let _ = self.world.control_plane.stop("ann", run).await;
+                let _ = self.world.control_plane.stop("ann", run, None).await;
                 self.collect().await;
             }
         }

@@ -92,16 +92,3 @@ async fn what_only_a_newer_launcher_says_does_not_hold_up_the_rest() {
     let unsupported = |message: &&FromControlPlane| matches!(message, FromControlPlane::Unsupported(it) if it.kind == "later");
     assert_eq!(launcher.heard.iter().filter(unsupported).count(), 1);
 }
-
-#[tokio::test]
-async fn an_unknown_outcome_is_told_on_a_stack_that_is_locked_already() {
-    let world = World::new().await;
-    let (run, mut launcher, attempt) = world.writing().await;
-    world.control_plane.lock_stack("ann", &world.stack, "looking at it").await.unwrap();
-    let outcome = StageOutcome::Unknown { reason: "the host restarted".into() };
-    world.say(&mut launcher, ended(attempt, outcome)).await;
-    let lock = world.control_plane.stack(&world.stack).await.unwrap().lock.unwrap();
-    assert_eq!(lock.by, "ann");
-    assert!(lock.note.starts_with("looking at it; the outcome of"), "{}", lock.note);
-    assert!(lock.note.contains(&run.to_string()));
-}

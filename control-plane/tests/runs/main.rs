@@ -11,9 +11,11 @@ mod launcher;
 mod world;
 
 mod chaos;
+mod cycle;
 mod faults;
 mod hello;
 mod leases;
+mod locks;
 mod logs;
 mod once;
 mod people;
@@ -23,3 +25,4 @@ mod retention;
 mod served;
 mod states;
 mod tracked;
+mod waits;

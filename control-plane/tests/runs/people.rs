@@ -10,8 +10,8 @@ async fn a_run_that_waits_is_canceled_at_once() {
     let world = World::new().await;
     let first = world.trigger(RunType::Tracked).await;
     let second = world.trigger(RunType::Tracked).await;
-    world.control_plane.stop("ann", second).await.unwrap();
-    world.control_plane.stop("ann", first).await.unwrap();
+    world.control_plane.stop("ann", second, None).await.unwrap();
+    world.control_plane.stop("ann", first, None).await.unwrap();
     assert_eq!(world.state(first).await, RunState::Canceled);
     assert_eq!(world.state(second).await, RunState::Canceled);
     assert_eq!(world.note(first).await, "canceled by ann");
@@ -61,7 +61,7 @@ async fn an_offered_run_that_is_stopped_can_not_be_claimed() {
     let run = world.trigger(RunType::Tracked).await;
     let mut launcher = world.welcomed().await;
     let attempt = launcher.offered().unwrap();
-    world.control_plane.stop("ann", run).await.unwrap();
+    world.control_plane.stop("ann", run, None).await.unwrap();
     world.say(&mut launcher, claim(attempt)).await;
     assert!(!launcher.granted(attempt) && launcher.revoked(attempt));
     assert_eq!(world.state(run).await, RunState::Canceled);
@@ -71,7 +71,7 @@ async fn an_offered_run_that_is_stopped_can_not_be_claimed() {
 async fn a_running_stage_is_asked_to_stop() {
     let world = World::new().await;
     let (run, mut launcher, attempt) = world.reading().await;
-    world.control_plane.stop("ann", run).await.unwrap();
+    world.control_plane.stop("ann", run, None).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     assert!(launcher.canceled(attempt));
     let outcome = StageOutcome::Stopped { reason: "stopped by ann".into() };
@@ -83,7 +83,7 @@ async fn a_running_stage_is_asked_to_stop() {
 async fn a_wish_to_stop_is_repeated_to_whoever_was_away() {
     let world = World::new().await;
     let (run, mut launcher, attempt) = world.writing().await;
-    world.control_plane.stop("ann", run).await.unwrap();
+    world.control_plane.stop("ann", run, None).await.unwrap();
     world.deliver(&mut []).await;
     world.hello(&mut launcher).await;
     assert!(launcher.canceled(attempt));
@@ -95,7 +95,7 @@ async fn a_wish_to_stop_is_repeated_to_whoever_was_away() {
 async fn a_stopped_read_stage_whose_worker_is_gone_is_not_started_again() {
     let world = World::new().await;
     let (run, mut launcher, _) = world.reading().await;
-    world.control_plane.stop("ann", run).await.unwrap();
+    world.control_plane.stop("ann", run, None).await.unwrap();
     world.clock.advance_ms(60_000);
     world.deliver(&mut [&mut launcher]).await;
     assert_eq!(world.state(run).await, RunState::Stopped);
@@ -108,7 +108,7 @@ async fn only_a_waiting_plan_can_be_confirmed_or_discarded() {
     assert!(world.control_plane.confirm("ann", run, None).await.is_err());
     assert!(world.control_plane.discard("ann", run, None).await.is_err());
     world.plan(&mut launcher, attempt).await;
-    assert!(world.control_plane.stop("ann", run).await.is_err());
+    assert!(world.control_plane.stop("ann", run, None).await.is_err());
     world.control_plane.discard("ann", run, Some("not today")).await.unwrap();
     assert_eq!(world.state(run).await, RunState::Discarded);
     assert_eq!(world.note(run).await, "discarded by ann: not today");

@@ -231,12 +231,12 @@ async fn one_blocking_run_of_a_stack_is_under_way_at_a_time() {
 #[tokio::test]
 async fn a_locked_stack_begins_no_blocking_run() {
     let world = World::new().await;
-    world.control_plane.lock_stack("ann", &world.stack, "moving house").await.unwrap();
+    world.control_plane.lock_stack("bob", &world.stack, "moving house").await.unwrap();
     let run = world.trigger(RunType::Tracked).await;
     let proposed = world.trigger(RunType::Proposed).await;
     assert_eq!(world.state(run).await, RunState::Queued);
     assert_eq!(world.state(proposed).await, RunState::Ready);
-    world.control_plane.unlock_stack("ann", &world.stack).await.unwrap();
+    world.control_plane.unlock_stack("bob", &world.stack).await.unwrap();
     assert_eq!(world.state(run).await, RunState::Ready);
 }
 

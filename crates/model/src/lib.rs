@@ -5,6 +5,7 @@
 
 mod duration;
 mod id;
+mod image;
 mod lease;
 mod phase;
 mod run;
@@ -13,6 +14,7 @@ mod text;
 
 pub use duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
 pub use id::{Epoch, InvalidId, JournalId, MessageId, PoolId, RunId, SessionId, StackId, WorkerId};
+pub use image::{InvalidImage, check_image};
 pub use lease::{Lease, Standing, Terms, Timestamp};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use run::{RunState, RunType};

@@ -4,6 +4,9 @@
 //! granted is granted again only after [`RunLife::never_started`], which its owner's own journal has
 //! to prove; nothing follows a terminal state.
 
+mod give_back;
+mod hold;
+
 use crate::{
     Attempt, Epoch, JournalId, Lease, Phase, RunId, RunState, RunType, Stage, Standing, Terms,
     Timestamp, WorkerId,

@@ -37,6 +37,7 @@ enum Act {
     Confirm,
     Discard,
     Stop,
+    Hold,
     Pass(u64),
 }
 
@@ -70,6 +71,7 @@ fn act() -> impl Strategy<Value = Act> {
         5 => Just(Act::Confirm),
         1 => Just(Act::Discard),
         1 => Just(Act::Stop),
+        2 => Just(Act::Hold),
         4 => prop_oneof![Just(9), Just(60), Just(4_000)].prop_map(Act::Pass),
     ]
 }
@@ -118,6 +120,12 @@ fn happen(life: &mut RunLife, act: Act, now: &mut Timestamp) -> (bool, bool) {
         Act::Confirm => drop(life.confirm(None)),
         Act::Discard => drop(life.discard(None)),
         Act::Stop => drop(life.stop("ann")),
+        Act::Hold => {
+            let had_one = matches!(life.standing, Standing::Granted(_));
+            let is_held = life.hold("bob has locked the stack");
+            assert!(!(had_one && is_held), "a lock took a stage from its owner");
+            assert!(!is_held || life.standing == Standing::Idle);
+        }
         Act::Pass(ms) => *now = now.plus_ms(ms),
     }
     (is_granted, is_void)
@@ -183,4 +191,29 @@ fn after_a_restart_a_write_stages_deadline_stays() {
     life.refresh(Timestamp(9_000), &TERMS);
     assert_eq!(life.expire(Timestamp(9_119), &TERMS), Expired::NotDue);
     assert_eq!(life.expire(Timestamp(9_120), &TERMS), Expired::Unknown(worker(1)));
+}
+
+#[test]
+fn a_lock_holds_what_no_worker_has_yet() {
+    let mut life = tracked(true);
+    life.ready().unwrap();
+    let offered = life.offer(worker(1), Timestamp(0), &TERMS).unwrap();
+    assert!(life.hold("bob has locked the stack"));
+    assert_eq!(
+        (life.state, life.note.as_deref()),
+        (RunState::Queued, Some("bob has locked the stack"))
+    );
+    let claimed = life.claim(worker(1), journal(1), offered, Timestamp(0), &TERMS);
+    assert_eq!(claimed, Claimed::Absorbed);
+    life.ready().unwrap();
+    let attempt = life.offer(worker(1), Timestamp(0), &TERMS).unwrap();
+    life.claim(worker(1), journal(1), attempt, Timestamp(0), &TERMS);
+    assert!(!life.hold("bob has locked the stack"), "a worker has it");
+    let outcome = Outcome::Succeeded { has_changes: true, continues: false };
+    life.conclude(worker(1), attempt, outcome, Timestamp(0), &TERMS);
+    assert_eq!(life.state, RunState::Confirmed);
+    assert!(life.hold("bob has locked the stack"));
+    assert_eq!((life.state, life.stage), (RunState::Unconfirmed, Stage::Read));
+    life.confirm(None).unwrap();
+    assert_eq!((life.state, life.stage), (RunState::Confirmed, Stage::Write));
 }

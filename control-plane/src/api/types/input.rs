@@ -4,7 +4,7 @@
 use async_graphql::{Error, ID, InputObject};
 
 use crate::api::error::invalid;
-use crate::stacks::{Hooks, Repository};
+use crate::stacks::{Hooks, HooksChange, Repository};
 
 /// What a stack is made of.
 #[derive(InputObject)]
@@ -123,6 +123,61 @@ impl StackInput {
             before_destroy: take(&mut self.before_destroy),
             after_destroy: take(&mut self.after_destroy),
             after_run: take(&mut self.after_run),
+        }
+    }
+}
+
+/// Gantry: what is to change about a stack; what is not given stays.
+#[derive(InputObject)]
+pub(crate) struct StackChangeInput {
+    pub(crate) name: Option<String>,
+    pub(crate) description: Option<String>,
+    /// The pool that runs it.
+    pub(crate) worker_pool: Option<ID>,
+    pub(crate) project_root: Option<String>,
+    /// An empty one stands for the launcher's default.
+    pub(crate) runner_image: Option<String>,
+    /// All of them.
+    pub(crate) labels: Option<Vec<String>>,
+    pub(crate) autodeploy: Option<bool>,
+    /// Whether its Terraform state is kept here.
+    pub(crate) manage_state: Option<bool>,
+    /// Variables in the clear to set.
+    pub(crate) set_environment: Option<Vec<EnvVarInput>>,
+    /// Names of variables in the clear to remove.
+    pub(crate) unset_environment: Option<Vec<String>>,
+    /// All of its secrets, sealed to the recipients of the pool that runs it from now on.
+    pub(crate) secrets: Option<SealedSecretsInput>,
+    /// Whether its secrets are removed.
+    pub(crate) clear_secrets: Option<bool>,
+    pub(crate) before_init: Option<Vec<String>>,
+    pub(crate) after_init: Option<Vec<String>>,
+    pub(crate) before_plan: Option<Vec<String>>,
+    pub(crate) after_plan: Option<Vec<String>>,
+    pub(crate) before_apply: Option<Vec<String>>,
+    pub(crate) after_apply: Option<Vec<String>>,
+    pub(crate) before_perform: Option<Vec<String>>,
+    pub(crate) after_perform: Option<Vec<String>>,
+    pub(crate) before_destroy: Option<Vec<String>>,
+    pub(crate) after_destroy: Option<Vec<String>>,
+    pub(crate) after_run: Option<Vec<String>>,
+}
+
+impl StackChangeInput {
+    /// The commands around the phases that are replaced.
+    pub(crate) fn hooks(&mut self) -> HooksChange {
+        HooksChange {
+            before_init: self.before_init.take(),
+            after_init: self.after_init.take(),
+            before_plan: self.before_plan.take(),
+            after_plan: self.after_plan.take(),
+            before_apply: self.before_apply.take(),
+            after_apply: self.after_apply.take(),
+            before_perform: self.before_perform.take(),
+            after_perform: self.after_perform.take(),
+            before_destroy: self.before_destroy.take(),
+            after_destroy: self.after_destroy.take(),
+            after_run: self.after_run.take(),
         }
     }
 }

@@ -106,11 +106,19 @@ impl WorkerPool {
         count(self.pool.workers_count)
     }
 
-    /// Its connected workers, newest first.
+    /// Its workers that are connected, and those that are away with a run; newest first.
     #[graphql(complexity = "1 + 5 * child_complexity")]
     async fn workers(&self, ctx: &Context<'_>) -> Result<Vec<Worker>> {
         let control_plane = ctx.data::<ControlPlane>()?;
         let workers = control_plane.workers_of(self.pool.id).await.map_err(refused)?;
+        Ok(workers.into_iter().map(Worker::from).collect())
+    }
+
+    /// Gantry: all of its workers that are known, those that are there first.
+    #[graphql(complexity = "1 + 5 * child_complexity")]
+    async fn known_workers(&self, ctx: &Context<'_>) -> Result<Vec<Worker>> {
+        let control_plane = ctx.data::<ControlPlane>()?;
+        let workers = control_plane.known_workers(self.pool.id).await.map_err(refused)?;
         Ok(workers.into_iter().map(Worker::from).collect())
     }
 

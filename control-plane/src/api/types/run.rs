@@ -5,6 +5,7 @@ use gantry_model::RunId;
 
 use super::log::RunLogs;
 use super::stack::Stack;
+use super::wait::RunWait;
 use super::word::{RunState, RunType};
 use super::{Long, count, seconds};
 use crate::api::error::refused;
@@ -136,7 +137,7 @@ impl Run {
 
     /// Whether it can be run again as it is.
     async fn can_retry(&self) -> bool {
-        false
+        self.run.can_retry()
     }
 
     /// The states that it was in, newest first.
@@ -160,7 +161,7 @@ impl Run {
 
     /// Gantry: its stack.
     async fn stack(&self, ctx: &Context<'_>) -> Result<Stack> {
-        let stack = ctx.data::<ControlPlane>()?.stack(&self.run.stack).await.map_err(refused)?;
+        let stack = ctx.data::<ControlPlane>()?.stack_of_run(&self.run).await.map_err(refused)?;
         Ok(Stack::from(stack))
     }
 
@@ -198,6 +199,17 @@ impl Run {
     async fn attempts(&self, ctx: &Context<'_>) -> Result<Vec<RunAttempt>> {
         let attempts = ctx.data::<ControlPlane>()?.attempts(self.run.id).await.map_err(refused)?;
         Ok(attempts.into_iter().map(RunAttempt::from).collect())
+    }
+
+    /// Gantry: why it does not go on, weightiest first; nothing if it does or is over.
+    async fn waits(&self, ctx: &Context<'_>) -> Result<Vec<RunWait>> {
+        let waits = ctx.data::<ControlPlane>()?.waits(self.run.id).await.map_err(refused)?;
+        Ok(waits.into_iter().map(RunWait::from).collect())
+    }
+
+    /// Gantry: who asked it to stop, if anybody did.
+    async fn stop_by(&self) -> Option<&str> {
+        self.run.stop_by.as_deref()
     }
 
     /// Gantry: how many bytes of log `GET /runs/RUN/log` has.

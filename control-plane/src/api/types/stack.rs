@@ -8,7 +8,7 @@ use gantry_model::RunId;
 use super::pool::{Recipient, Space, WorkerPool, recipients};
 use super::run::Run;
 use super::word::StackState;
-use super::{Long, count, seconds};
+use super::{Long, count, seconds, ulid};
 use crate::api::error::{found, refused};
 use crate::control_plane::ControlPlane;
 use crate::runs::{RunsKind, RunsPage};
@@ -249,6 +249,12 @@ impl Stack {
         &self.0.hooks.after_run
     }
 
+    /// Gantry: its variables in the clear.
+    async fn environment(&self) -> Vec<EnvVar> {
+        let variables = self.0.environment.iter();
+        variables.map(|it| EnvVar { key: it.name.clone(), value: it.value.clone() }).collect()
+    }
+
     /// Gantry: the newest version of its source.
     async fn source(&self) -> Option<Source> {
         self.0.source.clone().map(Source::from)
@@ -287,7 +293,7 @@ impl Stack {
 
 impl Stack {
     async fn own_run(&self, ctx: &Context<'_>, id: &ID) -> Result<Option<Run>> {
-        let Ok(id) = id.parse::<RunId>() else { return Ok(None) };
+        let Some(id) = ulid::<RunId>(id) else { return Ok(None) };
         let run = found(ctx.data::<ControlPlane>()?.run(id).await)?;
         Ok(run.filter(|run| run.stack == self.0.id).map(Run::from))
     }
@@ -299,8 +305,12 @@ impl Stack {
         before: Option<ID>,
     ) -> Result<Vec<Run>> {
         let before = before.filter(|before| !before.is_empty());
-        let Ok(before) = before.map(|before| before.parse::<RunId>()).transpose() else {
-            return Ok(vec![]);
+        let before = match before {
+            None => None,
+            Some(before) => match ulid::<RunId>(&before) {
+                None => return Ok(vec![]),
+                before => before,
+            },
         };
         let page = RunsPage { kind, before, limit: PAGE };
         let runs = ctx.data::<ControlPlane>()?.runs_of(&self.0.id, page).await.map_err(refused)?;
@@ -328,6 +338,15 @@ pub(crate) struct StackConfigVendorTerraform {
     use_smart_sanitization: bool,
     /// Whether others may read the state. Nobody without a key can.
     external_state_access_enabled: bool,
+}
+
+/// Gantry: a variable in the clear.
+#[derive(SimpleObject)]
+pub(crate) struct EnvVar {
+    /// Its name.
+    key: String,
+    /// Its value.
+    value: String,
 }
 
 /// Gantry: a version of a stack's source: an archive, `tar` in `zstd`.

@@ -1,0 +1,153 @@
+//! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
+
+use gantry_model::{PoolId, RunId, Stage, Standing};
+use gantry_protocol::message::{Cycle, FromControlPlane};
+use sqlx::Row as _;
+
+use super::Pool;
+use crate::check;
+use crate::control_plane::ControlPlane;
+use crate::error::OperationError;
+use crate::leases::revoke;
+use crate::store::{id, load_run, save_run, to_db, to_json};
+use crate::unit::Unit;
+
+/// What is to change about a pool; what is none stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct PoolChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its labels.
+    pub labels: Option<Vec<String>>,
+}
+
+impl ControlPlane {
+    /// Changes what a pool is called and described as.
+    ///
+    /// # Errors
+    /// When there is no such pool, the name is taken, or something given is not acceptable.
+    pub async fn change_pool(
+        &self,
+        actor: &str,
+        pool: PoolId,
+        change: PoolChange,
+    ) -> Result<Pool, OperationError> {
+        let present = self.pool(pool).await?;
+        let name = change.name.unwrap_or(present.name);
+        let description = change.description.unwrap_or(present.description);
+        let labels = change.labels.unwrap_or(present.labels);
+        check::name("name", &name)?;
+        check::text("description", &description, 0, check::MAX_NOTE)?;
+        check::labels(&labels)?;
+        let mut unit = self.begin().await?;
+        super::check_free(&mut unit, &name, Some(pool)).await?;
+        let update = "UPDATE pools SET name = $2, description = $3, labels = $4, updated_at = $5 \
+                      WHERE id = $1";
+        let now = to_db(unit.now().0);
+        sqlx::query(update)
+            .bind(pool.to_string())
+            .bind(&name)
+            .bind(&description)
+            .bind(to_json(&labels))
+            .bind(now)
+            .execute(unit.conn())
+            .await?;
+        unit.audit(actor, "pool.set", &format!("pool {pool}"), &name).await?;
+        unit.commit().await?;
+        self.pool(pool).await
+    }
+
+    /// Lets every connected worker of the pool exit, to be started afresh by its host. Read stages wait for another
+    /// worker at once; write stages are finished first, unless `force` interrupts them. Answers how many
+    /// workers were told.
+    ///
+    /// # Errors
+    /// When there is no such pool.
+    pub async fn cycle_pool(
+        &self,
+        actor: &str,
+        pool: PoolId,
+        force: bool,
+    ) -> Result<u64, OperationError> {
+        self.pool(pool).await?;
+        let mut unit = self.begin().await?;
+        let select = "SELECT id FROM workers WHERE pool = $1 AND is_connected = 1";
+        let workers = sqlx::query(select).bind(pool.to_string()).fetch_all(unit.conn()).await?;
+        let mut told = 0;
+        for worker in workers {
+            let worker = id("worker", worker.get("id"))?;
+            unit.post(pool, worker, FromControlPlane::Cycle(Cycle { force })).await?;
+            told += 1;
+        }
+        give_back(&mut unit, pool).await?;
+        let detail = if force { "by force" } else { "" };
+        unit.audit(actor, "pool.cycle", &format!("pool {pool}"), detail).await?;
+        unit.commit().await?;
+        Ok(told)
+    }
+
+    /// Ends a pool: its certificate and token are worth nothing from the return on. Its row stays, because runs
+    /// that are over were its.
+    ///
+    /// # Errors
+    /// When there is no such pool, a stack uses it, or a run of it is not over.
+    pub async fn delete_pool(&self, actor: &str, pool: PoolId) -> Result<Pool, OperationError> {
+        let present = self.pool(pool).await?;
+        let mut unit = self.begin().await?;
+        check_unused(&mut unit, &present).await?;
+        let now = to_db(unit.now().0);
+        let ends = [
+            "UPDATE certificates SET revoked_at = $2 WHERE pool = $1 AND revoked_at IS NULL",
+            // The name is free again.
+            "UPDATE pools SET deleted_at = $2, updated_at = $2, name = name || ' (' || id || ')' WHERE id = $1",
+            "DELETE FROM workers WHERE pool = $1 AND $2 > 0",
+            "DELETE FROM outbox WHERE pool = $1 AND $2 > 0",
+        ];
+        for end in ends {
+            sqlx::query(end).bind(pool.to_string()).bind(now).execute(unit.conn()).await?;
+        }
+        unit.audit(actor, "pool.delete", &format!("pool {pool}"), &present.name).await?;
+        let serial = present.serial.clone();
+        unit.then(move |this| {
+            this.inner.admitted.remove(pool);
+            this.drop_bonds(pool);
+            this.close_sessions(pool, serial);
+        });
+        unit.commit().await?;
+        Ok(present)
+    }
+}
+
+/// Gives back the read stages of a pool's workers, which leave.
+async fn give_back(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
+    let select = "SELECT id FROM runs WHERE pool = $1 AND worker IS NOT NULL AND stage = 'read'";
+    for row in sqlx::query(select).bind(pool.to_string()).fetch_all(unit.conn()).await? {
+        let run: RunId = id("run", row.get("id"))?;
+        let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
+        let before = row.life.clone();
+        let Standing::Granted(lease) = before.standing else { continue };
+        debug_assert_eq!(before.stage, Stage::Read);
+        if row.life.give_back("its worker was cycled") {
+            save_run(unit, &before, &mut row).await?;
+            revoke(unit, pool, lease.worker, before.attempt(), "the pool was cycled").await?;
+        }
+    }
+    Ok(())
+}
+
+async fn check_unused(unit: &mut Unit, pool: &Pool) -> Result<(), OperationError> {
+    let stacks = "SELECT id FROM stacks WHERE pool = $1 AND deleted_at IS NULL ORDER BY id LIMIT 4";
+    let stacks = sqlx::query(stacks).bind(pool.id.to_string()).fetch_all(unit.conn()).await?;
+    if !stacks.is_empty() {
+        let named: Vec<&str> = stacks.iter().take(3).map(|row| row.get("id")).collect();
+        let more = if stacks.len() > 3 { ", …" } else { "" };
+        return Err(OperationError::Conflict(format!(
+            "pool {} is used by {}{more}: delete these stacks or give them another pool first",
+            pool.name,
+            named.join(", ")
+        )));
+    }
+    Ok(())
+}

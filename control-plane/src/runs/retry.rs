@@ -1,0 +1,60 @@
+//! A run that ended badly, once more.
+
+use gantry_model::{RunId, RunLife, RunState};
+
+use super::Run;
+use crate::control_plane::ControlPlane;
+use crate::error::OperationError;
+use crate::stacks::read_stack_with_secrets;
+use crate::store::{RunRow, insert_run, load_run};
+
+impl Run {
+    /// Whether it can be run once more.
+    #[must_use]
+    pub const fn can_retry(&self) -> bool {
+        self.state.is_terminal() && !matches!(self.state, RunState::Finished)
+    }
+}
+
+impl ControlPlane {
+    /// Creates a run like one that did not end well: of the same kind, with the same source and command.
+    ///
+    /// # Errors
+    /// When there is no such run, or it is not over or ended well.
+    pub async fn retry(&self, actor: &str, run: RunId) -> Result<Run, OperationError> {
+        let old = self.run(run).await?;
+        if !old.can_retry() {
+            let next =
+                if old.state.is_terminal() { "trigger a new one" } else { "wait until it is over" };
+            return Err(OperationError::Conflict(format!(
+                "cannot retry a run that is {}: {next}",
+                old.state
+            )));
+        }
+        let mut unit = self.begin().await?;
+        let Some(old) = load_run(unit.conn(), run).await? else {
+            return Err(OperationError::not_found("run", run));
+        };
+        let (stack, _) = read_stack_with_secrets(unit.conn(), &old.stack).await?;
+        let new = RunId::from_ulid(self.ids().ulid(unit.now()));
+        let mut row = RunRow {
+            life: RunLife::queued(new, old.life.run_type, stack.autodeploy),
+            pool: stack.pool,
+            triggered_by: actor.to_owned(),
+            confirmed_by: None,
+            created_at: unit.now(),
+            updated_at: unit.now(),
+            has_changes: None,
+            delta: None,
+            outputs: Vec::new(),
+            history_count: 0,
+            log_length: 0,
+            ..old
+        };
+        insert_run(&mut unit, &mut row).await?;
+        let detail = format!("retries run {run}");
+        unit.audit(actor, "run.trigger", &format!("run {new}"), &detail).await?;
+        unit.commit().await?;
+        self.run(new).await
+    }
+}

@@ -1,0 +1,312 @@
+//! What changes about a stack after it was made, and its end.
+
+use std::collections::BTreeSet;
+
+use gantry_model::{PoolId, StackId};
+use gantry_protocol::spec::{SealedBundle, Variable};
+use sqlx::Row as _;
+
+use super::secrets::check_secrets;
+use super::{Hooks, MAX_VARIABLES, Repository, Stack, check_settings, read_stack_with_secrets};
+use crate::control_plane::ControlPlane;
+use crate::error::OperationError;
+use crate::store::{to_db, to_json};
+use crate::unit::Unit;
+
+/// What is to change about a stack; what is none stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct StackChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Where its source comes from.
+    pub repository: Option<Repository>,
+    /// The pool that runs it.
+    pub pool: Option<PoolId>,
+    /// The part of the source that it lives in.
+    pub project_root: Option<String>,
+    /// The image; an empty one stands for the launcher's default.
+    pub image: Option<String>,
+    /// Commands around the phases.
+    pub hooks: HooksChange,
+    /// Variables to set.
+    pub set_environment: Vec<Variable>,
+    /// Names of variables to remove.
+    pub unset_environment: Vec<String>,
+    /// Its secrets, all of them, sealed to the pool that runs it from now on.
+    pub secrets: Option<SealedBundle>,
+    /// Whether its secrets are removed.
+    pub clear_secrets: bool,
+    /// Its labels, all of them.
+    pub labels: Option<Vec<String>>,
+    /// Whether a plan's changes need no person.
+    pub autodeploy: Option<bool>,
+    /// Whether we keep its Terraform state.
+    pub manage_state: Option<bool>,
+}
+
+/// Which commands around the phases are replaced.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "named as in `Hooks`")]
+pub struct HooksChange {
+    pub before_init: Option<Vec<String>>,
+    pub after_init: Option<Vec<String>>,
+    pub before_plan: Option<Vec<String>>,
+    pub after_plan: Option<Vec<String>>,
+    pub before_apply: Option<Vec<String>>,
+    pub after_apply: Option<Vec<String>>,
+    pub before_perform: Option<Vec<String>>,
+    pub after_perform: Option<Vec<String>>,
+    pub before_destroy: Option<Vec<String>>,
+    pub after_destroy: Option<Vec<String>>,
+    pub after_run: Option<Vec<String>>,
+}
+
+impl HooksChange {
+    /// Replaces those that are given; whether there are any.
+    fn apply(self, hooks: &mut Hooks) -> bool {
+        let pairs = [
+            (self.before_init, &mut hooks.before_init),
+            (self.after_init, &mut hooks.after_init),
+            (self.before_plan, &mut hooks.before_plan),
+            (self.after_plan, &mut hooks.after_plan),
+            (self.before_apply, &mut hooks.before_apply),
+            (self.after_apply, &mut hooks.after_apply),
+            (self.before_perform, &mut hooks.before_perform),
+            (self.after_perform, &mut hooks.after_perform),
+            (self.before_destroy, &mut hooks.before_destroy),
+            (self.after_destroy, &mut hooks.after_destroy),
+            (self.after_run, &mut hooks.after_run),
+        ];
+        let mut is_any = false;
+        for (new, present) in pairs {
+            if let Some(new) = new {
+                *present = new;
+                is_any = true;
+            }
+        }
+        is_any
+    }
+}
+
+impl From<Hooks> for HooksChange {
+    /// All of them.
+    fn from(hooks: Hooks) -> Self {
+        Self {
+            before_init: Some(hooks.before_init),
+            after_init: Some(hooks.after_init),
+            before_plan: Some(hooks.before_plan),
+            after_plan: Some(hooks.after_plan),
+            before_apply: Some(hooks.before_apply),
+            after_apply: Some(hooks.after_apply),
+            before_perform: Some(hooks.before_perform),
+            after_perform: Some(hooks.after_perform),
+            before_destroy: Some(hooks.before_destroy),
+            after_destroy: Some(hooks.after_destroy),
+            after_run: Some(hooks.after_run),
+        }
+    }
+}
+
+impl ControlPlane {
+    /// Changes a stack. Runs that were triggered before begin their stages with what is set when they do;
+    /// whether they need a person stays as it was.
+    ///
+    /// # Errors
+    /// When there is no such stack, or something given is not acceptable.
+    pub async fn change_stack(
+        &self,
+        actor: &str,
+        stack: &StackId,
+        change: StackChange,
+    ) -> Result<Stack, OperationError> {
+        let mut unit = self.begin().await?;
+        let (mut present, secrets) = read_stack_with_secrets(unit.conn(), stack).await?;
+        let had_pool = present.pool;
+        let mut secrets = secrets;
+        let changed = apply(&mut present, &mut secrets, change)?;
+        check_settings(&present)?;
+        if present.pool != had_pool {
+            self.pool(present.pool).await?;
+            let keeps = secrets.is_some() && !changed.contains("secrets");
+            check_move(&mut unit, &present, keeps).await?;
+        }
+        write(&mut unit, &present, secrets.as_ref()).await?;
+        let detail = changed.into_iter().collect::<Vec<_>>().join(", ");
+        unit.audit(actor, "stack.set", &format!("stack {stack}"), &detail).await?;
+        unit.commit().await?;
+        self.stack(stack).await
+    }
+
+    /// Ends a stack: nobody sees it any more and it takes no runs. Its rows and objects stay, sealed as they are,
+    /// and so its id stays taken.
+    ///
+    /// # Errors
+    /// When there is no such stack, it is locked by somebody else, or a run of it is not over.
+    pub async fn delete_stack(
+        &self,
+        actor: &str,
+        stack: &StackId,
+    ) -> Result<Stack, OperationError> {
+        let mut unit = self.begin().await?;
+        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
+        if let Some(lock) = present.lock.as_ref().filter(|lock| lock.by != actor) {
+            return Err(OperationError::Conflict(format!(
+                "{} has locked stack {stack}: `gantry stack unlock {stack}` lifts that",
+                lock.by
+            )));
+        }
+        if let Some(run) = unfinished(&mut unit, stack).await? {
+            return Err(OperationError::Conflict(format!(
+                "run {run} of stack {stack} is not over: stop or discard it first"
+            )));
+        }
+        let now = to_db(unit.now().0);
+        sqlx::query("UPDATE stacks SET deleted_at = $2, updated_at = $2 WHERE id = $1")
+            .bind(stack.as_str())
+            .bind(now)
+            .execute(unit.conn())
+            .await?;
+        unit.audit(actor, "stack.delete", &format!("stack {stack}"), &present.name).await?;
+        unit.commit().await?;
+        Ok(present)
+    }
+}
+
+/// Does it to `stack`; answers what changed, in words for the audit.
+fn apply(
+    stack: &mut Stack,
+    secrets: &mut Option<SealedBundle>,
+    change: StackChange,
+) -> Result<BTreeSet<&'static str>, OperationError> {
+    let mut changed = BTreeSet::new();
+    let mut note = |what| {
+        changed.insert(what);
+    };
+    macro_rules! take {
+        ($($field:ident $what:literal),*) => {$(
+            if let Some(value) = change.$field {
+                note($what);
+                stack.$field = value;
+            }
+        )*};
+    }
+    take!(name "name", description "description", repository "repository", pool "pool",
+        project_root "project root", labels "labels", autodeploy "autodeploy",
+        manage_state "state");
+    if change.hooks.apply(&mut stack.hooks) {
+        note("hooks");
+    }
+    if let Some(image) = change.image {
+        note("image");
+        stack.image = Some(image).filter(|image| !image.is_empty());
+    }
+    for variable in change.set_environment {
+        note("environment");
+        match stack.environment.iter_mut().find(|it| it.name == variable.name) {
+            Some(present) => present.value = variable.value,
+            None => stack.environment.push(variable),
+        }
+    }
+    for name in change.unset_environment {
+        note("environment");
+        let before = stack.environment.len();
+        stack.environment.retain(|variable| variable.name != name);
+        if stack.environment.len() == before {
+            let name: String = name.chars().take(64).collect();
+            let problem =
+                format!("the stack has no variable {name}: `gantry stack show` lists them");
+            return Err(OperationError::invalid("environment", problem));
+        }
+    }
+    if stack.environment.len() > MAX_VARIABLES {
+        let problem = format!("more than {MAX_VARIABLES} variables: remove some");
+        return Err(OperationError::invalid("environment", problem));
+    }
+    if change.clear_secrets {
+        note("secrets");
+        *secrets = None;
+    }
+    if let Some(mut bundle) = change.secrets {
+        check_secrets(&bundle)?;
+        note("secrets");
+        bundle.version = stack.secrets_version + 1;
+        stack.secrets_version = bundle.version;
+        *secrets = Some(bundle);
+    }
+    Ok(changed)
+}
+
+/// Whether the stack can go to another pool: what is sealed to the old one's key opens there only.
+async fn check_move(
+    unit: &mut Unit,
+    stack: &Stack,
+    keeps_secrets: bool,
+) -> Result<(), OperationError> {
+    if keeps_secrets {
+        return Err(OperationError::Conflict(
+            "the stack's secrets are sealed to its present pool: give all of them again together with the \
+             new pool"
+                .to_owned(),
+        ));
+    }
+    if let Some(run) = unfinished(unit, &stack.id).await? {
+        return Err(OperationError::Conflict(format!(
+            "run {run} is not over and is the present pool's: stop or discard it first"
+        )));
+    }
+    let select = "SELECT state_current FROM stacks WHERE id = $1 AND state_current IS NOT NULL";
+    let has_state =
+        sqlx::query(select).bind(stack.id.as_str()).fetch_optional(unit.conn()).await?.is_some();
+    if has_state && stack.manage_state {
+        return Err(OperationError::Conflict(format!(
+            "the state of stack {} is sealed to its present pool, and the new one cannot open it: stacks with \
+             a state cannot change their pool yet",
+            stack.id
+        )));
+    }
+    Ok(())
+}
+
+/// A run of the stack that is not over.
+async fn unfinished(unit: &mut Unit, stack: &StackId) -> Result<Option<String>, OperationError> {
+    let select = "SELECT id FROM runs WHERE stack = $1 AND state NOT IN ('FINISHED', 'FAILED', \
+                  'STOPPED', 'CANCELED', 'DISCARDED', 'SKIPPED') ORDER BY id LIMIT 1";
+    let row = sqlx::query(select).bind(stack.as_str()).fetch_optional(unit.conn()).await?;
+    Ok(row.map(|row| row.get("id")))
+}
+
+async fn write(
+    unit: &mut Unit,
+    stack: &Stack,
+    secrets: Option<&SealedBundle>,
+) -> Result<(), OperationError> {
+    let update = "UPDATE stacks SET name = $2, pool = $3, project_root = $4, image = $5, hooks = $6, \
+        environment = $7, secrets_version = $8, secrets = $9, labels = $10, is_autodeploy = $11, \
+        keeps_state = $12, updated_at = $13, description = $14, provider = $15, namespace = $16, \
+        repository = $17, branch = $18 WHERE id = $1";
+    let now = to_db(unit.now().0);
+    sqlx::query(update)
+        .bind(stack.id.as_str())
+        .bind(&stack.name)
+        .bind(stack.pool.to_string())
+        .bind(&stack.project_root)
+        .bind(stack.image.as_deref())
+        .bind(to_json(&stack.hooks))
+        .bind(to_json(&stack.environment))
+        .bind(to_db(stack.secrets_version))
+        .bind(secrets.map(to_json))
+        .bind(to_json(&stack.labels))
+        .bind(i64::from(stack.autodeploy))
+        .bind(i64::from(stack.manage_state))
+        .bind(now)
+        .bind(&stack.description)
+        .bind(&stack.repository.provider)
+        .bind(&stack.repository.namespace)
+        .bind(&stack.repository.name)
+        .bind(&stack.repository.branch)
+        .execute(unit.conn())
+        .await?;
+    Ok(())
+}

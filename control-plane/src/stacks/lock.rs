@@ -1,0 +1,72 @@
+//! A stack's lock: set and lifted by people.
+
+use gantry_model::StackId;
+
+use super::{Stack, read_stack_with_secrets};
+use crate::check;
+use crate::control_plane::ControlPlane;
+use crate::error::OperationError;
+use crate::store::{hold, promote, to_db};
+
+impl ControlPlane {
+    /// Keeps blocking runs of the stack from beginning anything: those that wait for a worker go back,
+    /// and what others plan is not confirmed by itself. Only the owner of the lock can trigger and confirm
+    /// runs that go on. What a worker has already goes on.
+    ///
+    /// # Errors
+    /// When there is no such stack or it is locked.
+    pub async fn lock_stack(
+        &self,
+        actor: &str,
+        stack: &StackId,
+        note: &str,
+    ) -> Result<Stack, OperationError> {
+        check::text("note", note, 0, check::MAX_NOTE)?;
+        let mut unit = self.begin().await?;
+        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
+        if let Some(lock) = present.lock {
+            return Err(OperationError::Conflict(format!(
+                "stack {stack} is locked by {} already: lift that first with `gantry stack unlock \
+                 {stack}`",
+                lock.by
+            )));
+        }
+        let now = to_db(unit.now().0);
+        let update = "UPDATE stacks SET lock_by = $2, lock_note = $3, lock_at = $4 WHERE id = $1";
+        sqlx::query(update)
+            .bind(stack.as_str())
+            .bind(actor)
+            .bind(note)
+            .bind(now)
+            .execute(unit.conn())
+            .await?;
+        hold(&mut unit, stack).await?;
+        unit.audit(actor, "stack.lock", &format!("stack {stack}"), note).await?;
+        unit.commit().await?;
+        self.stack(stack).await
+    }
+
+    /// Lifts the stack's lock. Runs that wait behind it go on; what is UNCONFIRMED stays so.
+    ///
+    /// # Errors
+    /// When there is no such stack or it is not locked.
+    pub async fn unlock_stack(
+        &self,
+        actor: &str,
+        stack: &StackId,
+    ) -> Result<Stack, OperationError> {
+        let mut unit = self.begin().await?;
+        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
+        let Some(lock) = present.lock else {
+            return Err(OperationError::Conflict(format!("stack {stack} is not locked")));
+        };
+        let update = "UPDATE stacks SET lock_by = NULL, lock_note = NULL, lock_at = NULL \
+                      WHERE id = $1";
+        sqlx::query(update).bind(stack.as_str()).execute(unit.conn()).await?;
+        let detail = format!("it was locked by {}: {}", lock.by, lock.note);
+        unit.audit(actor, "stack.unlock", &format!("stack {stack}"), &detail).await?;
+        promote(&mut unit, stack).await?;
+        unit.commit().await?;
+        self.stack(stack).await
+    }
+}

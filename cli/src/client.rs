@@ -84,14 +84,24 @@ impl Client {
         query: &str,
         variables: Value,
     ) -> Result<T, Failure> {
+        self.ask_with(query, variables, None).await
+    }
+
+    /// The same, with metadata for the run that it makes or changes.
+    pub async fn ask_with<T: DeserializeOwned>(
+        &self,
+        query: &str,
+        variables: Value,
+        metadata: Option<&str>,
+    ) -> Result<T, Failure> {
         let body = json!({ "query": query, "variables": variables });
         let token = self.token().await?;
-        let answer = match self.post(&body, Some(&token)).await {
+        let answer = match self.post(&body, Some(&token), metadata).await {
             // The session may have ended, or the server been set up afresh.
             Err(failure) if failure.code() == Code::Unauthorized => {
                 self.forget(&token).await;
                 let token = self.token().await?;
-                self.post(&body, Some(&token)).await?
+                self.post(&body, Some(&token), metadata).await?
             }
             answer => answer?,
         };
@@ -111,7 +121,7 @@ impl Client {
             "id": self.credentials.key_id,
             "secret": self.credentials.key_secret.as_str(),
         }});
-        let answer = self.post(&body, None).await?;
+        let answer = self.post(&body, None, None).await?;
         let jwt = answer["apiKeyUser"]["jwt"].as_str().ok_or_else(|| self.refused())?;
         Ok(token.insert(Zeroizing::new(jwt.to_owned())).clone())
     }
@@ -135,11 +145,15 @@ impl Client {
         &self,
         body: &Value,
         token: Option<&Zeroizing<String>>,
+        metadata: Option<&str>,
     ) -> Result<Value, Failure> {
         let url = format!("{}/graphql", self.endpoint());
         let mut request = self.http.post(url).timeout(ANSWER).json(body);
         if let Some(token) = token {
             request = request.bearer_auth(token.as_str());
+        }
+        if let Some(metadata) = metadata {
+            request = request.header("Spacelift-User-Provided-Run-Metadata", metadata);
         }
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
@@ -192,8 +206,9 @@ impl Client {
                 StatusCode::UNAUTHORIZED if !is_last => self.forget(&token).await,
                 StatusCode::UNAUTHORIZED => break,
                 StatusCode::NOT_FOUND => {
-                    return Err(Failure::new(format!("run {run} not found"))
-                        .next("see `gantry run list STACK`"));
+                    return Err(
+                        Failure::new(format!("run {run} not found")).next("see `gantry run list`")
+                    );
                 }
                 status => {
                     let content = bounded(response, 4096).await.unwrap_or_default();
@@ -302,8 +317,9 @@ fn root(error: reqwest::Error) -> String {
 fn where_to_look(message: &str) -> Option<&'static str> {
     match message.strip_suffix(" not found")?.split(' ').next()? {
         "stack" => Some("see `gantry stack list`"),
-        "pool" => Some("see `gantry pool list`"),
-        "run" => Some("see `gantry run list STACK`"),
+        "pool" | "worker" => Some("see `gantry pool list` and `gantry pool show`"),
+        "run" => Some("see `gantry run list`"),
+        "API" => Some("see `gantry key list`"),
         _ => None,
     }
 }

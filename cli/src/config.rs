@@ -37,6 +37,11 @@ impl Environment {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 
+    /// Whether colours are wanted, see <https://no-color.org>.
+    pub fn has_colours(&self) -> bool {
+        self.get("NO_COLOR").is_none()
+    }
+
     /// The value of `name` as text.
     pub fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
         self.get(name)

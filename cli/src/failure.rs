@@ -136,6 +136,17 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> Explain<T> for Result<T, E> {
     }
 }
 
+/// Some names in one line; of many, the first.
+pub fn list_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<&str> = names.collect();
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,6 @@
 //! Following a run: its log on standard output as it comes, its states on standard error.
 //!
-//! The log goes through as it is, colours included: it was made for a terminal. A lost connection is
-//! taken up again where it broke, so no byte is missing or doubled.
+//! A lost connection is taken up again where it broke, so no byte of the log is missing or doubled.
 
 mod order;
 
@@ -14,7 +13,7 @@ use self::order::{Order, Piece};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::log_stream::{Event, Parser, StateEvent};
-use crate::log_text::LogText;
+use crate::log_writer::LogWriter;
 use crate::output::{self, Output};
 
 /// How long the server may be away before following ends.
@@ -36,7 +35,7 @@ pub struct Seen {
 struct Follower {
     output: Output,
     seen: Seen,
-    text: LogText,
+    log: LogWriter,
     order: Order,
 }
 
@@ -56,8 +55,8 @@ pub async fn follow(
     seen: Seen,
     output: Output,
 ) -> Result<Code, Failure> {
-    let text = LogText::from(seen.log);
-    let mut follower = Follower { output, seen, text, order: Order::default() };
+    let log = LogWriter::new(output, seen.log);
+    let mut follower = Follower { output, seen, log, order: Order::default() };
     let mut give_up = Instant::now() + PATIENCE;
     let mut is_told = false;
     loop {
@@ -114,7 +113,7 @@ impl Follower {
         while let Ok(Ok(Some(chunk))) = timeout(SILENCE, response.chunk()).await {
             for event in parser.push(&chunk)? {
                 match event {
-                    Event::Log { from, bytes } => self.log(from, &bytes)?,
+                    Event::Log { from, bytes } => self.take_log(from, &bytes)?,
                     Event::State(event) => self.state(&event)?,
                     Event::End { state } => {
                         self.end(&state)?;
@@ -126,7 +125,7 @@ impl Follower {
         Ok(Next::Broken)
     }
 
-    fn log(&mut self, from: u64, bytes: &[u8]) -> Result<(), Failure> {
+    fn take_log(&mut self, from: u64, bytes: &[u8]) -> Result<(), Failure> {
         if from > self.seen.log {
             return Err(Failure::new("the server left out a part of the log").next("try again"));
         }
@@ -134,16 +133,16 @@ impl Follower {
         let new = &bytes[known..];
         self.seen.log += new.len() as u64;
         if self.output.is_json() {
-            let part = self.text.push(new);
-            return self.output.log_part(part);
+            return self.log.push(new);
         }
         let pieces = self.order.log(new);
-        print(self.output, pieces)
+        self.print(pieces)
     }
 
     /// Ends the line that the log ends in, and says what waited for that.
     fn end_line(&mut self) -> Result<(), Failure> {
-        print(self.output, self.order.end())
+        let pieces = self.order.end();
+        self.print(pieces)
     }
 
     fn state(&mut self, event: &StateEvent) -> Result<(), Failure> {
@@ -162,24 +161,25 @@ impl Follower {
             Some(note) => format!("-- {at} {state}: {note}"),
             None => format!("-- {at} {state}"),
         };
-        print(self.output, self.order.note(line))
+        let pieces = self.order.note(line);
+        self.print(pieces)
     }
 
     fn end(&mut self, state: &str) -> Result<(), Failure> {
+        self.log.end()?;
         if self.output.is_json() {
-            self.output.log_part(self.text.end())?;
             return self.output.line(&json!({ "event": "end", "state": state }));
         }
         Ok(())
     }
-}
 
-fn print(output: Output, pieces: Vec<Piece<'_>>) -> Result<(), Failure> {
-    for piece in pieces {
-        match piece {
-            Piece::Log(bytes) => output.bytes(bytes)?,
-            Piece::Note(note) => output.note(&note),
+    fn print(&mut self, pieces: Vec<Piece<'_>>) -> Result<(), Failure> {
+        for piece in pieces {
+            match piece {
+                Piece::Log(bytes) => self.log.push(bytes)?,
+                Piece::Note(note) => self.output.note(&note),
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

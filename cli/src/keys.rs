@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gantry_protocol::spec::SecretBundle;
-use gantry_protocol::{CertificateRequest, PoolKey, Recipient, SealedBytes, seal_bytes};
+use gantry_protocol::{CertificateRequest, PoolKey, PoolToken, Recipient, SealedBytes, seal_bytes};
 use zeroize::Zeroizing;
 
 use crate::failure::{Explain as _, Failure};
@@ -26,7 +26,18 @@ pub fn make(path: &Path) -> Result<PoolKey, Failure> {
 /// Reads a pool's or a recovery key.
 pub fn read(path: &Path) -> Result<PoolKey, Failure> {
     let content = file::read(path, MAX_FILE)?;
-    PoolKey::from_pem(&content).or_say(|| format!("cannot use {} as key", path.display()))
+    let is_token =
+        std::str::from_utf8(&content).is_ok_and(|text| PoolToken::parse(text.trim()).is_ok());
+    if is_token {
+        return Err(Failure::new(format!(
+            "{} is a pool's token, not a private key",
+            path.display()
+        ))
+        .next("give the file with the key: it begins with -----BEGIN"));
+    }
+    PoolKey::from_pem(&content)
+        .or_say(|| format!("cannot use {} as key", path.display()))
+        .map_err(|failure| failure.next("give an RSA private key in PEM"))
 }
 
 /// Reads several keys.

@@ -4,15 +4,20 @@
 //! what goes wrong in it comes back as a [`failure::Failure`], which says what to do next and knows its exit code.
 
 mod archive;
+mod audit;
 mod client;
 mod config;
 mod failure;
 mod file;
+mod find;
 mod follow;
+mod key;
 mod keys;
 mod log;
+mod log_filter;
 mod log_stream;
 mod log_text;
+mod log_writer;
 mod login;
 mod notify;
 mod output;
@@ -22,6 +27,7 @@ mod server;
 mod stack;
 mod state;
 mod variable;
+mod whoami;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,6 +53,8 @@ Environment:
       SPACELIFT_API_KEY_SECRET and SPACELIFT_API_TLS_CA mean the same
   GANTRY_CONFIG_DIR
       where `gantry login` keeps it; ~/.config/gantry unless set
+  NO_COLOR
+      no colours, whatever its value is; of a log on a terminal only the text is left
   GANTRY_LOG
       what the server logs, such as `info` or `gantry_control_plane=debug`
 
@@ -70,6 +78,10 @@ enum Command {
     Server(server::Arguments),
     /// Keep the address and key of a server for the other commands.
     Login(login::Arguments),
+    /// Remove what `login` kept.
+    Logout,
+    /// Say which server the other commands use, and as whom.
+    Whoami,
     /// Pools: workers that share one queue and one key.
     #[command(subcommand)]
     Pool(pool::Command),
@@ -82,6 +94,13 @@ enum Command {
     /// Versions of a stack's Terraform state, which only your keys can read.
     #[command(subcommand)]
     State(state::Command),
+    /// API keys, with which people and programs use the server.
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Show who changed what, newest first, 100 at a time.
+    Audit(audit::Arguments),
+    /// Say the versions of this program and of the server.
+    Version,
 }
 
 fn main() -> ExitCode {
@@ -90,7 +109,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return misunderstood(&error),
     };
-    let output = Output::new(arguments.output);
+    let output = Output::new(arguments.output, Environment::of_this_process().has_colours());
     match perform(arguments.command, output) {
         Ok(code) => code.into(),
         Err(failure) => {
@@ -121,7 +140,7 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
     let what = text.lines().next().unwrap_or_default();
     let failure =
         Failure::usage(what.trim_start_matches("error: ")).next("see --help of the command");
-    Output::new(Format::Json).failure(&failure);
+    Output::new(Format::Json, false).failure(&failure);
     failure.code().into()
 }
 
@@ -139,6 +158,11 @@ fn perform(command: Command, output: Output) -> Result<Code, Failure> {
     match command {
         Command::Server(arguments) => server::perform(arguments, &environment, output),
         Command::Login(arguments) => waited(login::perform(arguments, &environment, output)),
+        Command::Logout => whoami::logout(&environment, output),
+        Command::Whoami => waited(whoami::whoami(&environment, output)),
+        Command::Version => waited(whoami::version(&environment, output)),
+        Command::Key(command) => waited(key::perform(command, &environment, output)),
+        Command::Audit(arguments) => waited(audit::perform(arguments, &environment, output)),
         Command::Pool(command) => waited(pool::perform(command, &environment, output)),
         Command::Stack(command) => waited(stack::perform(command, &environment, output)),
         Command::Run(command) => waited(run::perform(command, &environment, output)),

@@ -1,16 +1,17 @@
 //! How answers are printed: tables for people, JSON for programs.
 //!
 //! What comes from elsewhere (names, notes, labels) reaches a terminal without control characters.
-//! Logs are the exception: they go out as they are, colours included.
+//! Logs have their own way out, [`crate::log_writer`].
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::log_filter::turns_the_line;
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -25,12 +26,23 @@ pub enum Format {
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     format: Format,
+    has_colours: bool,
 }
 
 impl Output {
-    /// Prints in `format`.
-    pub fn new(format: Format) -> Self {
-        Self { format }
+    /// Prints in `format`, on a terminal with colours unless `NO_COLOR` is set.
+    pub fn new(format: Format, has_colours: bool) -> Self {
+        Self { format, has_colours }
+    }
+
+    /// Whether a person sees standard output as it comes.
+    pub fn is_terminal(self) -> bool {
+        self.format == Format::Table && io::stdout().is_terminal()
+    }
+
+    /// Whether a person wants colours.
+    pub fn has_colours(self) -> bool {
+        self.has_colours
     }
 
     /// Whether programs read it.
@@ -110,7 +122,8 @@ fn pretty(value: &impl Serialize) -> String {
 
 /// `text` without what would move a terminal's cursor or change its colours.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    let steers = |c: char| c.is_control() && c != '\n' || turns_the_line(c);
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Columns as wide as their widest cell. No rows make a sentence.

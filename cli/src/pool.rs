@@ -1,77 +1,54 @@
 //! `gantry pool`: pools and their workers.
-//!
-//! A pool's key is made here and stays here: the server gets a certificate signing request and
-//! answers with the token that launchers start with.
 
-use std::path::{Path, PathBuf};
+mod change;
+mod create;
+mod show;
+mod workers;
 
-use clap::{Args, Subcommand};
-use gantry_protocol::CertificateRequest;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use clap::Subcommand;
 
 use crate::client::Client;
 use crate::config::{Credentials, Environment};
 use crate::failure::{Code, Failure};
-use crate::output::{self, Output};
-use crate::{file, keys};
+use crate::output::Output;
 
 /// `gantry pool …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a pool, with a new key that stays on this machine.
-    Create(Create),
+    Create(create::Create),
     /// List all pools.
     List,
-    /// Show a pool and its workers.
+    /// Show a pool and all its workers that are known, those that are away included.
     Show {
         /// The pool's id or name
         pool: String,
     },
+    /// Change a pool's name, description or labels.
+    Set(change::Set),
+    /// Let workers take no new runs; the one in hand is finished.
+    Drain(workers::Drain),
+    /// Let workers take runs again.
+    Undrain(workers::Drain),
+    /// Let every worker exit, to be started afresh by its host: such as after an upgrade.
+    Cycle {
+        /// The pool's id or name
+        pool: String,
+        /// Interrupt what applies too
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a pool a new certificate and token; the old token is worth nothing from then on.
+    Reset(change::Reset),
+    /// Delete a pool that no stack uses.
+    Delete {
+        /// The pool's id or name, whole
+        pool: String,
+        /// It is meant: there is no way back
+        #[arg(long)]
+        yes: bool,
+    },
 }
-
-/// Arguments of `gantry pool create`.
-#[derive(Debug, Args)]
-pub struct Create {
-    /// The pool's name
-    name: String,
-    /// A certificate signing request made elsewhere, as by `openssl req -new -newkey rsa:4096
-    /// -nodes`; no key is made then
-    #[arg(long, value_name = "FILE", conflicts_with = "key_out")]
-    csr: Option<PathBuf>,
-    /// Where to write the pool's new private key; an existing file is never overwritten
-    /// [default: NAME.key]
-    #[arg(long, value_name = "FILE")]
-    key_out: Option<PathBuf>,
-    /// Where to write the token that launchers start with [default: NAME.token]
-    #[arg(long, value_name = "FILE")]
-    token_out: Option<PathBuf>,
-    /// Where to write the recovery key, which the first pool of a server makes. It opens state and
-    /// secrets when a pool's key is lost: keep it offline
-    #[arg(long, value_name = "FILE", default_value = "recovery.key")]
-    recovery_out: PathBuf,
-    /// Make no recovery key: what is sealed for a pool is lost with that pool's key
-    #[arg(long, conflicts_with = "recovery_out")]
-    no_recovery: bool,
-    /// What the pool is for
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// A label; may be repeated
-    #[arg(long = "label", value_name = "LABEL")]
-    labels: Vec<String>,
-}
-
-const RECOVERY: &str = "{recoveryKey{fingerprint}}";
-const SET_RECOVERY: &str =
-    "mutation($publicKey:String!){recoveryKeySet(publicKey:$publicKey){fingerprint}}";
-const CREATE: &str = "mutation($csr:String!$description:String$labels:[String!]$name:String!){\
-    workerPoolCreate(name:$name,certificateSigningRequest:$csr,description:$description,labels:$labels)\
-    {id,name,config}}";
-const LIST: &str =
-    "{workerPools{id,name,description,labels,createdAt,pendingRuns,busyWorkers,workersCount}}";
-const SHOW: &str = "query($id:ID!){workerPool(id:$id){id,name,description,labels,createdAt,pendingRuns,\
-    busyWorkers,workersCount,workers{id,busy,drained,status,connected,note,createdAt,availableAt,metadata},\
-    recipients{kind,fingerprint}}}";
 
 /// Does what `command` says.
 pub async fn perform(
@@ -81,335 +58,14 @@ pub async fn perform(
 ) -> Result<Code, Failure> {
     let client = Client::new(Credentials::find(environment)?)?;
     match command {
-        Command::Create(arguments) => create(&client, arguments, output).await,
-        Command::List => list(&client, output).await,
-        Command::Show { pool } => show(&client, &pool, output).await,
+        Command::Create(arguments) => create::create(&client, arguments, output).await,
+        Command::List => show::list(&client, output).await,
+        Command::Show { pool } => show::show(&client, &pool, output).await,
+        Command::Set(arguments) => change::set(&client, arguments, output).await,
+        Command::Drain(arguments) => workers::drain(&client, arguments, true, output).await,
+        Command::Undrain(arguments) => workers::drain(&client, arguments, false, output).await,
+        Command::Cycle { pool, force } => workers::cycle(&client, &pool, force, output).await,
+        Command::Reset(arguments) => change::reset(&client, arguments, output).await,
+        Command::Delete { pool, yes } => change::delete(&client, &pool, yes, output).await,
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RecoveryAnswer {
-    recovery_key: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct CreateAnswer {
-    worker_pool_create: Created,
-}
-
-#[derive(Deserialize)]
-struct Created {
-    id: String,
-    name: String,
-    config: String,
-}
-
-/// Where the files of a new pool go; all of them are free.
-struct Files {
-    key: Option<PathBuf>,
-    token: PathBuf,
-    recovery: Option<PathBuf>,
-}
-
-async fn create(client: &Client, arguments: Create, output: Output) -> Result<Code, Failure> {
-    let answer: RecoveryAnswer = client.ask(RECOVERY, json!({})).await?;
-    let has_recovery = answer.recovery_key.is_some();
-    let files = files(&arguments, has_recovery)?;
-    let request = match (&arguments.csr, &files.key) {
-        (Some(csr), _) => keys::read_request(csr)?,
-        (None, Some(path)) => {
-            output.note("making the pool's key, RSA with 4096 bits");
-            keys::request(&keys::make(path)?)?
-        }
-        (None, None) => unreachable!("without a request there is a path for the key"),
-    };
-    if let Some(path) = &files.recovery {
-        set_recovery(client, path, output).await?;
-    } else if !has_recovery {
-        output.note("without a recovery key, state and secrets are lost with the pool's key");
-    }
-    let pool = match create_pool(client, &arguments, &request).await {
-        Ok(pool) => pool,
-        Err(failure) => {
-            if let Some(path) = &files.recovery {
-                let path = path.display();
-                output.note(&format!("the recovery key is made and holds: keep {path} offline"));
-            }
-            return Err(tidy(failure, files.key.as_deref()));
-        }
-    };
-    file::create(&files.token, pool.config.as_bytes()).map_err(|failure| {
-        failure
-            .next(format!("the pool exists as {}; its token is its `config` in the API", pool.id))
-    })?;
-    let answer = json!({
-        "id": pool.id,
-        "name": pool.name,
-        "key_file": files.key,
-        "token_file": files.token,
-        "recovery_file": files.recovery,
-    });
-    output.answer(&answer, || created_text(&pool, &files, arguments.csr.as_deref()))?;
-    Ok(Code::Done)
-}
-
-fn files(arguments: &Create, has_recovery: bool) -> Result<Files, Failure> {
-    let stem: String = arguments
-        .name
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
-        .collect();
-    let named = |ending: &str| PathBuf::from(format!("{}.{ending}", stem.trim_start_matches('.')));
-    let key = match (&arguments.csr, &arguments.key_out) {
-        (Some(_), _) => None,
-        (None, Some(path)) => Some(path.clone()),
-        (None, None) => Some(named("key")),
-    };
-    let token = arguments.token_out.clone().unwrap_or_else(|| named("token"));
-    let makes_recovery = !has_recovery && !arguments.no_recovery;
-    let recovery = makes_recovery.then(|| arguments.recovery_out.clone());
-    for path in key.iter().chain([&token]).chain(recovery.iter()) {
-        file::must_be_free(path)?;
-    }
-    Ok(Files { key, token, recovery })
-}
-
-async fn set_recovery(client: &Client, path: &Path, output: Output) -> Result<(), Failure> {
-    output.note("making the recovery key, RSA with 4096 bits");
-    let key = keys::make(path)?;
-    let public =
-        key.public().to_pem().map_err(|error| Failure::new("cannot use the key").because(error))?;
-    let set: Result<Value, Failure> =
-        client.ask(SET_RECOVERY, json!({ "publicKey": public })).await;
-    set.map(|_| ()).map_err(|failure| tidy(failure, Some(path)))
-}
-
-async fn create_pool(
-    client: &Client,
-    arguments: &Create,
-    request: &CertificateRequest,
-) -> Result<Created, Failure> {
-    let variables = json!({
-        "name": arguments.name,
-        "csr": request.to_base64(),
-        "description": arguments.description,
-        "labels": arguments.labels,
-    });
-    let answer: CreateAnswer = client.ask(CREATE, variables).await?;
-    Ok(answer.worker_pool_create)
-}
-
-/// A key that the server does not know is removed. One that it may know, because the answer was
-/// lost, is kept.
-fn tidy(failure: Failure, key: Option<&Path>) -> Failure {
-    let Some(path) = key else { return failure };
-    if failure.code() == Code::Unreachable {
-        let kept = format!(
-            "the server may have taken it: see `gantry pool list` before you remove {}",
-            path.display()
-        );
-        return failure.next(kept);
-    }
-    // We made the file a moment ago; that it cannot be removed changes nothing about the failure.
-    let _already_failing = std::fs::remove_file(path);
-    failure
-}
-
-fn created_text(pool: &Created, files: &Files, csr: Option<&Path>) -> String {
-    let mut text = vec![("pool", output::named(&pool.name, &pool.id))];
-    let shown = |path: &Path| path.display().to_string();
-    if let Some(key) = &files.key {
-        text.push(("private key", shown(key)));
-    }
-    text.push(("token", shown(&files.token)));
-    if let Some(recovery) = &files.recovery {
-        text.push(("recovery key", format!("{}: keep it offline", shown(recovery))));
-    }
-    let token = output::shell_word(&shown(&files.token));
-    let key = files.key.as_deref().map_or("KEY".into(), |key| output::shell_word(&shown(key)));
-    let which = csr
-        .map_or(String::new(), |csr| format!(", KEY being the private key of {}", csr.display()));
-    output::pairs(&text)
-        + &format!(
-            "\nstart a launcher{which}\n  SPACELIFT_TOKEN=\"$(cat {token})\" SPACELIFT_POOL_PRIVATE_KEY=\"$(base64 -w0 {key})\" gantry-launcher"
-        )
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListAnswer {
-    worker_pools: Vec<Pool>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ShowAnswer {
-    worker_pool: Option<Pool>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Pool {
-    id: String,
-    name: String,
-    description: Option<String>,
-    labels: Vec<String>,
-    created_at: i64,
-    pending_runs: i64,
-    busy_workers: i64,
-    workers_count: i64,
-    #[serde(default)]
-    workers: Vec<Worker>,
-    #[serde(default)]
-    recipients: Vec<Recipient>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Worker {
-    id: String,
-    busy: bool,
-    drained: bool,
-    status: String,
-    connected: bool,
-    note: Option<String>,
-    created_at: i64,
-    available_at: Option<i64>,
-    metadata: String,
-}
-
-#[derive(Deserialize)]
-struct Recipient {
-    kind: String,
-    fingerprint: String,
-}
-
-impl Pool {
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "name": self.name,
-            "description": self.description,
-            "labels": self.labels,
-            "created": output::time(self.created_at),
-            "pending_runs": self.pending_runs,
-            "busy_workers": self.busy_workers,
-            "workers_count": self.workers_count,
-        })
-    }
-}
-
-impl Worker {
-    fn to_json(&self) -> Value {
-        let metadata = serde_json::from_str(&self.metadata).unwrap_or_else(|_| json!({}));
-        json!({
-            "id": self.id,
-            "status": self.status,
-            "connected": self.connected,
-            "busy": self.busy,
-            "drained": self.drained,
-            "note": self.note,
-            "created": output::time(self.created_at),
-            "available": self.available_at.map(output::time),
-            "metadata": metadata,
-        })
-    }
-}
-
-async fn pools(client: &Client) -> Result<Vec<Pool>, Failure> {
-    let answer: ListAnswer = client.ask(LIST, json!({})).await?;
-    Ok(answer.worker_pools)
-}
-
-async fn list(client: &Client, output: Output) -> Result<Code, Failure> {
-    let pools = pools(client).await?;
-    let values: Vec<Value> = pools.iter().map(Pool::to_json).collect();
-    output.answer(&values, || {
-        let rows: Vec<_> = pools
-            .iter()
-            .map(|pool| {
-                let number = |it: i64| it.to_string();
-                [
-                    pool.id.clone(),
-                    pool.name.clone(),
-                    number(pool.workers_count),
-                    number(pool.busy_workers),
-                    number(pool.pending_runs),
-                ]
-            })
-            .collect();
-        let none = "no pools yet: make one with `gantry pool create NAME`";
-        output::table(["ID", "NAME", "WORKERS", "BUSY", "PENDING RUNS"], &rows, none)
-    })?;
-    Ok(Code::Done)
-}
-
-/// The id of the pool that has this id or name.
-pub async fn find(client: &Client, pool: &str) -> Result<String, Failure> {
-    let pools = pools(client).await?;
-    if let Some(found) = pools.iter().find(|it| it.id == pool) {
-        return Ok(found.id.clone());
-    }
-    let mut named = pools.iter().filter(|it| it.name == pool);
-    match (named.next(), named.next()) {
-        (Some(found), None) => Ok(found.id.clone()),
-        (Some(_), Some(_)) => Err(Failure::new(format!("several pools are named {pool}"))
-            .next("give the id: `gantry pool list` shows it")),
-        (None, _) => Err(Failure::new(format!("pool {pool} not found"))
-            .next("see `gantry pool list`, or make it with `gantry pool create`")),
-    }
-}
-
-async fn show(client: &Client, pool: &str, output: Output) -> Result<Code, Failure> {
-    let id = find(client, pool).await?;
-    let answer: ShowAnswer = client.ask(SHOW, json!({ "id": id })).await?;
-    let pool = answer.worker_pool.ok_or_else(|| Failure::new(format!("pool {id} not found")))?;
-    let mut value = pool.to_json();
-    value["workers"] = pool.workers.iter().map(Worker::to_json).collect();
-    value["recipients"] = pool
-        .recipients
-        .iter()
-        .map(|it| json!({ "kind": it.kind, "fingerprint": it.fingerprint }))
-        .collect();
-    output.answer(&value, || show_text(&pool))?;
-    Ok(Code::Done)
-}
-
-fn show_text(pool: &Pool) -> String {
-    let mut about = vec![
-        ("pool", pool.name.clone()),
-        ("id", pool.id.clone()),
-        ("created", output::time(pool.created_at)),
-        ("pending runs", pool.pending_runs.to_string()),
-    ];
-    if let Some(description) = pool.description.as_ref().filter(|it| !it.is_empty()) {
-        about.push(("description", description.clone()));
-    }
-    if !pool.labels.is_empty() {
-        about.push(("labels", pool.labels.join(", ")));
-    }
-    for recipient in &pool.recipients {
-        about.push((
-            "sealed to",
-            format!("{} {}", recipient.kind.to_lowercase(), recipient.fingerprint),
-        ));
-    }
-    let rows: Vec<_> = pool
-        .workers
-        .iter()
-        .map(|worker| {
-            [
-                worker.id.clone(),
-                worker.status.clone(),
-                if worker.connected { "yes".into() } else { "no".into() },
-                output::time(worker.created_at),
-                worker.note.clone().unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let none = "no workers yet: start a `gantry-launcher` with the pool's token and key";
-    let head = ["WORKER", "STATUS", "CONNECTED", "SINCE", "NOTE"];
-    format!("{}\n{}", output::pairs(&about), output::table(head, &rows, none))
 }

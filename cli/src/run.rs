@@ -1,43 +1,48 @@
 //! `gantry run`: runs of a stack.
 
+mod act;
 mod list;
+mod logs;
 mod show;
 mod trigger;
 
-use clap::{Args, Subcommand, ValueEnum};
-use gantry_model::RunId;
+use clap::Subcommand;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use self::act::Act;
 use crate::client::Client;
 use crate::config::{Credentials, Environment};
 use crate::failure::{Code, Failure};
+use crate::find::{self, RunArgument};
 use crate::follow::{Seen, follow};
-use crate::log_text::LogText;
 use crate::output::Output;
 
 /// `gantry run …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a run of a stack.
-    Trigger(Trigger),
-    /// List a stack's runs, newest first, 50 at a time.
+    Trigger(trigger::Trigger),
+    /// List runs, of a stack or of all, newest first, 50 at a time.
     List {
-        /// The stack's id
-        stack: String,
+        /// The stack's id or name [default: all stacks]
+        stack: Option<String>,
         /// Only runs before this one
         #[arg(long, value_name = "RUN")]
-        before: Option<RunId>,
+        before: Option<RunArgument>,
     },
-    /// Show a run: its states, what it changes, its outputs.
+    /// Show a run: its states, why it waits, what it changes, its outputs.
     Show {
         /// The run's id
-        run: RunId,
+        run: RunArgument,
     },
     /// Apply the plan of an UNCONFIRMED run.
     Confirm {
         /// The run's id
-        run: RunId,
+        run: RunArgument,
+        /// Why; it is kept with the run
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
         /// Then print what follows in the log as it comes, until the run is over
         #[arg(long)]
         follow: bool,
@@ -45,20 +50,36 @@ pub enum Command {
     /// Turn down the plan of an UNCONFIRMED run, or a run that waits.
     Discard {
         /// The run's id
-        run: RunId,
-    },
-    /// Stop a run that is in progress: its tool is interrupted once and given time to leave.
-    Stop {
-        /// The run's id
-        run: RunId,
+        run: RunArgument,
         /// Why; it is kept with the run
         #[arg(long, value_name = "TEXT")]
         note: Option<String>,
     },
-    /// Print a run's log as it was written, colours included.
+    /// Cancel a run that no worker has yet.
+    Cancel {
+        /// The run's id
+        run: RunArgument,
+    },
+    /// Stop a run that is in progress: its tool is interrupted once and given time to leave.
+    Stop {
+        /// The run's id
+        run: RunArgument,
+        /// Why; it is kept with the run
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// Start a run like one that did not end well, with the same source.
+    Retry {
+        /// The run's id
+        run: RunArgument,
+        /// Print the log as it comes, until the new run is UNCONFIRMED or over
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Print a run's log: into a pipe or file as it was written, on a terminal its text and colours.
     Logs {
         /// The run's id
-        run: RunId,
+        run: RunArgument,
         /// Go on until the run is UNCONFIRMED or over; its states go to standard error
         #[arg(long)]
         follow: bool,
@@ -68,37 +89,6 @@ pub enum Command {
     },
 }
 
-/// Arguments of `gantry run trigger`.
-#[derive(Debug, Args)]
-pub struct Trigger {
-    /// The stack's id
-    stack: String,
-    /// What the run is for
-    #[arg(long = "type", value_enum, value_name = "TYPE", default_value_t = Type::Tracked)]
-    run_type: Type,
-    /// Print the log as it comes, until the run is UNCONFIRMED or over
-    #[arg(long)]
-    follow: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Type {
-    /// Plans, and once confirmed applies
-    Tracked,
-    /// Shows what would change, and changes nothing
-    Proposed,
-}
-
-impl Type {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Tracked => "TRACKED",
-            Self::Proposed => "PROPOSED",
-        }
-    }
-}
-
-const BRIEF: &str = "query($id:ID!){run(id:$id){logLength,stack{id},history{state}}}";
 /// Does what `command` says.
 pub async fn perform(
     command: Command,
@@ -108,95 +98,47 @@ pub async fn perform(
     let client = Client::new(Credentials::find(environment)?)?;
     match command {
         Command::Trigger(arguments) => trigger::trigger(&client, arguments, output).await,
-        Command::List { stack, before } => list::list(&client, &stack, before, output).await,
-        Command::Show { run } => show::show(&client, run, output).await,
-        Command::Confirm { run, follow: is_followed } => {
-            let seen = act(&client, run, Act::Confirm, output, is_followed).await?;
-            if is_followed {
-                follow(&client, &run.to_string(), seen, output).await
-            } else {
-                Ok(Code::Done)
-            }
+        Command::List { stack, before } => {
+            list::list(&client, stack.as_deref(), before.as_ref(), output).await
         }
-        Command::Discard { run } => {
-            act(&client, run, Act::Discard, output, false).await?;
-            Ok(Code::Done)
+        Command::Show { run } => show::show(&client, &run, output).await,
+        Command::Confirm { run, note, follow: is_followed } => {
+            let run = find::run(&client, &run).await?;
+            let seen = act::act(&client, &run, Act::Confirm(note), output, is_followed).await?;
+            if is_followed { follow(&client, &run, seen, output).await } else { Ok(Code::Done) }
         }
-        Command::Stop { run, note } => {
-            act(&client, run, Act::Stop(note), output, false).await?;
-            Ok(Code::Done)
+        Command::Discard { run, note } => {
+            act::once(&client, &run, Act::Discard(note), output).await
+        }
+        Command::Cancel { run } => act::once(&client, &run, Act::Cancel, output).await,
+        Command::Stop { run, note } => act::once(&client, &run, Act::Stop(note), output).await,
+        Command::Retry { run, follow } => {
+            let run = find::run(&client, &run).await?;
+            trigger::retry(&client, &run, follow, output).await
         }
         Command::Logs { run, follow: true, from } => {
-            follow(&client, &run.to_string(), Seen { log: from, states: 0 }, output).await
+            let run = find::run(&client, &run).await?;
+            follow(&client, &run, Seen { log: from, states: 0 }, output).await
         }
-        Command::Logs { run, follow: false, from } => logs(&client, run, from, output).await,
+        Command::Logs { run, follow: false, from } => {
+            let run = find::run(&client, &run).await?;
+            logs::logs(&client, &run, from, output).await
+        }
     }
 }
 
 /// A stack that the server does not have.
 pub fn stack_not_found(stack: &str) -> Failure {
-    Failure::new(format!("stack {stack} not found")).next("see `gantry stack list`")
+    find::missing("stack", stack, "see `gantry stack list`")
 }
 
-fn not_found(run: RunId) -> Failure {
-    Failure::new(format!("run {run} not found")).next("see `gantry run list STACK`")
-}
-
-#[derive(Deserialize)]
-struct BriefAnswer {
-    run: Option<Brief>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Brief {
-    log_length: u64,
-    stack: StackOfRun,
-    history: Vec<Value>,
+fn not_found(run: &str) -> Failure {
+    find::missing("run", run, "see `gantry run list`")
 }
 
 #[derive(Deserialize)]
 struct StackOfRun {
     id: String,
-}
-
-enum Act {
-    Confirm,
-    Discard,
-    Stop(Option<String>),
-}
-
-/// Does something to a run; answers what there was to see of it before.
-async fn act(
-    client: &Client,
-    run: RunId,
-    act: Act,
-    output: Output,
-    is_followed: bool,
-) -> Result<Seen, Failure> {
-    let id = run.to_string();
-    let answer: BriefAnswer = client.ask(BRIEF, json!({ "id": id })).await?;
-    let brief = answer.run.ok_or_else(|| not_found(run))?;
-    let mut variables = json!({ "stack": brief.stack.id, "run": id });
-    let (declared, passed, name) = match act {
-        Act::Confirm => ("", "", "runConfirm"),
-        Act::Discard => ("", "", "runDiscard"),
-        Act::Stop(note) => {
-            variables["note"] = note.into();
-            ("$note:String", ",note:$note", "runStop")
-        }
-    };
-    let query = format!(
-        "mutation({declared}$run:ID!$stack:ID!){{{name}(stack:$stack,run:$run{passed}){{id,state}}}}"
-    );
-    let answer: Map<String, Value> = client.ask(&query, variables).await?;
-    let state =
-        answer.get(name).and_then(|it| it["state"].as_str()).unwrap_or("UNKNOWN").to_owned();
-    if !is_followed {
-        let value = json!({ "id": id, "stack": brief.stack.id, "state": state });
-        output.answer(&value, || format!("run {id} is {state}"))?;
-    }
-    Ok(Seen { log: brief.log_length, states: brief.history.len() as u64 })
 }
 
 #[derive(Deserialize)]
@@ -235,26 +177,23 @@ fn delta_text(delta: Option<&Delta>) -> String {
     })
 }
 
-async fn logs(client: &Client, run: RunId, from: u64, output: Output) -> Result<Code, Failure> {
-    let mut response = client.log(&run.to_string(), from).await?;
-    let mut at = from;
-    let mut text = LogText::from(from);
-    loop {
-        let chunk = response.chunk().await.map_err(|error| {
-            Failure::new(format!("the log broke off after {at} bytes"))
-                .with(Code::Unreachable)
-                .because(error.without_url())
-                .next(format!("go on with --from {at}"))
-        })?;
-        let Some(chunk) = chunk else {
-            output.log_part(text.end())?;
-            return Ok(Code::Done);
-        };
-        if output.is_json() {
-            output.log_part(text.push(&chunk))?;
-        } else {
-            output.bytes(&chunk)?;
+/// One reason why a run does not go on.
+#[derive(Deserialize)]
+struct Wait {
+    kind: String,
+    reason: String,
+    next: Option<String>,
+}
+
+impl Wait {
+    fn to_json(&self) -> Value {
+        json!({ "kind": self.kind, "reason": self.reason, "next": self.next })
+    }
+
+    fn to_text(&self) -> String {
+        match &self.next {
+            Some(next) => format!("{}; {next}", self.reason),
+            None => self.reason.clone(),
         }
-        at += chunk.len() as u64;
     }
 }

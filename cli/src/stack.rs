@@ -2,6 +2,12 @@
 //!
 //! Secrets are sealed here, to the keys that the server names: the stack's pool and the recovery key.
 
+mod delete;
+mod list;
+mod lock;
+mod set;
+mod show;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -14,9 +20,10 @@ use crate::archive::{self, Packed};
 use crate::client::Client;
 use crate::config::{Credentials, Environment};
 use crate::failure::{Code, Explain as _, Failure};
+use crate::find::{self, Match};
+use crate::keys;
 use crate::output::{self, Output};
 use crate::variable::{self, Clear, SecretArgument};
-use crate::{keys, pool};
 
 /// `gantry stack …`
 #[derive(Debug, Subcommand)]
@@ -25,15 +32,38 @@ pub enum Command {
     Create(Box<Create>),
     /// List all stacks.
     List,
+    /// Show a stack: what is set, who locked it, its runs.
+    Show {
+        /// The stack's id or name
+        stack: String,
+    },
+    /// Change what is set of a stack; what is not given stays.
+    Set(Box<set::Set>),
+    /// Lock a stack: its runs wait, and only you confirm what is planned and trigger what goes on.
+    Lock {
+        /// The stack's id or name
+        stack: String,
+        /// Why; others see it
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
     /// Lift a stack's lock, so that its runs go on: such as that of a run whose outcome is unknown.
     Unlock {
-        /// The stack's id
+        /// The stack's id or name
         stack: String,
+    },
+    /// Delete a stack without touching what it made.
+    Delete {
+        /// The stack's id or name, whole
+        stack: String,
+        /// It is meant: there is no way back
+        #[arg(long)]
+        yes: bool,
     },
     /// Upload a new version of a stack's source. Later runs use it.
     #[command(after_help = SOURCE_HELP)]
     Upload {
-        /// The stack's id
+        /// The stack's id or name
         stack: String,
         /// The directory to upload
         dir: PathBuf,
@@ -94,7 +124,7 @@ pub struct Create {
 }
 
 /// A user's own commands around the phases. Each may be repeated; they run in their order.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Hooks: commands around the phases; each may be repeated")]
 struct Hooks {
     /// Before `terraform init`
@@ -136,9 +166,6 @@ const RECIPIENTS: &str = "query($id:ID!){workerPool(id:$id){recipients{publicKey
 const CREATE: &str = "mutation($environment:[EnvVarInput!]$input:StackInput!$manageState:Boolean!\
     $secrets:SealedSecretsInput$slug:String){stackCreate(input:$input,manageState:$manageState,\
     slug:$slug,environment:$environment,secrets:$secrets){id,name}}";
-const UNLOCK: &str = "mutation($stack:ID!){stackUnlock(id:$stack){id}}";
-const LIST: &str = "{stacks{id,name,state,labels,autodeploy,createdAt,lockedBy,lockNote,workerPool{id,name},\
-    source{id,sha256,size,author,message,createdAt}}}";
 const UPLOAD: &str = "mutation($stack:ID!){sourceUpload(stack:$stack)\
     {id,uploadUrl,uploadHeaders{entries{key,value}}}}";
 const USE: &str = "mutation($id:ID!$message:String$sha256:String!$size:Long!$stack:ID!){\
@@ -154,9 +181,14 @@ pub async fn perform(
     let client = Client::new(Credentials::find(environment)?)?;
     match command {
         Command::Create(arguments) => create(&client, *arguments, environment, output).await,
-        Command::List => list(&client, output).await,
-        Command::Unlock { stack } => unlock(&client, &stack, output).await,
+        Command::List => list::list(&client, output).await,
+        Command::Show { stack } => show::show(&client, &stack, output).await,
+        Command::Set(arguments) => set::set(&client, *arguments, environment, output).await,
+        Command::Lock { stack, note } => lock::lock(&client, &stack, note, output).await,
+        Command::Unlock { stack } => lock::unlock(&client, &stack, output).await,
+        Command::Delete { stack, yes } => delete::delete(&client, &stack, yes, output).await,
         Command::Upload { stack, dir, message } => {
+            let stack = find::stack(&client, &stack, Match::Prefix).await?;
             let packed = pack(&dir, output)?;
             let source = upload(&client, &stack, packed, message.as_deref()).await?;
             let value = json!({ "stack": stack, "source": source.to_json() });
@@ -268,7 +300,7 @@ async fn create(
     }
     check_project_root(&arguments)?;
     let packed = pack(&arguments.source, output)?;
-    let pool = pool::find(client, &arguments.pool).await?;
+    let pool = find::pool(client, &arguments.pool, Match::Prefix).await?;
     let bundle = SecretBundle { stack: id.to_string(), secrets };
     let sealed = if bundle.secrets.is_empty() {
         Value::Null
@@ -346,8 +378,7 @@ fn slug(name: &str) -> String {
 }
 
 fn stack_input(arguments: &Create, pool: &str) -> Value {
-    let hooks = &arguments.hooks;
-    json!({
+    let mut input = json!({
         "name": arguments.name,
         "description": arguments.description,
         "labels": arguments.labels,
@@ -358,18 +389,30 @@ fn stack_input(arguments: &Create, pool: &str) -> Value {
         "administrative": false,
         "branch": "main",
         "repository": "",
-        "beforeInit": hooks.before_init,
-        "afterInit": hooks.after_init,
-        "beforePlan": hooks.before_plan,
-        "afterPlan": hooks.after_plan,
-        "beforeApply": hooks.before_apply,
-        "afterApply": hooks.after_apply,
-        "beforePerform": hooks.before_perform,
-        "afterPerform": hooks.after_perform,
-        "beforeDestroy": hooks.before_destroy,
-        "afterDestroy": hooks.after_destroy,
-        "afterRun": hooks.after_run,
-    })
+    });
+    for (name, commands) in arguments.hooks.named() {
+        input[name] = json!(commands);
+    }
+    input
+}
+
+impl Hooks {
+    /// Each hook's commands, by the hook's name in the API.
+    fn named(&self) -> [(&'static str, &[String]); 11] {
+        [
+            ("beforeInit", &self.before_init),
+            ("afterInit", &self.after_init),
+            ("beforePlan", &self.before_plan),
+            ("afterPlan", &self.after_plan),
+            ("beforeApply", &self.before_apply),
+            ("afterApply", &self.after_apply),
+            ("beforePerform", &self.before_perform),
+            ("afterPerform", &self.after_perform),
+            ("beforeDestroy", &self.before_destroy),
+            ("afterDestroy", &self.after_destroy),
+            ("afterRun", &self.after_run),
+        ]
+    }
 }
 
 async fn recipients(client: &Client, pool: &str) -> Result<Vec<String>, Failure> {
@@ -408,81 +451,6 @@ async fn upload(
     });
     let answer: UseAnswer = client.ask(USE, variables).await?;
     Ok(answer.source_use)
-}
-
-#[derive(Deserialize)]
-struct ListAnswer {
-    stacks: Vec<Stack>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Stack {
-    id: String,
-    name: String,
-    state: String,
-    labels: Vec<String>,
-    autodeploy: bool,
-    created_at: i64,
-    locked_by: Option<String>,
-    lock_note: Option<String>,
-    worker_pool: Option<Named>,
-    source: Option<Source>,
-}
-
-impl Stack {
-    /// Who has locked it, and why.
-    fn lock(&self) -> String {
-        let note = self.lock_note.as_deref().filter(|note| !note.is_empty());
-        match (self.locked_by.as_deref(), note) {
-            (None, _) => String::new(),
-            (Some(by), None) => format!("locked by {by}"),
-            (Some(by), Some(note)) => format!("locked by {by}: {note}"),
-        }
-    }
-}
-
-async fn unlock(client: &Client, stack: &str, output: Output) -> Result<Code, Failure> {
-    let _unlocked: Value = client.ask(UNLOCK, json!({ "stack": stack })).await?;
-    output.answer(&json!({ "id": stack, "locked_by": null }), || {
-        format!("stack {stack} is not locked")
-    })?;
-    Ok(Code::Done)
-}
-
-async fn list(client: &Client, output: Output) -> Result<Code, Failure> {
-    let ListAnswer { stacks } = client.ask(LIST, json!({})).await?;
-    let values: Vec<Value> = stacks
-        .iter()
-        .map(|stack| {
-            json!({
-                "id": stack.id,
-                "name": stack.name,
-                "state": stack.state,
-                "labels": stack.labels,
-                "autodeploy": stack.autodeploy,
-                "created": output::time(stack.created_at),
-                "locked_by": stack.locked_by,
-                "lock_note": stack.lock_note,
-                "pool": stack.worker_pool.as_ref().map(|pool| &pool.id),
-                "source": stack.source.as_ref().map(Source::to_json),
-            })
-        })
-        .collect();
-    output.answer(&values, || {
-        let rows: Vec<_> = stacks
-            .iter()
-            .map(|stack| {
-                let pool = stack.worker_pool.as_ref().map(|pool| pool.name.clone());
-                let [id, name, state] = [&stack.id, &stack.name, &stack.state].map(Clone::clone);
-                let created = output::time(stack.created_at);
-                [id, name, state, pool.unwrap_or_default(), created, stack.lock()]
-            })
-            .collect();
-        let none = "no stacks yet: make one with `gantry stack create`";
-        output::table(["ID", "NAME", "STATE", "POOL", "CREATED", "NOTE"], &rows, none)
-    })?;
-    Ok(Code::Done)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod commands {
     mod documents;
     mod freeze;
     mod help;
+    mod operate;
     mod ready;
     mod server;
     mod serving;

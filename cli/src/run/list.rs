@@ -1,24 +1,31 @@
-//! `gantry run list`: a stack's runs, newest first.
+//! `gantry run list`: runs of a stack or of all, newest first.
 
-use gantry_model::RunId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Delta, delta_text, stack_not_found};
+use super::{Delta, StackOfRun, delta_text, stack_not_found};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
+use crate::find::{self, Match, RunArgument};
 use crate::output::{self, Output};
 
 /// As many runs as the server lists at a time.
 const PAGE: usize = 50;
-const LIST: &str = "query($before:ID$stack:ID!){stack(id:$stack)\
-    {runs(before:$before){...listed}proposedRuns(before:$before){...listed}}}\
-    fragment listed on Run\
-    {id,type,state,title,createdAt,triggeredBy,delta{addCount,changeCount,deleteCount,importCount,moveCount,forgetCount}}";
+const OF_STACK: &str = "query($before:ID$stack:ID!){stack(id:$stack)\
+    {runs(before:$before){...listed}proposedRuns(before:$before){...listed}}}";
+const OF_ALL: &str = "query($before:ID){runs(before:$before){...listed}}";
+const LISTED: &str = " fragment listed on Run\
+    {id,type,state,title,createdAt,triggeredBy,stack{id},\
+    delta{addCount,changeCount,deleteCount,importCount,moveCount,forgetCount}}";
 
 #[derive(Deserialize)]
-struct ListAnswer {
+struct OfStack {
     stack: Option<Runs>,
+}
+
+#[derive(Deserialize)]
+struct OfAll {
+    runs: Vec<ListedRun>,
 }
 
 #[derive(Deserialize)]
@@ -47,48 +54,70 @@ struct ListedRun {
     title: String,
     created_at: i64,
     triggered_by: Option<String>,
+    stack: StackOfRun,
     delta: Option<Delta>,
+}
+
+impl ListedRun {
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "stack": self.stack.id,
+            "type": self.r#type,
+            "state": self.state,
+            "title": self.title,
+            "created": output::time(self.created_at),
+            "triggered_by": self.triggered_by,
+            "delta": self.delta.as_ref().map(Delta::to_json),
+        })
+    }
+
+    fn row(&self) -> [String; 6] {
+        let [id, stack, kind, state] =
+            [&self.id, &self.stack.id, &self.r#type, &self.state].map(Clone::clone);
+        [id, stack, kind, state, delta_text(self.delta.as_ref()), output::time(self.created_at)]
+    }
 }
 
 pub(super) async fn list(
     client: &Client,
-    stack: &str,
-    before: Option<RunId>,
+    stack: Option<&str>,
+    before: Option<&RunArgument>,
     output: Output,
 ) -> Result<Code, Failure> {
-    let variables = json!({ "stack": stack, "before": before.map(|it| it.to_string()) });
-    let answer: ListAnswer = client.ask(LIST, variables).await?;
-    let runs = answer.stack.ok_or_else(|| stack_not_found(stack))?.page();
-    let values: Vec<Value> = runs
-        .iter()
-        .map(|run| {
-            json!({
-                "id": run.id,
-                "type": run.r#type,
-                "state": run.state,
-                "title": run.title,
-                "created": output::time(run.created_at),
-                "triggered_by": run.triggered_by,
-                "delta": run.delta.as_ref().map(Delta::to_json),
-            })
-        })
-        .collect();
+    let before = match before {
+        Some(before) => Some(find::run(client, before).await?),
+        None => None,
+    };
+    let stack = match stack {
+        Some(stack) => Some(find::stack(client, stack, Match::Prefix).await?),
+        None => None,
+    };
+    let runs = if let Some(stack) = &stack {
+        let variables = json!({ "stack": stack, "before": before });
+        let answer: OfStack = client.ask(&[OF_STACK, LISTED].concat(), variables).await?;
+        answer.stack.ok_or_else(|| stack_not_found(stack))?.page()
+    } else {
+        let query = [OF_ALL, LISTED].concat();
+        let OfAll { runs } = client.ask(&query, json!({ "before": before })).await?;
+        runs
+    };
+    let values: Vec<Value> = runs.iter().map(ListedRun::to_json).collect();
     output.answer(&values, || {
-        let rows: Vec<_> = runs
-            .iter()
-            .map(|run| {
-                let [id, kind, state] = [&run.id, &run.r#type, &run.state].map(Clone::clone);
-                [id, kind, state, delta_text(run.delta.as_ref()), output::time(run.created_at)]
-            })
-            .collect();
-        let none = match before {
-            Some(before) => format!("no runs before {before}"),
-            None => format!("no runs yet: start one with `gantry run trigger {stack}`"),
+        let rows: Vec<_> = runs.iter().map(ListedRun::row).collect();
+        let named = stack.as_deref();
+        let none = if let Some(before) = &before {
+            format!("no runs before {before}")
+        } else {
+            let stack = named.unwrap_or("STACK");
+            format!("no runs yet: start one with `gantry run trigger {stack}`")
         };
-        let table = output::table(["ID", "TYPE", "STATE", "CHANGES", "CREATED"], &rows, &none);
+        let head = ["ID", "STACK", "TYPE", "STATE", "CHANGES", "CREATED"];
+        let table = output::table(head, &rows, &none);
         match runs.last() {
             Some(last) if runs.len() >= PAGE => {
-                format!("{table}\nolder ones\n  gantry run list {stack} --before {}", last.id)
+                let stack = named.map_or(String::new(), |stack| format!(" {stack}"));
+                format!("{table}\nolder ones\n  gantry run list{stack} --before {}", last.id)
             }
             Some(_) | None => table,
         }

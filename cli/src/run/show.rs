@@ -1,18 +1,18 @@
 //! `gantry run show`: a run, its history and what came of it.
 
-use gantry_model::RunId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Delta, StackOfRun, delta_text, not_found};
+use super::{Delta, StackOfRun, Wait, delta_text, not_found};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
-use crate::follow::to_decide;
+use crate::find::{self, RunArgument};
 use crate::output::{self, Output};
 
 const SHOW: &str = "query($id:ID!){run(id:$id){id,type,state,title,createdAt,updatedAt,triggeredBy,note,\
     logLength,stack{id},delta{addCount,changeCount,deleteCount,importCount,moveCount,forgetCount},outputs{name,sensitive,value},\
-    history{state,timestamp,note,username},\
+    history{state,timestamp,note,username},waits{kind,reason,next},stopBy,worker,\
+    userProvidedMetadata,\
     attempts{epoch,stage,worker,offeredAt,grantedAt,endedAt,outcome}}}";
 
 #[derive(Deserialize)]
@@ -38,6 +38,10 @@ struct Run {
     /// Newest first.
     history: Vec<Change>,
     attempts: Vec<Attempt>,
+    waits: Vec<Wait>,
+    stop_by: Option<String>,
+    worker: Option<String>,
+    user_provided_metadata: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +95,10 @@ impl Run {
             "delta": self.delta.as_ref().map(Delta::to_json),
             "outputs": outputs,
             "log_length": self.log_length,
+            "worker": self.worker,
+            "stop_by": self.stop_by,
+            "metadata": self.user_provided_metadata,
+            "waits": self.waits.iter().map(Wait::to_json).collect::<Value>(),
             "history": self.history.iter().rev().map(Change::to_json).collect::<Value>(),
             "attempts": self.attempts.iter().map(Attempt::to_json).collect::<Value>(),
         })
@@ -107,11 +115,20 @@ impl Run {
         if let Some(by) = &self.triggered_by {
             about.push(("triggered by", by.clone()));
         }
+        if let Some(worker) = &self.worker {
+            about.push(("worker", worker.clone()));
+        }
         if let Some(note) = &self.note {
             about.push(("note", note.clone()));
         }
         if self.delta.is_some() {
             about.push(("changes", delta_text(self.delta.as_ref())));
+        }
+        for metadata in &self.user_provided_metadata {
+            about.push(("metadata", metadata.clone()));
+        }
+        for wait in &self.waits {
+            about.push(("waits", wait.to_text()));
         }
         let mut text = output::pairs(&about);
         let history: Vec<_> = self
@@ -128,9 +145,6 @@ impl Run {
         if !self.outputs.is_empty() {
             let rows: Vec<_> = self.outputs.iter().map(StackOutput::row).collect();
             text = text + "\n" + &output::table(["OUTPUT", "VALUE"], &rows, "");
-        }
-        if self.state == "UNCONFIRMED" {
-            text = text + "\n" + &to_decide(&self.id);
         }
         text
     }
@@ -172,9 +186,14 @@ impl Attempt {
     }
 }
 
-pub(super) async fn show(client: &Client, run: RunId, output: Output) -> Result<Code, Failure> {
-    let answer: ShowAnswer = client.ask(SHOW, json!({ "id": run.to_string() })).await?;
-    let found = answer.run.ok_or_else(|| not_found(run))?;
+pub(super) async fn show(
+    client: &Client,
+    run: &RunArgument,
+    output: Output,
+) -> Result<Code, Failure> {
+    let run = find::run(client, run).await?;
+    let answer: ShowAnswer = client.ask(SHOW, json!({ "id": run })).await?;
+    let found = answer.run.ok_or_else(|| not_found(&run))?;
     output.answer(&found.to_json(), || found.to_text())?;
     Ok(Code::Done)
 }

@@ -46,4 +46,9 @@ fn the_pool_and_the_stack_of_the_documents_are_made_as_they_say() {
     typed(&server, root(), &script);
     let runs = server.ask(&["run", "list", "terraform-stack"]);
     assert_eq!(runs.as_array().map(Vec::len), Some(1), "{runs}");
+    for heading in ["## A day", "## Workers", "## Keys"] {
+        typed(&server, folder, &block("docs/cli.md", heading));
+    }
+    let runs = server.ask(&["run", "list"]);
+    assert_eq!(runs.as_array().map(Vec::len), Some(3), "{runs}");
 }

@@ -1,0 +1,160 @@
+//! What happens to a pool after it was made: new words for it, a new certificate, its end.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::failure::{Code, Failure};
+use crate::find::{self, Match};
+use crate::output::{self, Output};
+use crate::{file, keys};
+
+/// Arguments of `gantry pool set`.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The pool's id or name
+    pool: String,
+    /// A new name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// What the pool is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Its labels, in the place of those it has; may be repeated
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Option<Vec<String>>,
+}
+
+/// Arguments of `gantry pool reset`.
+#[derive(Debug, Args)]
+pub struct Reset {
+    /// The pool's id or name, whole
+    pool: String,
+    /// The pool's private key: its secrets and states stay sealed to it
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Where to write the new token that launchers start with; an existing file is never overwritten
+    #[arg(long, value_name = "FILE")]
+    token_out: PathBuf,
+}
+
+const UPDATE: &str = "mutation($description:String$id:ID!$labels:[String!]$name:String){workerPoolUpdate(id:$id,\
+    name:$name,description:$description,labels:$labels){id,name}}";
+const RECIPIENTS: &str = "query($id:ID!){workerPool(id:$id){name,recipients{kind,fingerprint}}}";
+const RESET: &str = "mutation($csr:String!$id:ID!){workerPoolReset(id:$id,certificateSigningRequest:$csr)\
+    {id,name,config}}";
+const DELETE: &str = "mutation($id:ID!){workerPoolDelete(id:$id){id,name}}";
+
+pub(super) async fn set(client: &Client, arguments: Set, output: Output) -> Result<Code, Failure> {
+    if arguments.name.is_none() && arguments.description.is_none() && arguments.labels.is_none() {
+        return Err(
+            Failure::usage("nothing is to change").next("give --name, --description or --label")
+        );
+    }
+    let id = find::pool(client, &arguments.pool, Match::Prefix).await?;
+    let variables = json!({
+        "id": id,
+        "name": arguments.name,
+        "description": arguments.description,
+        "labels": arguments.labels,
+    });
+    let answer: Value = client.ask(UPDATE, variables).await?;
+    let pool = &answer["workerPoolUpdate"];
+    output.answer(pool, || {
+        let name = pool["name"].as_str().unwrap_or_default();
+        format!("pool {} is changed", output::named(name, &id))
+    })?;
+    Ok(Code::Done)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RecipientsAnswer {
+    worker_pool: PoolRecipients,
+}
+
+#[derive(Deserialize)]
+struct PoolRecipients {
+    name: String,
+    recipients: Vec<Recipient>,
+}
+
+#[derive(Deserialize)]
+struct Recipient {
+    kind: String,
+    fingerprint: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResetAnswer {
+    worker_pool_reset: PoolReset,
+}
+
+#[derive(Deserialize)]
+struct PoolReset {
+    id: String,
+    name: String,
+    config: String,
+}
+
+/// A new certificate for the key that the pool has: what is sealed to another one would be lost.
+pub(super) async fn reset(
+    client: &Client,
+    arguments: Reset,
+    output: Output,
+) -> Result<Code, Failure> {
+    let id = find::pool(client, &arguments.pool, Match::Whole).await?;
+    file::must_be_free(&arguments.token_out)?;
+    let key = keys::read(&arguments.key)?;
+    let RecipientsAnswer { worker_pool: pool } =
+        client.ask(RECIPIENTS, json!({ "id": id })).await?;
+    let fingerprint = key.public().fingerprint().to_string();
+    let is_its = |it: &Recipient| it.kind == "POOL" && it.fingerprint == fingerprint;
+    if !pool.recipients.iter().any(is_its) {
+        return Err(Failure::new(format!(
+            "{} is not the private key of pool {}",
+            arguments.key.display(),
+            pool.name
+        ))
+        .next("give the pool's own key: with another one, nobody could open its stacks' secrets and states"));
+    }
+    let request = keys::request(&key)?;
+    let variables = json!({ "id": id, "csr": request.to_base64() });
+    let ResetAnswer { worker_pool_reset: reset } = client.ask(RESET, variables).await?;
+    file::create(&arguments.token_out, reset.config.as_bytes()).map_err(|failure| {
+        failure.next(format!("the pool is reset; its token is the `config` of pool {}", reset.id))
+    })?;
+    let value = json!({ "id": reset.id, "name": reset.name, "token_file": arguments.token_out });
+    output.answer(&value, || {
+        let token = arguments.token_out.display();
+        format!(
+            "pool {} is reset: its old token is worth nothing any more\n\ngive its launchers the new one, and start them again\n  {token}",
+            output::named(&reset.name, &reset.id)
+        )
+    })?;
+    Ok(Code::Done)
+}
+
+pub(super) async fn delete(
+    client: &Client,
+    pool: &str,
+    is_meant: bool,
+    output: Output,
+) -> Result<Code, Failure> {
+    let id = find::pool(client, pool, Match::Whole).await?;
+    if !is_meant {
+        return Err(Failure::usage(format!("pool {pool} would be gone for good"))
+            .next(format!("`gantry pool delete {pool} --yes` does it; its launchers then exit")));
+    }
+    let answer: Value = client.ask(DELETE, json!({ "id": id })).await?;
+    let deleted = &answer["workerPoolDelete"];
+    output.answer(deleted, || {
+        let name = deleted["name"].as_str().unwrap_or_default();
+        format!("pool {} is deleted: its token is worth nothing any more", output::named(name, &id))
+    })?;
+    Ok(Code::Done)
+}

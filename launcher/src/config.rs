@@ -4,7 +4,7 @@
 //! once, each with the variable, the reason and what to do. Secrets are zeroed when dropped and show
 //! up as `[redacted]`.
 
-mod day;
+pub mod day;
 mod environment;
 mod help;
 mod mount;
@@ -30,8 +30,6 @@ use self::reader::Reader;
 pub use self::variable::{HOST, REQUIRED, RUNS, Variable, all as variables};
 pub use gantry_model::{GoDuration, InvalidDuration, LONGEST_DURATION};
 
-/// The most characters of an image's name.
-const MAX_IMAGE: usize = 512;
 /// The most keys of metadata.
 const MAX_METADATA: usize = 64;
 /// The most bytes of all of it: it has to fit a message.
@@ -387,10 +385,8 @@ fn docker_name(text: &str) -> Result<String, Problem> {
 }
 
 fn image(text: &str) -> Result<String, Problem> {
-    let fits = text.len() <= MAX_IMAGE
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/:@".contains(&b));
-    if fits { Ok(text.to_owned()) } else { Err(Problem::Image) }
+    gantry_model::check_image(text)?;
+    Ok(text.to_owned())
 }
 
 fn transport(text: &str) -> Result<Transport, Problem> {

@@ -5,6 +5,7 @@
 //! Docker, MQTT and HTTP.
 
 pub mod blob;
+pub mod check;
 pub mod config;
 pub mod container;
 pub mod explain;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use gantry_launcher::check;
 use gantry_launcher::config::{Config, LogFormat, LogLevel, help};
 use gantry_launcher::explain::{Exit, Explain, explain, sentence};
 use gantry_launcher::log::RUN_LOG;
@@ -24,8 +25,10 @@ fn main() -> ExitCode {
     keep_to_itself();
     let argument =
         std::env::args_os().nth(1).map(|argument| argument.to_string_lossy().into_owned());
+    let mut is_check = false;
     match argument.as_deref() {
         None => {}
+        Some("--check") => is_check = true,
         Some("--help" | "-h") => {
             tell(io::stdout(), help().trim_end());
             return Exit::Done.into();
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
             tell(
                 io::stderr(),
                 format_args!(
-                    "gantry-launcher takes no arguments, and {other:?} is one: it is set by environment variables; --help prints them"
+                    "gantry-launcher knows no argument {other:?}: environment variables set it; --help prints them"
                 ),
             );
             return Exit::Configuration.into();
@@ -50,7 +53,8 @@ fn main() -> ExitCode {
     let config = match Config::from_environment(&environment) {
         Ok(config) => config,
         Err(errors) => {
-            let is_human = environment.get("GANTRY_LOG").is_some_and(|value| value == "human");
+            let is_human =
+                is_check || environment.get("GANTRY_LOG").is_some_and(|value| value == "human");
             if is_human {
                 tell(io::stderr(), &errors);
             } else {
@@ -68,6 +72,9 @@ fn main() -> ExitCode {
         }
     };
     drop(environment);
+    if is_check {
+        return look(&config);
+    }
     log(config.log_format, config.log_level);
     let format = config.log_format;
     for warning in &config.warnings {
@@ -101,6 +108,24 @@ fn main() -> ExitCode {
 fn end(error: &impl Explain, why: &str) {
     let (exit, next) = (error.exit_code().code(), error.help().unwrap_or_default());
     tracing::error!(exit, next, "{why}");
+}
+
+/// Looks at all that a run needs of this host, and says what it finds.
+fn look(config: &Config) -> ExitCode {
+    for warning in &config.warnings {
+        tell(io::stdout(), format_args!("note  {warning}"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let found = runtime.block_on(check::check(config, |line| tell(io::stdout(), line)));
+            found.exit().into()
+        }
+        Err(error) => {
+            tell(io::stderr(), format_args!("cannot start the runtime: {error}"));
+            Exit::Unexpected.into()
+        }
+    }
 }
 
 /// Says it to whoever listens. If nobody does, that ends nothing.

@@ -127,18 +127,21 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     Ok(ended?)
 }
 
+/// Connects to the engine that the configuration names.
+pub(crate) async fn connect(config: &Config) -> Result<Docker, EngineError> {
+    match &config.docker_host {
+        None => Docker::connect(None).await,
+        Some(DockerHost::Socket(path)) => {
+            Docker::connect(Some(&format!("unix://{}", path.display()))).await
+        }
+        Some(DockerHost::Tcp(address)) => Docker::connect(Some(&format!("tcp://{address}"))).await,
+        Some(DockerHost::Tls(address, files)) => Docker::connect_by_tls(address, files).await,
+    }
+}
+
 /// Connects to the engine, and removes what an earlier launcher left there.
 async fn engine(config: &Config, journal: &Journal) -> Result<Docker, EngineError> {
-    let engine = match &config.docker_host {
-        None => Docker::connect(None).await?,
-        Some(DockerHost::Socket(path)) => {
-            Docker::connect(Some(&format!("unix://{}", path.display()))).await?
-        }
-        Some(DockerHost::Tcp(address)) => {
-            Docker::connect(Some(&format!("tcp://{address}"))).await?
-        }
-        Some(DockerHost::Tls(address, files)) => Docker::connect_by_tls(address, files).await?,
-    };
+    let engine = connect(config).await?;
     tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
     reaper::reap(&engine, journal, config).await?;
     Ok(engine)

@@ -302,3 +302,32 @@ fn an_engine_behind_tls_is_reached_with_the_files_of_docker() {
     let asked = engine.join().unwrap();
     assert!(asked.iter().all(|line| line.contains("/version")), "{asked:?}");
 }
+
+#[test]
+fn a_check_looks_at_everything_and_says_what_to_do_about_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let Pool { token, key } = pool();
+    let output = Command::new(env!("CARGO_BIN_EXE_gantry-launcher"))
+        .arg("--check")
+        .env_clear()
+        .env("SPACELIFT_TOKEN", token)
+        .env("SPACELIFT_POOL_PRIVATE_KEY", key)
+        .env("GANTRY_STATE_DIR", folder.path().join("state"))
+        .env("DOCKER_HOST", format!("unix://{}", folder.path().join("none.sock").display()))
+        .output()
+        .unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "ok    token: pool 00000000010000000000000001, broker 127.0.0.1:1\n",
+        "ok    key: ",
+        "ok    certificate: ",
+        "FAIL  Docker: ",
+        "      image: not looked at",
+        "FAIL  broker: cannot reach 127.0.0.1:1\n",
+    ] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    assert_eq!(found.matches("next: ").count(), 2, "{found}");
+    assert_eq!(output.status.code(), Some(70), "{found}");
+    assert!(!folder.path().join("state").exists(), "a check leaves nothing");
+}

@@ -25,7 +25,11 @@ fn head() -> impl Iterator<Item = String> {
         concat!("gantry-launcher ", env!("CARGO_PKG_VERSION")).to_owned()
             + ": runs what its pool offers, each in a fresh container",
         String::new(),
-        "Usage: gantry-launcher [--help | --version]".to_owned(),
+        "Usage: gantry-launcher [--check | --help | --version]".to_owned(),
+        String::new(),
+        "--check looks at token, key, certificate, policy, Docker, image and broker, says"
+            .to_owned(),
+        "what it finds, and exits.".to_owned(),
         String::new(),
         "It takes no other arguments: these environment variables set it.".to_owned(),
         "Defaults are in brackets.".to_owned(),

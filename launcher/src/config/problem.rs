@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use gantry_model::InvalidImage;
 use gantry_protocol::{KeyError, KeyMismatch, TokenError, ValidityError};
 
 use super::InvalidDuration;
@@ -88,10 +89,8 @@ pub enum Problem {
     )]
     DockerName,
     /// No image.
-    #[error(
-        "it is not the name of an image: write it as for `docker pull`, such as registry.example.com/runner:1.2"
-    )]
-    Image,
+    #[error(transparent)]
+    Image(#[from] InvalidImage),
     /// TLS without certificates.
     #[error(
         "it is not set, and DOCKER_TLS_VERIFY is: set it to the directory of ca.pem, cert.pem and key.pem"

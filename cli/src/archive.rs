@@ -86,7 +86,8 @@ impl Walk<'_> {
             return Err(Failure::new(format!(
                 "the source {} is not a directory",
                 self.root.display()
-            )));
+            ))
+            .next("give the directory with the source"));
         }
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {

@@ -75,7 +75,8 @@ pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut content = Zeroizing::new(Vec::new());
     file.take(limit + 1).read_to_end(&mut content).or_say(cannot)?;
     if content.len() as u64 > limit {
-        return Err(Failure::new(format!("{} is longer than {limit} bytes", path.display())));
+        return Err(Failure::new(format!("{} is longer than {limit} bytes", path.display()))
+            .next("check that this is the file that is meant"));
     }
     Ok(content)
 }

@@ -71,7 +71,8 @@ impl Parser {
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             self.line.extend_from_slice(piece);
             if self.line.len() + self.data.len() > MAX_EVENT {
-                return Err(Failure::new("the server sent an event that is too long"));
+                return Err(Failure::new("the server sent an event that is too long")
+                    .next("use a `gantry` of the server's version"));
             }
             if self.line.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);

@@ -90,8 +90,10 @@ fn given(arguments: Arguments, environment: &Environment) -> Result<Credentials,
         return Credentials::check(kept, folder);
     };
     let secret = file::read(&secret, MAX_SECRET)?;
-    let secret = std::str::from_utf8(&secret)
-        .map_err(|_| Failure::new("the file with the key's secret is not text"))?;
+    let secret = std::str::from_utf8(&secret).map_err(|_| {
+        Failure::new("the file with the key's secret is not text")
+            .next("give the file that has the secret and nothing else")
+    })?;
     let kept = Kept {
         endpoint,
         key_id,

@@ -149,7 +149,8 @@ async fn serve(config: Config, environment: &Environment, output: Output) -> Res
         () = server.stop() => tracing::info!("stopped"),
         name = either(&mut terminate, &mut interrupt) => {
             tracing::warn!("stopped at once, as a second signal, {name}, says");
-            return Err(Failure::new("stopped at once, because of a second signal"));
+            return Err(Failure::new("stopped at once, because of a second signal")
+                .next("start it again: nothing is lost"));
         }
     }
     if let Some(part) = failed {

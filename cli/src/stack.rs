@@ -417,7 +417,8 @@ impl Hooks {
 
 async fn recipients(client: &Client, pool: &str) -> Result<Vec<String>, Failure> {
     let answer: RecipientsAnswer = client.ask(RECIPIENTS, json!({ "id": pool })).await?;
-    let pool = answer.worker_pool.ok_or_else(|| Failure::new(format!("pool {pool} not found")))?;
+    let pool =
+        answer.worker_pool.ok_or_else(|| find::missing("pool", pool, "see `gantry pool list`"))?;
     Ok(pool.recipients.into_iter().map(|it| it.public_key).collect())
 }
 

@@ -79,8 +79,10 @@ impl std::fmt::Debug for SecretArgument {
 impl SecretArgument {
     /// Gets the value from where it is.
     pub fn read(&self, environment: &Environment) -> Result<Secret, Failure> {
-        check_name(&self.name)
-            .map_err(|why| Failure::usage(format!("one of the secrets has no name: {why}")))?;
+        check_name(&self.name).map_err(|why| {
+            Failure::usage(format!("one of the secrets has no name: {why}"))
+                .next("give --secret NAME=@FILE, or NAME for the value of the environment variable")
+        })?;
         let value = match &self.given {
             Given::Value(value) => value.clone(),
             Given::Environment => {
@@ -100,8 +102,22 @@ impl SecretArgument {
         };
         check_value(&value)
             .map_err(|why| Failure::usage(format!("secret {}: {why}", self.name)))?;
+        if let Given::Value(value) = &self.given
+            && looks_like_a_file(value)
+        {
+            // The path is not quoted: it may be a secret all the same.
+            return Err(Failure::usage(format!(
+                "the value of secret {} is the path of a file that exists",
+                self.name
+            ))
+            .next(format!(
+                "give --secret {0}=@PATH for the file's content, or --secret {0} with the path in the environment",
+                self.name
+            )));
+        }
         if value.is_empty() {
-            return Err(Failure::usage(format!("secret {} is empty", self.name)));
+            return Err(Failure::usage(format!("secret {} is empty", self.name))
+                .next("give its value, or leave it out"));
         }
         if check_maskable(value.as_bytes()) == Err(Unmaskable::TooPlain) {
             let why = format!(
@@ -127,16 +143,25 @@ pub fn unmasked(secrets: &[Secret]) -> Vec<String> {
     unmasked.collect()
 }
 
+/// Whether a value is more likely the name of a file than what is meant.
+fn looks_like_a_file(value: &str) -> bool {
+    let is_path =
+        value.starts_with(['/', '~']) || value.starts_with("./") || value.starts_with("../");
+    is_path && Path::new(value).is_file()
+}
+
 /// Refuses a name that is given twice.
 pub fn check_distinct<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            return Err(Failure::usage(format!("variable {name} is given twice")));
+            return Err(Failure::usage(format!("variable {name} is given twice"))
+                .next("give it once: in the clear, or as a secret"));
         }
     }
     if seen.len() > MAX_VARIABLES {
-        return Err(Failure::usage(format!("more than {MAX_VARIABLES} variables")));
+        return Err(Failure::usage(format!("more than {MAX_VARIABLES} variables"))
+            .next("put what is more into files of the source"));
     }
     Ok(())
 }
@@ -191,6 +216,11 @@ mod tests {
         assert_eq!(value("TOKEN=a=b"), "a=b");
         assert_eq!(value("TOKEN"), "from environment");
         assert_eq!(value(&format!("TOKEN=@{}", path.display())), "from file\nwith lines");
+        let path = format!("TOKEN={}", path.display());
+        let failure = path.parse::<SecretArgument>().unwrap().read(&environment).err().unwrap();
+        assert!(failure.to_string().contains("is the path of a file that exists"), "{failure}");
+        assert!(failure.next_step().unwrap().contains("--secret TOKEN=@PATH"));
+        assert_eq!(value("TOKEN=/no/such/file"), "/no/such/file");
         let missing = "OTHER".parse::<SecretArgument>().unwrap().read(&environment).err().unwrap();
         assert!(missing.next_step().unwrap().contains("--secret OTHER=@FILE"));
     }

@@ -19,7 +19,7 @@ pub(crate) fn text(
     if (fewest..=most).contains(&count) && !text.contains('\0') {
         return Ok(());
     }
-    let problem = format!("it has {count} characters: {fewest} to {most} are possible");
+    let problem = format!("it has {count} characters: give {fewest} to {most}");
     Err(OperationError::invalid(what, problem))
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn image(name: &str) -> Result<(), OperationError> {
 pub(crate) fn labels(labels: &[String]) -> Result<(), OperationError> {
     let (most, longest) = MAX_LABELS;
     if labels.len() > most {
-        return Err(OperationError::invalid("labels", "at most 64 of them are possible"));
+        return Err(OperationError::invalid("labels", "there are more than 64: remove some"));
     }
     labels.iter().try_for_each(|label| {
         text("label", label, 1, longest)?;

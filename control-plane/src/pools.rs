@@ -198,7 +198,7 @@ impl ControlPlane {
         let insert = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         let insert = sqlx::query(insert).bind(RECOVERY_KEY).bind(key.to_pem()?);
         if insert.execute(unit.conn()).await?.rows_affected() == 0 {
-            let problem = "the server has a recovery key already".to_owned();
+            let problem = "the server has a recovery key already, and it is set once: use the one that was made with the first pool".to_owned();
             return Err(OperationError::Conflict(problem));
         }
         let detail = key.fingerprint().to_string();

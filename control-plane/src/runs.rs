@@ -330,14 +330,16 @@ impl ControlPlane {
 fn check_new(new: &NewRun) -> Result<(), OperationError> {
     let (most, longest) = MAX_METADATA;
     if new.metadata.len() > most || new.metadata.iter().map(String::len).sum::<usize>() > longest {
-        return Err(OperationError::invalid("metadata", "at most 64 texts, 16 KiB together"));
+        return Err(OperationError::invalid("metadata", "give at most 64 texts, 16 KiB together"));
     }
     match (new.run_type, &new.command) {
         (RunType::Task, Some(command)) => check::text("command", command, 1, check::MAX_NOTE),
         (RunType::Task, None) => {
             Err(OperationError::invalid("command", "a task needs the command that it runs"))
         }
-        (_, Some(_)) => Err(OperationError::invalid("command", "only a task has one")),
+        (_, Some(_)) => {
+            Err(OperationError::invalid("command", "only a task has one: leave it out"))
+        }
         (_, None) => Ok(()),
     }
 }

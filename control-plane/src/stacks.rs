@@ -292,10 +292,16 @@ fn check_settings(stack: &Stack) -> Result<(), OperationError> {
         check::image(image)?;
     }
     if to_json(&stack.hooks).len() > MAX_SETTINGS {
-        return Err(OperationError::invalid("hooks", "they are longer than 256 KiB together"));
+        return Err(OperationError::invalid(
+            "hooks",
+            "they are longer than 256 KiB together: put long scripts into the source",
+        ));
     }
     if to_json(&stack.environment).len() > MAX_SETTINGS {
-        return Err(OperationError::invalid("environment", "it is longer than 256 KiB"));
+        return Err(OperationError::invalid(
+            "environment",
+            "it is longer than 256 KiB: put large values into files of the source",
+        ));
     }
     stack.environment.iter().try_for_each(|variable| check::variable_name(&variable.name))
 }

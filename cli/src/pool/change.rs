@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, list_of};
 use crate::find::{self, Match};
 use crate::output::{self, Output};
 use crate::{file, keys};
@@ -33,9 +33,13 @@ pub struct Set {
 pub struct Reset {
     /// The pool's id or name, whole
     pool: String,
-    /// The pool's private key: its secrets and states stay sealed to it
+    /// The pool's private key, to which secrets and states of its stacks are sealed
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+    /// The key is another one than the pool has now: launchers open what was sealed before with the old
+    /// one, in `GANTRY_FORMER_POOL_KEYS`
+    #[arg(long)]
+    another_key: bool,
     /// Where to write the new token that launchers start with; an existing file is never overwritten
     #[arg(long, value_name = "FILE")]
     token_out: PathBuf,
@@ -46,6 +50,7 @@ const UPDATE: &str = "mutation($description:String$id:ID!$labels:[String!]$name:
 const RECIPIENTS: &str = "query($id:ID!){workerPool(id:$id){name,recipients{kind,fingerprint}}}";
 const RESET: &str = "mutation($csr:String!$id:ID!){workerPoolReset(id:$id,certificateSigningRequest:$csr)\
     {id,name,config}}";
+const SEALED: &str = "{stacks{id,secretsVersion,workerPool{id},stateVersion{serial}}}";
 const DELETE: &str = "mutation($id:ID!){workerPoolDelete(id:$id){id,name}}";
 
 pub(super) async fn set(client: &Client, arguments: Set, output: Output) -> Result<Code, Failure> {
@@ -101,7 +106,34 @@ struct PoolReset {
     config: String,
 }
 
-/// A new certificate for the key that the pool has: what is sealed to another one would be lost.
+#[derive(Deserialize)]
+struct StacksAnswer {
+    stacks: Vec<SealedStack>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SealedStack {
+    id: String,
+    secrets_version: i64,
+    worker_pool: Option<OfPool>,
+    state_version: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct OfPool {
+    id: String,
+}
+
+/// The stacks of a pool that have something sealed to its key.
+async fn sealed(client: &Client, pool: &str) -> Result<Vec<String>, Failure> {
+    let StacksAnswer { stacks } = client.ask(SEALED, json!({})).await?;
+    let is_its = |it: &SealedStack| it.worker_pool.as_ref().is_some_and(|of| of.id == pool);
+    let has_any = |it: &SealedStack| it.secrets_version > 0 || it.state_version.is_some();
+    Ok(stacks.into_iter().filter(|it| is_its(it) && has_any(it)).map(|it| it.id).collect())
+}
+
+/// A new certificate, for the key that the pool has unless another one is meant.
 pub(super) async fn reset(
     client: &Client,
     arguments: Reset,
@@ -114,13 +146,20 @@ pub(super) async fn reset(
         client.ask(RECIPIENTS, json!({ "id": id })).await?;
     let fingerprint = key.public().fingerprint().to_string();
     let is_its = |it: &Recipient| it.kind == "POOL" && it.fingerprint == fingerprint;
-    if !pool.recipients.iter().any(is_its) {
+    if !arguments.another_key && !pool.recipients.iter().any(is_its) {
+        let sealed = sealed(client, &id).await?;
+        let stacks = if sealed.is_empty() {
+            "nothing is sealed to that yet".to_owned()
+        } else {
+            let named = list_of(sealed.iter().map(String::as_str));
+            format!("secrets or states of {named} are sealed to that")
+        };
         return Err(Failure::new(format!(
-            "{} is not the private key of pool {}",
+            "{} is not the present private key of pool {}, and {stacks}",
             arguments.key.display(),
             pool.name
         ))
-        .next("give the pool's own key: with another one, nobody could open its stacks' secrets and states"));
+        .next("give the present key; or --another-key, and keep the old one in GANTRY_FORMER_POOL_KEYS of the launchers"));
     }
     let request = keys::request(&key)?;
     let variables = json!({ "id": id, "csr": request.to_base64() });

@@ -107,7 +107,7 @@ impl First {
     ) -> Result<Stack> {
         input.check()?;
         if is_given(stack_object_id.as_ref()) {
-            return Err(invalid("this version does not import states"));
+            return Err(invalid("this version does not import states: leave stackObjectID out"));
         }
         let pool =
             input.worker_pool.take().filter(|pool| !pool.is_empty()).ok_or_else(|| {
@@ -147,13 +147,17 @@ impl First {
             return Err(invalid("this version does not check out commits: upload a source"));
         }
         if runtime_config.is_some_and(|config| !config.is_empty()) || force_apply.is_some() {
-            return Err(invalid("this version does not do settings of one run"));
+            return Err(invalid(
+                "this version does not do settings of one run: set them on the stack",
+            ));
         }
         let run_type = match run_type {
             None | Some(RunType::Tracked) => Model::Tracked,
             Some(RunType::Proposed) => Model::Proposed,
             Some(RunType::Destroy | RunType::Task | RunType::Testing | RunType::Parse) => {
-                return Err(invalid("this version starts TRACKED and PROPOSED runs only"));
+                return Err(invalid(
+                    "this version starts TRACKED and PROPOSED runs only: give one of these",
+                ));
             }
         };
         let metadata = metadata(ctx)?.into_iter().collect();
@@ -298,7 +302,9 @@ struct UploadHeader {
 /// Refuses what this version does not do with pools.
 fn check_pool(space: Option<&ID>, drift_detection_run_limit: Option<i32>) -> Result<()> {
     if space.is_some_and(|space| !space.is_empty() && space.as_str() != "root") {
-        return Err(invalid("this version does not do spaces other than root"));
+        return Err(invalid(
+            "this version does not do spaces other than root: leave the space out",
+        ));
     }
     if drift_detection_run_limit.is_some_and(|limit| limit != -1) {
         return Err(invalid(
@@ -337,7 +343,7 @@ async fn run_of(ctx: &Context<'_>, stack: &ID, run: &ID) -> Result<runs::Run> {
 
 fn checked(note: Option<String>) -> Result<Option<String>, Error> {
     if note.as_ref().is_some_and(|note| note.len() > MAX_NOTE) {
-        return Err(invalid(format!("the text is longer than {MAX_NOTE} bytes")));
+        return Err(invalid(format!("the text is longer than {MAX_NOTE} bytes: shorten it")));
     }
     Ok(note)
 }

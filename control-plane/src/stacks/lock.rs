@@ -58,7 +58,9 @@ impl ControlPlane {
         let mut unit = self.begin().await?;
         let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
         let Some(lock) = present.lock else {
-            return Err(OperationError::Conflict(format!("stack {stack} is not locked")));
+            return Err(OperationError::Conflict(format!(
+                "stack {stack} is not locked: there is nothing to lift"
+            )));
         };
         let update = "UPDATE stacks SET lock_by = NULL, lock_note = NULL, lock_at = NULL \
                       WHERE id = $1";

@@ -74,7 +74,9 @@ impl ControlPlane {
 pub(super) fn check_secrets(secrets: &SealedBundle) -> Result<(), OperationError> {
     let invalid = |problem| Err(OperationError::invalid("secrets", problem));
     if secrets.payload.len() > MAX_SECRETS {
-        return invalid("they are longer than 384 KiB when sealed");
+        return invalid(
+            "they are longer than 384 KiB when sealed: put large values where a hook can fetch them",
+        );
     }
     let header = STANDARD.decode(&secrets.header).ok().filter(|it| Header::parse(it).is_ok());
     if header.is_none() || STANDARD.decode(&secrets.payload).is_err() {

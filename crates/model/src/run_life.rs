@@ -24,8 +24,13 @@ pub struct InvalidTransition {
 
 fn hint(act: &str, state: RunState) -> &'static str {
     match (act, state) {
+        ("stop" | "confirm" | "discard", _) if state.is_terminal() => {
+            ": it is over; trigger or retry it to run it again"
+        }
         ("stop", RunState::Unconfirmed) => ": discard it instead",
-        ("confirm" | "discard", _) if !state.is_terminal() => ": wait until it is UNCONFIRMED",
+        ("discard", RunState::Confirmed) => ": cancel it instead",
+        ("discard", _) => ": stop it instead",
+        ("confirm", _) => ": wait until it is UNCONFIRMED",
         _ => "",
     }
 }

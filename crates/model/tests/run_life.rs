@@ -174,7 +174,10 @@ fn what_does_not_fit_the_state_is_refused_in_words() {
         "cannot confirm a run that is QUEUED: wait until it is UNCONFIRMED"
     );
     assert_eq!(life.stop("ann"), Ok(Stopping::Over));
-    assert_eq!(said(life.discard(None)), "cannot discard a run that is CANCELED");
+    assert_eq!(
+        said(life.discard(None)),
+        "cannot discard a run that is CANCELED: it is over; trigger or retry it to run it again"
+    );
 }
 
 #[test]

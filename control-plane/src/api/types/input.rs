@@ -92,7 +92,9 @@ impl StackInput {
             ),
         ];
         match asked.iter().find(|(_, is_asked)| *is_asked) {
-            Some((what, _)) => Err(invalid(format!("this version does not do {what}"))),
+            Some((what, _)) => {
+                Err(invalid(format!("this version does not do {what}: leave that out")))
+            }
             None => Ok(()),
         }
     }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::config::{Credentials, Environment};
 use crate::failure::{Code, Explain as _, Failure};
+use crate::find::{self, Match};
 use crate::output::{self, Output};
 use crate::run::stack_not_found;
 use crate::{file, keys};
@@ -31,7 +32,7 @@ const MAX_STATE: u64 = 16 << 20;
 pub enum Command {
     /// List the versions of a stack's state, newest first.
     List {
-        /// The stack's id
+        /// The stack's id or name
         stack: String,
     },
     /// Get a version of a stack's state and open it on this machine.
@@ -41,8 +42,8 @@ pub enum Command {
 /// Arguments of `gantry state pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// The stack's id
-    stack: StackId,
+    /// The stack's id or name
+    stack: String,
     /// Terraform's serial of the version [default: the newest]
     #[arg(long, value_name = "N")]
     serial: Option<u64>,
@@ -70,8 +71,14 @@ pub async fn perform(
 ) -> Result<Code, Failure> {
     let client = Client::new(Credentials::find(environment)?)?;
     match command {
-        Command::List { stack } => list(&client, &stack, output).await,
-        Command::Pull(arguments) => pull(&client, &arguments, output).await,
+        Command::List { stack } => {
+            let stack = find::stack(&client, &stack, Match::Prefix).await?;
+            list(&client, &stack, output).await
+        }
+        Command::Pull(mut arguments) => {
+            arguments.stack = find::stack(&client, &arguments.stack, Match::Prefix).await?;
+            pull(&client, &arguments, output).await
+        }
     }
 }
 
@@ -180,16 +187,17 @@ async fn pull(client: &Client, arguments: &Pull, output: Output) -> Result<Code,
             Failure::usage("a sealed state is not text for a terminal").next("give -o FILE")
         );
     }
-    let variables = json!({ "stack": arguments.stack.as_str(), "serial": arguments.serial });
+    let variables = json!({ "stack": arguments.stack, "serial": arguments.serial });
     let answer: PullAnswer = client.ask(PULL, variables).await?;
-    let stack = answer.stack.ok_or_else(|| stack_not_found(arguments.stack.as_str()))?;
+    let stack = answer.stack.ok_or_else(|| stack_not_found(&arguments.stack))?;
     let version = stack.state_version.ok_or_else(|| missing(arguments))?;
     let sealed = fetch(client, &version).await?;
     if arguments.sealed {
         return write(arguments, &sealed.to_file(), output);
     }
     let signers = signers(&keys, &stack.recipients);
-    check(&arguments.stack, &version, &signers)?;
+    let id = arguments.stack.parse().or_say(|| "the server names no stack".into())?;
+    check(&id, &version, &signers)?;
     let identities: Vec<&PoolKey> = keys.iter().collect();
     let state = sealed.open(&identities).map_err(|error| {
         if matches!(error, OpenError::NotARecipient { .. }) {

@@ -374,6 +374,6 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
         Err(source) => return Err(StageError::Directories { attempt, source }),
     }
     shared.journal.write(vec![Change::removed(attempt)])?;
-    tracing::info!(%attempt, "done");
+    tracing::info!(%attempt, "removed what the stage left on this host");
     Ok(Driven::Done)
 }

@@ -228,6 +228,10 @@ pub(super) fn send_result<E>(
     let Some(ending) = shared.journal.entry(attempt).and_then(|entry| entry.ending) else {
         return Ok(());
     };
+    let is_denied = matches!(ending.outcome, StageOutcome::Denied);
+    let otherwise = if is_denied { "denied by the policy" } else { "succeeded" };
+    let how = line(&ending.outcome).unwrap_or_else(|| otherwise.to_owned());
+    tracing::info!(%attempt, how, "the stage has ended");
     let message = StageResult {
         attempt,
         outcome: ending.outcome,

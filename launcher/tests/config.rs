@@ -136,7 +136,10 @@ fn two_variables_are_enough_and_the_rest_has_the_documented_defaults() {
 #[test]
 fn every_variable_has_its_effect() {
     let config = read(&[
-        ("SPACELIFT_DEFAULT_RUNNER_IMAGE", "registry.example.com:5000/runner:1@sha256:ab"),
+        (
+            "SPACELIFT_DEFAULT_RUNNER_IMAGE",
+            "registry.example.com:5000/runner:1@sha256:abababababababababababababababababababababababababababababababab",
+        ),
         ("SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY", "/etc/policy.rego"),
         ("SPACELIFT_LAUNCHER_RUN_TIMEOUT", "120m"),
         ("SPACELIFT_LAUNCHER_LOGS_TIMEOUT", "1000s"),

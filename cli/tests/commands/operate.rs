@@ -55,7 +55,7 @@ fn a_stack_is_shown_and_changed() {
     let (code, said) = server.fail(&["stack", "set", "net"]);
     assert!(code == 2 && said.contains("nothing is to change"), "{said}");
     let (_, said) = server.fail(&["stack", "set", "net", "--image", "https://registry/runner"]);
-    assert!(said.contains("image: it is no image's name: it has a scheme"), "{said}");
+    assert!(said.contains("image: it is not the name of an image: it has a scheme"), "{said}");
     let text = String::from_utf8(server.run(&["stack", "show", "net"]).stdout).unwrap();
     assert!(text.starts_with("stack            Network (net)\n"), "{text}");
 }

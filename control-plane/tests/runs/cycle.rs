@@ -25,8 +25,11 @@ async fn a_cycled_pool_gives_its_read_stages_back_and_keeps_its_write_stages() {
     assert_eq!((attempt.run, attempt.stage), (read, Stage::Read));
     let told = world.control_plane.cycle_pool("ann", world.pool, false).await.unwrap();
     assert_eq!(told, 2);
-    // It leaves: its host does not take part any more.
-    world.control_plane.set_drained("ann", world.pool, reader.worker, true).await.unwrap();
+    // They leave, and take nothing more.
+    for leaving in [&reader, &writer] {
+        let worker = leaving.worker;
+        world.control_plane.set_drained("ann", world.pool, worker, true).await.unwrap();
+    }
     world.deliver(&mut [&mut writer, &mut reader]).await;
     assert_eq!((cycled(&writer), cycled(&reader)), (vec![false], vec![false]));
     assert!(reader.revoked(attempt) && !writer.revoked(write));

@@ -3,7 +3,7 @@
 /// Why a text is no name of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it is no image's name: {problem}; give one such as `registry.example.com/team/runner:1.2`"
+    "it is not the name of an image: {problem}; give one such as `registry.example.com/team/runner:1.2`"
 )]
 pub struct InvalidImage {
     problem: &'static str,

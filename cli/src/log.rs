@@ -38,7 +38,7 @@ pub fn start(environment: &Environment, output: Output) -> Result<(), Failure> {
         // JSON escapes what it must; another escape would make it something else.
         registry.with(log.json().with_writer(io::stderr).with_filter(filter)).init();
     } else {
-        let has_colors = io::stderr().is_terminal();
+        let has_colors = io::stderr().is_terminal() && environment.has_colours();
         let to = move || OneLine { to: io::stderr(), has_colors };
         registry.with(log.with_writer(to).with_ansi(has_colors).with_filter(filter)).init();
     }

@@ -95,6 +95,9 @@ pub(super) async fn set(
     let names = arguments.environment.iter().map(|it| it.name.as_str());
     variable::check_distinct(names.chain(secrets.iter().map(|it| it.name.as_str())))?;
     variable::check_total(secrets.iter().map(|it| it.value.as_str()))?;
+    for line in variable::unmasked(&secrets) {
+        output.note(&line);
+    }
     let id = find::stack(client, &arguments.stack, Match::Prefix).await?;
     let PresentAnswer { stack: present } = client.ask(PRESENT, json!({ "id": id })).await?;
     let pool = match &arguments.pool {

@@ -183,7 +183,7 @@ impl Kept {
         serde_json::from_slice(&content).map_err(|error| {
             // The parser's own text may quote the secret: only the place is told.
             let place = format!("line {}, column {}", error.line(), error.column());
-            Failure::new(format!("{} is no file of credentials ({place})", path.display()))
+            Failure::new(format!("{} is not a file of credentials ({place})", path.display()))
                 .next("run `gantry login` again")
         })
     }
@@ -192,7 +192,7 @@ impl Kept {
 fn checked_endpoint(text: &str) -> Result<String, Failure> {
     let wrong = |why: &str| Failure::usage(format!("the address {text:?} {why}"));
     let url = reqwest::Url::parse(text).map_err(|error| {
-        wrong("is no url").because(error).next("give one such as https://gantry.example.com")
+        wrong("is not a URL").because(error).next("give one such as https://gantry.example.com")
     })?;
     let is_local = match url.host_str() {
         Some("localhost" | "127.0.0.1" | "[::1]") => true,

@@ -82,6 +82,6 @@ pub(crate) fn variable_name(name: &str) -> Result<(), OperationError> {
         return Ok(());
     }
     let shown: String = name.chars().take(64).collect();
-    let problem = format!("{shown:?} is none: use A-Z, a-z, 0-9 and _, and no digit in front");
+    let problem = format!("{shown:?} is not one: use A-Z, a-z, 0-9 and _, and no digit in front");
     Err(OperationError::invalid("variable name", problem))
 }

@@ -179,7 +179,7 @@ impl<P: Put> Keep for Store<P> {
                     Err(BlobError::Exists { .. }) if may_be_there => return Ok(url.key),
                     Err(error) if error.is_passing() => {
                         may_be_there = true;
-                        tracing::warn!(attempt = %self.urls.attempt, %error, "storing is tried again");
+                        tracing::warn!(attempt = %self.urls.attempt, %error, "storing it failed; trying again");
                     }
                     // Expired meanwhile, or used for something else: another url, another object.
                     Err(error @ (BlobError::Refused { .. } | BlobError::Exists { .. })) => {

@@ -354,7 +354,7 @@ impl<E: Engine> super::Stage<E> {
         loop {
             match self.shared.objects.get(url, expected, into).await {
                 Err(error) if error.is_passing() => {
-                    tracing::warn!(attempt = %self.attempt, %error, "getting is tried again");
+                    tracing::warn!(attempt = %self.attempt, %error, "getting it failed; trying again");
                     into.restart()?;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(10));

@@ -8,6 +8,7 @@
 mod blocks;
 mod bounded;
 mod command;
+mod number;
 mod outputs;
 mod plan;
 mod source;

@@ -5,6 +5,7 @@
 //! the pool and signed with the pool's key.
 
 mod archive;
+mod handover;
 mod removal;
 
 use std::fs;
@@ -19,6 +20,7 @@ use gantry_protocol::{
 };
 
 pub use archive::{ArchiveError, pack, unpack};
+pub use handover::Handover;
 pub use removal::remove;
 
 /// The largest sealed workspace: 16 GiB.

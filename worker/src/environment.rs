@@ -1,6 +1,6 @@
 //! The environment of the phases, and how it is carried from one to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
-use gantry_spool::order::Order;
+use gantry_spool::Carried;
+use gantry_spool::order::{Order, Secret};
 use rustix::io::{DupFlags, dup2, dup3, fcntl_dupfd_cloexec};
 use zeroize::Zeroizing;
 
@@ -62,6 +63,25 @@ impl Environment {
             }
         }
         Some(environment)
+    }
+
+    /// What became of what a stage began with. What is no text is left out.
+    pub(crate) fn changes(&self, began: &Self) -> Vec<Carried> {
+        let text = |value: Option<&Zeroizing<Vec<u8>>>| {
+            value.map(|value| String::from_utf8(value.to_vec()).map(Secret::new)).transpose()
+        };
+        let names: BTreeSet<&Vec<u8>> = self.0.keys().chain(began.0.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| self.0.get(*name) != began.0.get(*name))
+            .filter_map(|name| {
+                Some(Carried {
+                    value: text(self.0.get(name)).ok()?,
+                    was: text(began.0.get(name)).ok()?,
+                    name: String::from_utf8(name.clone()).ok()?,
+                })
+            })
+            .collect()
     }
 
     /// Makes it the whole environment of a command.

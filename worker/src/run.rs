@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use gantry_spool::order::{
     FILE, InvalidOrder, MAX_OUTPUTS, MAX_PLAN, MAX_SIZE, Order, PhaseOrder, User, exit,
 };
 use gantry_spool::{
-    BegunError, BootTime, Event, Outcome, SideFile, SideName, SpoolError, StopReason, has_begun,
-    make_begun,
+    BegunError, BootTime, Event, MAX_CARRIED, Outcome, SideFile, SideName, SpoolError, StopReason,
+    has_begun, make_begun,
 };
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
@@ -115,6 +115,8 @@ struct Stage {
     /// The one that ran last, or would have run first.
     last_phase: Phase,
     environment: Environment,
+    /// What the first phase begins with.
+    began_with: Environment,
     /// Whose workspace it is, once it was lent to the user of the phases.
     lender: Option<Owner>,
     host: Host,
@@ -149,7 +151,8 @@ impl Stage {
             user: order.user.clone(),
             interrupt: order.interrupt,
         };
-        Ok(Self { order, last_phase, environment, lender: None, host })
+        let began_with = Environment::default();
+        Ok(Self { order, last_phase, environment, began_with, lender: None, host })
     }
 
     async fn run(mut self, order_dir: &Path) -> Outcome {
@@ -165,6 +168,9 @@ impl Stage {
             };
         }
         let outcome = self.phases().await;
+        if self.order.keeps_environment {
+            self.keep_environment();
+        }
         self.after_run(&outcome).await;
         self.return_workspace();
         outcome
@@ -195,6 +201,7 @@ impl Stage {
             }
             tasks.spawn(server);
         }
+        self.began_with = self.environment.clone();
         Ok(())
     }
 
@@ -356,6 +363,26 @@ impl Stage {
         }
         finished.captured.map_err(|error| error.to_string())?;
         file.finish(name).map_err(|error| error.to_string())
+    }
+
+    /// Hands what hooks made of the environment to the launcher, for the stage that follows.
+    fn keep_environment(&self) {
+        let phase = Some(self.last_phase);
+        let kept = || -> Result<SideFile, String> {
+            let changes = self.environment.changes(&self.began_with);
+            let file = self.host.spool.side_file(MAX_CARRIED);
+            let mut file = file.map_err(|error| error.to_string())?;
+            let writer = BufWriter::with_capacity(64 * 1024, &mut file);
+            serde_json::to_writer(writer, &changes).map_err(|error| error.to_string())?;
+            file.finish(SideName::Environment).map_err(|error| error.to_string())
+        };
+        match kept() {
+            Ok(file) => self.host.spool.event(phase, Event::Environment { file }),
+            Err(error) => {
+                let note = format!("what hooks exported does not reach the apply: {error}");
+                self.host.spool.note(phase, note);
+            }
+        }
     }
 
     /// The user's last words, whatever the outcome, within one grace.

@@ -4,7 +4,7 @@ use gantry_model::Phase;
 use serde::{Deserialize, Serialize};
 
 use crate::order::{MAX_OUTPUTS, MAX_PLAN, MAX_STATE};
-use crate::{SideFile, SideName};
+use crate::{MAX_CARRIED, SideFile, SideName};
 
 /// The longest lineage of a state, in bytes. Terraform's has 36.
 pub const MAX_LINEAGE: usize = 256;
@@ -54,6 +54,11 @@ pub enum Event {
         /// Where they are.
         file: SideFile,
     },
+    /// What hooks made of the environment, for the stage that follows.
+    Environment {
+        /// Where it is.
+        file: SideFile,
+    },
     /// The tool could not hand over its state and left it in a file.
     Errored {
         /// The collected copy.
@@ -93,6 +98,7 @@ impl Event {
             }
             Self::Plan { file } => file.is_bounded(SideName::Plan, MAX_PLAN),
             Self::Outputs { file } => file.is_bounded(SideName::Outputs, MAX_OUTPUTS),
+            Self::Environment { file } => file.is_bounded(SideName::Environment, MAX_CARRIED),
             Self::Errored { file } => file.is_bounded(SideName::Errored, MAX_STATE),
             Self::Note { text: said }
             | Self::Ended { outcome: Outcome::Failed { reason: said, .. } } => {

@@ -36,6 +36,8 @@ pub enum SideName {
     Outputs,
     /// `errored.tfstate`.
     Errored,
+    /// `environment.json`: what hooks made of the environment.
+    Environment,
 }
 
 impl fmt::Display for SideName {
@@ -45,6 +47,7 @@ impl fmt::Display for SideName {
             Self::Plan => f.write_str("plan.json"),
             Self::Outputs => f.write_str("outputs.json"),
             Self::Errored => f.write_str("errored.tfstate"),
+            Self::Environment => f.write_str("environment.json"),
         }
     }
 }
@@ -66,7 +69,7 @@ impl TryFrom<String> for SideName {
 /// A name that no side file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not the name of a side file: state-<n>.tfstate, plan.json, outputs.json or errored.tfstate"
+    "not the name of a side file: state-<n>.tfstate, plan.json, outputs.json, errored.tfstate or environment.json"
 )]
 pub struct InvalidSideName;
 
@@ -78,6 +81,7 @@ impl FromStr for SideName {
             "plan.json" => Self::Plan,
             "outputs.json" => Self::Outputs,
             "errored.tfstate" => Self::Errored,
+            "environment.json" => Self::Environment,
             other => other
                 .strip_prefix("state-")
                 .and_then(|rest| rest.strip_suffix(".tfstate"))

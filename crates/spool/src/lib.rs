@@ -9,6 +9,7 @@
 //! every length is bounded, every frame carries a checksum. `docs/spool.md` has the format.
 
 mod begun;
+mod carried;
 mod error;
 mod event;
 mod frame;
@@ -21,6 +22,7 @@ mod watch;
 mod writer;
 
 pub use begun::{Begun, BegunError, has_begun, make_begun};
+pub use carried::{Carried, MAX_CARRIED, carry_on};
 pub use error::SpoolError;
 pub use event::{Event, MAX_LINEAGE, MAX_STATES, MAX_TEXT, Outcome, StopReason};
 pub use frame::{Body, Frame, MAX_EVENT, MAX_OUTPUT, MAX_PAYLOAD, Position, SEGMENT_SIZE, VERSION};

@@ -53,6 +53,8 @@ pub struct Order {
     pub after_run_on_success: bool,
     /// The complete environment of the phases, secrets included.
     pub environment: Vec<(String, Secret)>,
+    /// Whether another stage follows, which gets what hooks make of the environment.
+    pub keeps_environment: bool,
     /// Who the phases run as.
     pub user: User,
     /// The directory that is given to `user`, such as `/mnt/workspace`.

@@ -329,11 +329,13 @@ fn events_are_taken_up_to_their_limits_and_not_beyond() {
     for (name, max) in [
         (SideName::Plan, MAX_PLAN),
         (SideName::Outputs, MAX_OUTPUTS),
+        (SideName::Environment, gantry_spool::MAX_CARRIED),
         (SideName::Errored, MAX_STATE),
     ] {
         let event = |file| match name {
             SideName::Plan => Event::Plan { file },
             SideName::Outputs => Event::Outputs { file },
+            SideName::Environment => Event::Environment { file },
             SideName::Errored | SideName::State(_) => Event::Errored { file },
         };
         assert!(is_taken(&event(file(name, max))) && !is_taken(&event(file(name, max + 1))));

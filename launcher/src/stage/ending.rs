@@ -9,7 +9,7 @@ use gantry_protocol::message::{
     Closing, Output, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
 };
 use gantry_spool::order::{MAX_OUTPUTS, MAX_PLAN};
-use gantry_spool::{Outcome, SideName, SpoolError, StopReason, open_side_file};
+use gantry_spool::{MAX_CARRIED, Outcome, SideName, SpoolError, StopReason, open_side_file};
 
 use super::follow::Followed;
 use super::{Shared, Stage, StageError, plain};
@@ -21,7 +21,7 @@ use crate::log::message_id;
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
 use crate::terraform::{self, Planned};
-use crate::workspace;
+use crate::workspace::{self, Directories, Handover, WorkspaceError};
 
 /// How long the container may take to end behind its last word.
 const WAY_OUT: Duration = Duration::from_secs(10);
@@ -166,6 +166,7 @@ impl<E: Engine> Stage<E> {
             (self.directories.clone(), self.spec.stack.clone(), self.attempt);
         let config = Arc::clone(&self.shared.config);
         let sealed = tokio::task::spawn_blocking(move || {
+            handover(&directories)?.put(&directories.workspace)?;
             workspace::seal(&directories, &stack, attempt, &config.key)
         });
         let leaving = match sealed.await {
@@ -217,6 +218,21 @@ impl<E: Engine> Stage<E> {
         ])?;
         Ok(())
     }
+}
+
+/// What the stage leaves to the one that follows, beside its files.
+fn handover(directories: &Directories) -> Result<Handover, WorkspaceError> {
+    let file = match open_side_file(&directories.spool, SideName::Environment, MAX_CARRIED) {
+        Ok(file) => file,
+        // The log says why it is not there.
+        Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Handover::default());
+        }
+        Err(error) => return Err(std::io::Error::other(error).into()),
+    };
+    let reader = std::io::BufReader::new(std::io::Read::take(file, MAX_CARRIED));
+    let environment = serde_json::from_reader(reader).map_err(std::io::Error::from)?;
+    Ok(Handover { environment })
 }
 
 /// Makes the result durable as a message that waits for its acknowledgement.

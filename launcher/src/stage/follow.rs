@@ -257,7 +257,7 @@ impl<E: Engine> Stage<E> {
                 tracing::info!(attempt = %self.attempt, ?reason, "the stage is being stopped");
             }
             // Their files have fixed names and are looked for at the end.
-            Event::Plan { .. } | Event::Outputs { .. } => {}
+            Event::Plan { .. } | Event::Outputs { .. } | Event::Environment { .. } => {}
             Event::Ended { outcome } => {
                 let section = log.section();
                 // The mark stays before this frame until the ending is durable.

@@ -197,7 +197,16 @@ impl<E: Engine> Stage<E> {
         let image = persist(|| self.shared.engine.image(&name)).await?.unwrap_or_default();
         let user = self.user(&image).await?;
         let state = self.state_order().await?;
-        let order = self.order(&image, user, state, self.commands()?);
+        let mut order = self.order(&image, user, state, self.commands()?);
+        if self.spec.workspace.is_some() {
+            // The worker binary would set it, and hooks of the plan began with it.
+            let home = ("HOME".to_owned(), Secret::from(order.user.home.as_str()));
+            if order.environment.iter().all(|(name, _)| name != "HOME") {
+                order.environment.push(home);
+            }
+            let handover = workspace::Handover::read(&self.directories.workspace)?;
+            gantry_spool::carry_on(&mut order.environment, handover.environment);
+        }
         let json = order.to_json()?;
         if json.len() as u64 > order::MAX_SIZE {
             return Err(OrderError::TooLarge);
@@ -279,6 +288,8 @@ impl<E: Engine> Stage<E> {
             after_run: self.spec.after_run.clone(),
             after_run_on_success: !(plans && self.spec.run_type != RunType::Proposed),
             environment: self.environment(image),
+            keeps_environment: self.attempt.stage == StageKind::Read
+                && matches!(self.spec.run_type, RunType::Tracked | RunType::Destroy),
             user,
             workspace: "/mnt/workspace".to_owned(),
             directory: Path::new("/mnt/workspace/source")
@@ -312,12 +323,11 @@ impl<E: Engine> Stage<E> {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), Secret::from(value)))
             .collect();
-        if self.shared.config.tool_dir.is_some() {
-            // Last, so that the image's own tool wins; for hooks it is there too.
-            let paths = environment.iter_mut().filter(|(name, _)| name == "PATH");
-            for (_, path) in paths {
-                *path = Secret::new(format!("{}:{}", path.expose(), terraform::TOOL_DIR));
-            }
+        // Last, so that the image's own tool wins; for hooks it is there too. On every host, so that what
+        // hooks make of the path on one holds on another.
+        let paths = environment.iter_mut().filter(|(name, _)| name == "PATH");
+        for (_, path) in paths {
+            *path = Secret::new(format!("{}:{}", path.expose(), terraform::TOOL_DIR));
         }
         environment
     }

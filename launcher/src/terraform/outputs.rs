@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::number;
 use crate::mask::Secrets;
 
 /// The largest value of an output that is reported, in bytes of JSON.
@@ -73,7 +74,8 @@ pub fn read_outputs(
         .map(|(name, shown)| {
             let raw = shown.value.get();
             let is_reported = !shown.sensitive && raw.len() <= MAX_OUTPUT;
-            let value = is_reported.then(|| serde_json::from_str(raw).ok()).flatten();
+            let value =
+                is_reported.then(|| serde_json::from_str(&number::quoted(raw)).ok()).flatten();
             let value = value.map(|value| secrets.hide_in(value)).filter(|value| {
                 let size = value.to_string().len();
                 let fits = size <= MAX_OUTPUT && size <= room;

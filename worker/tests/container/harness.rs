@@ -44,6 +44,7 @@ pub fn orders(phases: &[(Phase, &str)]) -> Order {
         after_run: Vec::new(),
         after_run_on_success: true,
         environment: vec![("SECRET".into(), "hunter2-in-the-order".into())],
+        keeps_environment: false,
         user: User::default(),
         workspace: "/mnt/workspace".into(),
         directory: "/mnt/workspace/source".into(),

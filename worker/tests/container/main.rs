@@ -51,6 +51,41 @@ fn hooks_and_command_share_a_shell_and_the_environment_is_carried_on() {
 }
 
 #[test]
+fn what_hooks_make_of_the_environment_is_kept_for_the_stage_that_follows() {
+    let mut order =
+        orders(&[(Phase::Initialize, "export A=1 B='2\n3'"), (Phase::Plan, "unset SECRET")]);
+    order.phases[1].after = vec!["export B=4 PATH=$PATH:/x; exit 0".into()];
+    order.keeps_environment = true;
+    let mut run = Run::start(&order);
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    let file = run.events().into_iter().find_map(|event| match event {
+        Event::Environment { file } => Some(file),
+        _ => None,
+    });
+    let kept: Vec<gantry_spool::Carried> =
+        serde_json::from_str(&side_file(&run, &file.unwrap())).unwrap();
+    let shown: Vec<_> = kept
+        .iter()
+        .map(|it| {
+            let text = |value: &Option<gantry_spool::order::Secret>| {
+                value.as_ref().map(|value| value.expose().to_owned())
+            };
+            (it.name.as_str(), text(&it.was), text(&it.value))
+        })
+        .collect();
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        shown,
+        [
+            ("A", None, some("1")),
+            ("B", None, some("4")),
+            ("PATH", some("/bin"), some("/bin:/x")),
+            ("SECRET", some("hunter2-in-the-order"), None),
+        ]
+    );
+}
+
+#[test]
 fn a_failing_hook_keeps_the_command_and_the_next_phase_from_running() {
     let mut order = orders(&[(Phase::Plan, "echo command"), (Phase::Apply, "echo applied")]);
     order.phases[0].before = vec!["echo before; exit 7".into()];

@@ -1,0 +1,60 @@
+//! What the tool says and does is what it would have said and done without us.
+
+use std::time::Duration;
+
+use gantry_e2e::{Stand, find};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(90);
+const IMPORTED: &str = r#"
+resource "terraform_data" "one" {}
+import {
+  to = terraform_data.one
+  id = "abc"
+}
+variable "exported" {}
+output "exported" { value = var.exported }
+output "digits" { value = 123456789012345678901234567890 }
+"#;
+
+/// An import is `no-op` for what is real and is applied all the same, with what a hook of the plan exported.
+/// The same stack without its configuration plans to destroy nothing, though it deploys by itself.
+#[test]
+fn an_import_is_applied_and_a_source_without_configuration_destroys_nothing() {
+    let stand = Stand::new();
+    let launcher = stand.launcher("launcher").start();
+    let stack = stand
+        .stack("imported")
+        .file("main.tf", IMPORTED)
+        .flag("--autodeploy")
+        .hook(
+            "before-init",
+            "export TF_VAR_exported='by a hook'; [ ! -e /count/emptied ] || rm main.tf",
+        )
+        .hook("before-apply", "echo \"it is $TF_VAR_exported\"")
+        .create();
+    let run = stand.cli.trigger(&stack.id);
+    let view = stand.cli.reaches(&run, "FINISHED", LIMIT);
+    assert!(view.states().contains(&"APPLYING"), "{:?}", view.states());
+    assert_eq!((view.delta(), &view.0["delta"]["import"]), ([0, 0, 0], &json!(1)));
+    assert_eq!(view.output("exported"), "by a hook");
+    assert_eq!(view.output("digits"), "123456789012345678901234567890");
+    let log = stand.cli.log(&run);
+    assert!(find(&log, b"it is by a hook\n").is_some(), "{}", String::from_utf8_lossy(&log));
+
+    stand.give("emptied");
+    let run = stand.cli.trigger(&stack.id);
+    let view = stand.cli.over(&run, LIMIT);
+    let log = stand.cli.log(&run);
+    let text = String::from_utf8_lossy(&log);
+    assert_eq!(
+        (view.state(), view.note()),
+        ("FAILED", "plan failed: the tool ended with exit code 1")
+    );
+    assert!(
+        text.contains("No configuration files") && !view.states().contains(&"APPLYING"),
+        "{text}"
+    );
+    assert!(text.ends_with("plan failed: the tool ended with exit code 1\n"), "{text}");
+    stand.nothing_left(&launcher);
+}

@@ -1,0 +1,74 @@
+//! What the first half of a run leaves to the second one beside its files: sealed and signed with them.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use gantry_spool::{Carried, MAX_CARRIED};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{make, private, remove};
+
+/// Within the workspace, beside the source: no source brings one.
+const DIRECTORY: &str = ".gantry";
+const FILE: &str = "handover.json";
+
+/// What is handed over.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// What hooks made of the environment.
+    pub environment: Vec<Carried>,
+}
+
+impl Handover {
+    /// Puts it into a workspace in which nobody is at work any more, in place of whatever is there.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn put(&self, workspace: &Path) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        // A phase may have closed it, and given back it is ours.
+        if fs::symlink_metadata(workspace)?.permissions().mode() & 0o700 != 0o700 {
+            fs::set_permissions(workspace, fs::Permissions::from_mode(0o755))?;
+        }
+        let directory = workspace.join(DIRECTORY);
+        remove(&directory)?;
+        make(&directory, 0o700)?;
+        let json = Zeroizing::new(serde_json::to_vec(self)?);
+        io::Write::write_all(&mut private().create_new(true).open(directory.join(FILE))?, &json)
+    }
+
+    /// Reads it from a workspace that was just opened.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read(workspace: &Path) -> io::Result<Self> {
+        let path: PathBuf = [workspace, Path::new(DIRECTORY), Path::new(FILE)].iter().collect();
+        let file = match fs::File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            opened => opened?,
+        };
+        let mut json = Zeroizing::new(Vec::new());
+        file.take(2 * MAX_CARRIED).read_to_end(&mut json)?;
+        Ok(serde_json::from_slice(&json)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_is_read_whatever_a_phase_planted_in_its_place() {
+        let workspace = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(Handover::read(workspace.path()).unwrap(), Handover::default());
+        std::os::unix::fs::symlink(elsewhere.path(), workspace.path().join(DIRECTORY)).unwrap();
+        let environment = vec![Carried { name: "A".into(), value: Some("1".into()), was: None }];
+        let handover = Handover { environment };
+        handover.put(workspace.path()).unwrap();
+        assert_eq!(Handover::read(workspace.path()).unwrap(), handover);
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+}

@@ -256,6 +256,7 @@ impl ControlPlane {
             FromLauncher::State(state) => self.state_stored(unit, sender, state).await,
             FromLauncher::Workspace(stored) => self.workspace_stored(unit, sender, stored).await,
             FromLauncher::Decision(decision) => self.decision(unit, sender, decision).await,
+            FromLauncher::Outputs(more) => self.keep_outputs(unit, sender, more).await,
             FromLauncher::Result(result) => self.result(unit, sender, result).await,
             FromLauncher::Hello(_)
             | FromLauncher::Heartbeat(_)

@@ -319,6 +319,24 @@ impl ControlPlane {
         Ok(attempts)
     }
 
+    /// The outputs of a run that its result had no room for.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn more_outputs(&self, run: RunId) -> Result<Vec<Output>, OperationError> {
+        let mut conn = self.store().read().await?;
+        let select = "SELECT name, is_sensitive, value FROM outputs WHERE run = $1 ORDER BY n";
+        let rows = sqlx::query(select).bind(run.to_string()).fetch_all(&mut *conn).await?;
+        let output = |row: crate::store::Row| Output {
+            name: row.get("name"),
+            is_sensitive: row.get::<i64, _>("is_sensitive") != 0,
+            value: row
+                .get::<Option<String>, _>("value")
+                .and_then(|value| serde_json::from_str(&value).ok()),
+        };
+        Ok(rows.into_iter().map(output).collect())
+    }
+
     /// Changes its value whenever the run's state or log changes. Look first, then wait: what changed
     /// since the call is seen.
     #[must_use]

@@ -14,6 +14,6 @@ mod plan;
 mod source;
 
 pub use command::{Commands, TOOL_DIR, show_outputs, show_plan};
-pub use outputs::read_outputs;
+pub use outputs::{Outputs, in_messages, read_outputs};
 pub use plan::{Planned, read_plan};
 pub use source::{BackendError, look_for_backend};

@@ -243,6 +243,16 @@ CREATE TABLE workspaces (
     PRIMARY KEY (run, epoch)
 );
 
+-- Outputs that a result has no room for, by their place among all of the run's.
+CREATE TABLE outputs (
+    run TEXT NOT NULL REFERENCES runs (id),
+    n BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    is_sensitive BIGINT NOT NULL,
+    value TEXT,
+    PRIMARY KEY (run, n)
+);
+
 CREATE TABLE decisions (
     run TEXT NOT NULL REFERENCES runs (id),
     epoch BIGINT NOT NULL,

@@ -73,6 +73,7 @@ impl ControlPlane {
             | FromLauncher::State(_)
             | FromLauncher::Workspace(_)
             | FromLauncher::Decision(_)
+            | FromLauncher::Outputs(_)
             | FromLauncher::Result(_) => Ok(()),
         }
     }

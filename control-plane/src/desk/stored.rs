@@ -6,7 +6,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, Stage};
-use gantry_protocol::message::{Decision, Segment, StateStored, UrlPurpose, WorkspaceStored};
+use gantry_protocol::message::{
+    Decision, MoreOutputs, Segment, StateStored, UrlPurpose, WorkspaceStored,
+};
 use gantry_protocol::{Digest, Header, Signature};
 use sqlx::Row as _;
 
@@ -230,7 +232,44 @@ impl ControlPlane {
         }
         Ok(())
     }
+
+    /// Keeps the outputs that the result has no room for. Who has a worker's key fills no disk with them.
+    pub(super) async fn keep_outputs(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        more: MoreOutputs,
+    ) -> Result<(), OperationError> {
+        let attempt = more.attempt;
+        if self.stored_for(unit, sender, attempt, "outputs", None).await?.is_none() {
+            return Ok(());
+        }
+        let count = "SELECT COUNT(*) AS count FROM outputs WHERE run = $1";
+        let known: i64 = sqlx::query(count)
+            .bind(attempt.run.to_string())
+            .fetch_one(unit.conn())
+            .await?
+            .get("count");
+        let insert = "INSERT INTO outputs (run, n, name, is_sensitive, value) \
+                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        let numbered = (i64::from(more.from)..).zip(more.outputs);
+        for ((n, output), _) in numbered.zip(known..MAX_OUTPUTS) {
+            let value = output.value.filter(|_| !output.is_sensitive);
+            sqlx::query(insert)
+                .bind(attempt.run.to_string())
+                .bind(n)
+                .bind(output.name)
+                .bind(i64::from(output.is_sensitive))
+                .bind(value.map(|value| value.to_string()))
+                .execute(unit.conn())
+                .await?;
+        }
+        Ok(())
+    }
 }
+
+/// The most outputs of a run that are kept beside those of its result.
+const MAX_OUTPUTS: i64 = 10_000;
 
 async fn is_known_state(
     unit: &mut Unit,

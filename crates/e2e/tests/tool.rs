@@ -15,6 +15,7 @@ import {
 variable "exported" {}
 output "exported" { value = var.exported }
 output "digits" { value = 123456789012345678901234567890 }
+output "large" { value = join("", [for n in range(1000) : "0123456789"]) }
 "#;
 
 /// An import is `no-op` for what is real and is applied all the same, with what a hook of the plan exported.
@@ -23,9 +24,12 @@ output "digits" { value = 123456789012345678901234567890 }
 fn an_import_is_applied_and_a_source_without_configuration_destroys_nothing() {
     let stand = Stand::new();
     let launcher = stand.launcher("launcher").start();
+    let many: Vec<_> =
+        (0..600).map(|n| format!("output \"n{n}\" {{\n  value = {n}\n}}\n")).collect();
+    let many = many.concat();
     let stack = stand
         .stack("imported")
-        .file("main.tf", IMPORTED)
+        .file("main.tf", &format!("{IMPORTED}{many}"))
         .flag("--autodeploy")
         .hook(
             "before-init",
@@ -39,6 +43,8 @@ fn an_import_is_applied_and_a_source_without_configuration_destroys_nothing() {
     assert_eq!((view.delta(), &view.0["delta"]["import"]), ([0, 0, 0], &json!(1)));
     assert_eq!(view.output("exported"), "by a hook");
     assert_eq!(view.output("digits"), "123456789012345678901234567890");
+    assert_eq!(view.output("large").as_str().map(str::len), Some(10_000));
+    assert!((0..600).all(|n| view.output(&format!("n{n}")) == &json!(n)), "{view:?}");
     let log = stand.cli.log(&run);
     assert!(find(&log, b"it is by a hook\n").is_some(), "{}", String::from_utf8_lossy(&log));
 

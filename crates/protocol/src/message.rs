@@ -16,9 +16,9 @@ mod window;
 
 pub use body::{
     Ack, Bye, Cancel, Carried, Claim, Closing, Cycle, Decision, Decline, Delta, Drain, Gone, Grant,
-    Heartbeat, Hello, LogKey, NeedUrls, Offer, Output, PhaseEvent, PhaseReport, PutUrl,
-    RefusalReason, Refused, Revoke, RunInHand, Segment, StageOutcome, StageResult, StateStored,
-    Step, StopMode, Unsupported, UrlPurpose, Urls, Versions, Welcome, WorkspaceStored,
+    Heartbeat, Hello, LogKey, MoreOutputs, NeedUrls, Offer, Output, PhaseEvent, PhaseReport,
+    PutUrl, RefusalReason, Refused, Revoke, RunInHand, Segment, StageOutcome, StageResult,
+    StateStored, Step, StopMode, Unsupported, UrlPurpose, Urls, Versions, Welcome, WorkspaceStored,
 };
 pub use envelope::{
     Binding, Direction, Envelope, EnvelopeError, FromControlPlane, FromLauncher, MAX_ENVELOPE,

@@ -313,6 +313,7 @@ impl Counterpart {
             | FromLauncher::State(_)
             | FromLauncher::Workspace(_)
             | FromLauncher::Decision(_)
+            | FromLauncher::Outputs(_)
             | FromLauncher::NeedUrls(_)
             | FromLauncher::Result(_)
             | FromLauncher::Bye(_)

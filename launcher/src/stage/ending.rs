@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::message::{
-    Closing, Output, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
+    Closing, MoreOutputs, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
 };
 use gantry_spool::order::{MAX_OUTPUTS, MAX_PLAN};
 use gantry_spool::{MAX_CARRIED, Outcome, SideName, SpoolError, StopReason, open_side_file};
@@ -20,9 +20,11 @@ use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::message_id;
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
-use crate::terraform::{self, Planned};
+use crate::terraform::{self, Outputs, Planned};
 use crate::workspace::{self, Directories, Handover, WorkspaceError};
 
+/// How many bytes of outputs a message has, unless one is larger.
+const OUTPUTS_OF_A_MESSAGE: usize = 32 << 10;
 /// How long the container may take to end behind its last word.
 const WAY_OUT: Duration = Duration::from_secs(10);
 
@@ -35,7 +37,7 @@ impl<E: Engine> Stage<E> {
             Some(outcome) => outcome_of(outcome, stop, self.shared.config.run_timeout),
             None => self.lost(stop, damage).await?,
         };
-        let ending = match outcome {
+        let mut ending = match outcome {
             StageOutcome::Succeeded { has_changes } => self.success(has_changes).await,
             StageOutcome::Failed { .. }
             | StageOutcome::Denied
@@ -44,9 +46,13 @@ impl<E: Engine> Stage<E> {
         };
         let section = log.section();
         log.end_section(None, section, Vec::new()).await?;
-        let lines: Vec<_> = line(&ending.outcome).into_iter().collect();
-        let ended = Change::ended(self.attempt, masked(ending, &self.secrets));
-        Ok(log.say(Section::Conclude, &lines, vec![ended]).await?)
+        let mut lines: Vec<_> = line(&ending.outcome).into_iter().collect();
+        let mut changes = Vec::new();
+        if matches!(ending.outcome, StageOutcome::Succeeded { .. }) {
+            lines.extend(self.report_outputs(&mut ending, &mut changes));
+        }
+        changes.push(Change::ended(self.attempt, masked(ending, &self.secrets)));
+        Ok(log.say(Section::Conclude, &lines, changes).await?)
     }
 
     /// The container is gone and its spool has no last frame.
@@ -105,7 +111,7 @@ impl<E: Engine> Stage<E> {
         Ending {
             outcome: StageOutcome::Succeeded { has_changes },
             delta,
-            outputs: self.outputs(),
+            outputs: Vec::new(),
             keeps_workspace: has_changes && has_write_stage,
         }
     }
@@ -137,21 +143,44 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    fn outputs(&self) -> Vec<Output> {
+    /// Puts the outputs into the result, and what it has no room for into messages of their own. Says what
+    /// is left out.
+    fn report_outputs(&self, ending: &mut Ending, changes: &mut Vec<Change>) -> Option<String> {
+        let Outputs { reported, left_out } = self.outputs();
+        let mut lists = terraform::in_messages(reported, OUTPUTS_OF_A_MESSAGE).into_iter();
+        ending.outputs = lists.next().unwrap_or_default();
+        let mut from = ending.outputs.len();
+        for outputs in lists {
+            let more = MoreOutputs {
+                attempt: self.attempt,
+                from: u32::try_from(from).unwrap_or(u32::MAX),
+                outputs,
+            };
+            from += more.outputs.len();
+            changes.push(Change::Queue { id: message_id(), message: more.into() });
+        }
+        (left_out > 0).then(|| {
+            format!(
+                "{left_out} of the outputs are too large or too many to be shown: `terraform output` in a task shows them, and the state has them all"
+            )
+        })
+    }
+
+    fn outputs(&self) -> Outputs {
         let shown = match open_side_file(&self.directories.spool, SideName::Outputs, MAX_OUTPUTS) {
             Ok(shown) => shown,
             Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Vec::new();
+                return Outputs::default();
             }
             Err(error) => {
                 tracing::warn!(attempt = %self.attempt, %error, "the outputs cannot be read");
-                return Vec::new();
+                return Outputs::default();
             }
         };
         let shown = std::io::Read::take(shown, MAX_OUTPUTS);
         terraform::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
             tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are not JSON");
-            Vec::new()
+            Outputs::default()
         })
     }
 

@@ -8,14 +8,26 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::bounded::Bounded;
 use super::number;
 use crate::mask::Secrets;
 
-/// The largest value of an output that is reported, in bytes of JSON.
-const MAX_OUTPUT: usize = 4 << 10;
-/// The most outputs that are reported, and the most bytes of them: they must fit one message.
-const MAX_OUTPUTS: usize = 500;
-const MAX_OUTPUT_BYTES: usize = 32 << 10;
+/// The largest value of an output that is reported, in bytes of JSON: it must fit one message.
+const MAX_OUTPUT: usize = 40 << 10;
+/// The most outputs that are reported, and the most bytes of them: they must fit the journal.
+const MAX_OUTPUTS: usize = 5000;
+const MAX_OUTPUT_BYTES: usize = 384 << 10;
+/// What one of these takes in a message beside name and value.
+const AROUND: usize = 64;
+
+/// What is reported of the outputs.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Those that are, in the tool's order; of a large one the name alone.
+    pub reported: Vec<Output>,
+    /// How many values or whole outputs are left out for their size.
+    pub left_out: usize,
+}
 
 #[derive(Deserialize)]
 struct Shown {
@@ -31,7 +43,10 @@ fn null() -> Box<RawValue> {
 }
 
 /// The first outputs. The others are passed over unread.
-struct First(Vec<(String, Shown)>);
+struct First {
+    shown: Vec<(String, Shown)>,
+    passed_over: usize,
+}
 
 impl<'de> Deserialize<'de> for First {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -47,12 +62,15 @@ impl<'de> Deserialize<'de> for First {
                 let mut first = Vec::new();
                 while first.len() < MAX_OUTPUTS {
                     let Some(entry) = map.next_entry::<String, Shown>()? else {
-                        return Ok(First(first));
+                        return Ok(First { shown: first, passed_over: 0 });
                     };
                     first.push(entry);
                 }
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(First(first))
+                let mut passed_over = 0;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    passed_over += 1;
+                }
+                Ok(First { shown: first, passed_over })
             }
         }
         deserializer.deserialize_map(Outputs)
@@ -63,29 +81,49 @@ impl<'de> Deserialize<'de> for First {
 ///
 /// # Errors
 /// When they are none.
-pub fn read_outputs(
-    outputs: impl Read,
-    secrets: &Secrets,
-) -> Result<Vec<Output>, serde_json::Error> {
-    let First(shown) = serde_json::from_reader(io::BufReader::new(outputs))?;
+pub fn read_outputs(outputs: impl Read, secrets: &Secrets) -> Result<Outputs, serde_json::Error> {
+    let First { shown, mut passed_over } =
+        serde_json::from_reader(io::BufReader::new(Bounded::new(outputs)))?;
     let mut room = MAX_OUTPUT_BYTES;
-    Ok(shown
-        .into_iter()
-        .map(|(name, shown)| {
-            let raw = shown.value.get();
-            let is_reported = !shown.sensitive && raw.len() <= MAX_OUTPUT;
-            let value =
-                is_reported.then(|| serde_json::from_str(&number::quoted(raw)).ok()).flatten();
-            let value = value.map(|value| secrets.hide_in(value)).filter(|value| {
-                let size = value.to_string().len();
-                let fits = size <= MAX_OUTPUT && size <= room;
-                room -= if fits { size } else { 0 };
-                fits
-            });
-            let name = secrets.hide(&name).chars().take(200).collect();
-            Output { name, is_sensitive: shown.sensitive, value }
-        })
-        .collect())
+    let mut reported = Vec::new();
+    for (name, shown) in shown {
+        let name: String = secrets.hide(&name).chars().take(200).collect();
+        let Some(left) = room.checked_sub(name.len() + AROUND) else {
+            passed_over += 1;
+            continue;
+        };
+        room = left;
+        let raw = shown.value.get();
+        let fits = |size: usize| size <= MAX_OUTPUT.min(left);
+        let value = (!shown.sensitive && fits(raw.len()))
+            .then(|| serde_json::from_str(&number::quoted(raw)).ok())
+            .flatten()
+            .map(|value| secrets.hide_in(value))
+            .filter(|value| fits(value.to_string().len()));
+        room -= value.as_ref().map_or(0, |value| value.to_string().len());
+        passed_over += usize::from(value.is_none() && !shown.sensitive);
+        reported.push(Output { name, is_sensitive: shown.sensitive, value });
+    }
+    Ok(Outputs { reported, left_out: passed_over })
+}
+
+/// Cuts them into lists that each fit a message of `limit` bytes.
+#[must_use]
+pub fn in_messages(outputs: Vec<Output>, limit: usize) -> Vec<Vec<Output>> {
+    let mut lists: Vec<Vec<Output>> = Vec::new();
+    let mut room = 0;
+    for output in outputs {
+        let size = serde_json::to_string(&output).map_or(0, |json| json.len() + 1);
+        match lists.last_mut() {
+            Some(list) if size <= room => list.push(output),
+            Some(_) | None => {
+                room = limit;
+                lists.push(vec![output]);
+            }
+        }
+        room = room.saturating_sub(size);
+    }
+    lists
 }
 
 #[cfg(test)]
@@ -94,17 +132,52 @@ mod tests {
 
     use super::*;
 
+    fn read(shown: &str) -> Outputs {
+        read_outputs(shown.as_bytes(), &Secrets::default()).unwrap()
+    }
+
     #[test]
-    fn outputs_beyond_what_is_reported_are_not_even_read() {
-        let large = "[0,".repeat(3000);
-        let mut shown = format!("{{\"a\":{{\"value\":\"{large}\"}}");
-        for n in 0..2000 {
+    fn large_and_many_outputs_are_reported_up_to_what_fits_and_the_rest_is_counted() {
+        let mut shown = format!("{{\"a\":{{\"value\":\"{}\"}}", "x".repeat(10 << 10));
+        for n in 0..600 {
             write!(shown, ",\"n{n}\":{{\"value\":{n}}}").unwrap();
         }
-        shown.push('}');
-        let outputs = read_outputs(shown.as_bytes(), &Secrets::default()).unwrap();
-        assert_eq!(outputs.len(), MAX_OUTPUTS);
-        assert_eq!((&outputs[0].value, &outputs[1].value), (&None, &Some(serde_json::json!(0))));
+        let Outputs { reported, left_out } = read(&format!("{shown}}}"));
+        assert_eq!((reported.len(), left_out), (601, 0));
+        assert!(reported.iter().all(|output| output.value.is_some()));
+        let large = "x".repeat(MAX_OUTPUT);
+        let Outputs { reported, left_out } =
+            read(&format!("{shown},\"z\":{{\"value\":\"{large}\"}}}}"));
+        assert_eq!((reported.len(), left_out), (602, 1));
+        assert_eq!(
+            (&reported[601].value, &reported[600].value),
+            (&None, &Some(serde_json::json!(599)))
+        );
+    }
+
+    #[test]
+    fn outputs_beyond_what_is_reported_are_not_even_read() {
+        let mut shown = format!("{{\"a\":{{\"value\":\"{}\"}}", "[0,".repeat(30_000));
+        for n in 0..2 * MAX_OUTPUTS {
+            write!(shown, ",\"n{n}\":{{\"value\":{n}}}").unwrap();
+        }
+        let Outputs { reported, left_out } = read(&format!("{shown}}}"));
+        assert_eq!((reported.len(), left_out), (MAX_OUTPUTS, MAX_OUTPUTS + 2));
+        let json = serde_json::to_string(&reported).unwrap();
+        assert!(json.len() < MAX_OUTPUT_BYTES + MAX_OUTPUTS);
+    }
+
+    #[test]
+    fn each_message_has_as_many_as_fit() {
+        let output = |size: usize| Output {
+            name: "a".into(),
+            is_sensitive: false,
+            value: Some("x".repeat(size).into()),
+        };
+        let lists = in_messages(vec![output(10), output(500), output(500), output(5000)], 1000);
+        let sizes: Vec<_> = lists.iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 1, 1]);
+        assert!(in_messages(Vec::new(), 1).is_empty());
     }
 
     #[test]
@@ -112,7 +185,7 @@ mod tests {
         let mut secrets = Secrets::default();
         secrets.insert("A", b"hunter22").unwrap();
         let shown = r#"{"a":{"sensitive":false,"value":{"url":"x:hunter22@y"}},"b":{"sensitive":true,"value":"z"}}"#;
-        let outputs = read_outputs(shown.as_bytes(), &secrets).unwrap();
+        let outputs = read_outputs(shown.as_bytes(), &secrets).unwrap().reported;
         assert_eq!(outputs[0].value, Some(serde_json::json!({"url": "x:*****@y"})));
         assert_eq!((outputs[1].is_sensitive, &outputs[1].value), (true, &None));
     }

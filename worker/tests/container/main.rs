@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 
 use gantry_model::Phase;
-use gantry_spool::order::exit;
+use gantry_spool::order::{ToolOrder, exit};
 use gantry_spool::{Event, Outcome, has_begun};
 use harness::{Run, order, orders, side_file};
 
@@ -265,6 +265,31 @@ fn plan_and_outputs_are_kept_beside_the_log() {
     let note =
         "the outputs could not be kept as JSON, so they are not shown: exit code 3".to_owned();
     assert!(events.contains(&Event::Note { text: note }), "{events:?}");
+}
+
+/// What the plan is shown as costs details at most, never the plan.
+#[test]
+fn a_large_plan_is_shown_and_one_that_cannot_be_is_a_plan_all_the_same() {
+    let tool = ToolOrder { script: "(exit 2)".into(), changes_code: Some(2), refusals: Vec::new() };
+    for (show, is_shown) in
+        [("head -c 70000000 /dev/zero", true), ("sleep 1000", false), ("exit 3", false)]
+    {
+        let mut order = orders(&[(Phase::Plan, "the tool")]);
+        order.phases[0].tool = Some(tool.clone());
+        order.show_plan = Some(show.into());
+        if show.starts_with("sleep") {
+            order.show_limit_ms = 500;
+        }
+        let mut run = Run::start(&order);
+        assert_eq!(run.outcome(), Outcome::Planned { has_changes: true });
+        let size = run.events().into_iter().find_map(|event| match event {
+            Event::Plan { file } => Some(file.size),
+            _ => None,
+        });
+        assert_eq!(size, is_shown.then_some(70_000_000), "{show}");
+        let says = |event: &Event| matches!(event, Event::Note { text } if text.contains("its changes are not counted"));
+        assert_eq!(run.events().iter().any(says), !is_shown, "{show}");
+    }
 }
 
 #[test]

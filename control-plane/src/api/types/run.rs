@@ -181,13 +181,14 @@ impl Run {
     }
 
     /// Gantry: the stack's outputs after it.
-    async fn outputs(&self) -> Vec<RunOutput> {
-        let outputs = self.run.outputs.iter().map(|output| RunOutput {
+    async fn outputs(&self, ctx: &Context<'_>) -> Result<Vec<RunOutput>> {
+        let more = ctx.data::<ControlPlane>()?.more_outputs(self.run.id).await.map_err(refused)?;
+        let outputs = self.run.outputs.iter().chain(&more).map(|output| RunOutput {
             name: output.name.clone(),
             sensitive: output.is_sensitive,
             value: output.value.as_ref().map(ToString::to_string),
         });
-        outputs.collect()
+        Ok(outputs.collect())
     }
 
     /// Gantry: the worker that was asked or is the owner.

@@ -452,6 +452,17 @@ pub struct Output {
     pub value: Option<serde_json::Value>,
 }
 
+/// The outputs that the result has no room for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MoreOutputs {
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// How many came before the first of these, those of the result included.
+    pub from: u32,
+    /// Some of them, in the tool's order.
+    pub outputs: Vec<Output>,
+}
+
 /// Where a section of the log ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::body::{
     Ack, Bye, Cancel, Claim, Cycle, Decision, Decline, Drain, Gone, Grant, Heartbeat, Hello,
-    NeedUrls, Offer, PhaseReport, Refused, Revoke, Segment, StageResult, StateStored, Unsupported,
-    Urls, Welcome, WorkspaceStored,
+    MoreOutputs, NeedUrls, Offer, PhaseReport, Refused, Revoke, Segment, StageResult, StateStored,
+    Unsupported, Urls, Welcome, WorkspaceStored,
 };
 
 /// The protocol's version.
@@ -176,6 +176,7 @@ messages!(
         State(StateStored) = "state", true, "A state version is stored.";
         Workspace(WorkspaceStored) = "workspace", true, "A sealed workspace is stored.";
         Decision(Decision) = "decision", true, "What the policy said.";
+        Outputs(MoreOutputs) = "outputs", true, "Outputs that its result has no room for.";
         NeedUrls(NeedUrls) = "need_urls", false, "It needs URLs; they are asked for until they come.";
         Result(StageResult) = "result", true, "A stage is over.";
         Bye(Bye) = "bye", false, "It leaves.";

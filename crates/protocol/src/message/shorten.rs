@@ -7,7 +7,8 @@
 use serde::Serialize;
 
 use super::{
-    Bye, Decision, Decline, FromLauncher, Heartbeat, Output, StageOutcome, StageResult, StateStored,
+    Bye, Decision, Decline, FromLauncher, Heartbeat, MoreOutputs, Output, StageOutcome,
+    StageResult, StateStored,
 };
 
 /// How many characters of a text stay.
@@ -36,6 +37,10 @@ impl FromLauncher {
             }
             Self::Decision(decision) => shortened_decision(decision).into(),
             Self::Result(result) => shortened_result(result).into(),
+            Self::Outputs(more) => {
+                let outputs = without_values(more.outputs);
+                MoreOutputs { outputs, ..more }.into()
+            }
             // Each of their fields is bounded by what it is.
             other @ (Self::Hello(_)
             | Self::Claim(_)
@@ -69,12 +74,15 @@ fn shortened_result(result: StageResult) -> StageResult {
         StageOutcome::Unknown { reason } => StageOutcome::Unknown { reason: cut(&reason, TEXT) },
         whole @ (StageOutcome::Succeeded { .. } | StageOutcome::Denied) => whole,
     };
-    let outputs = result.outputs.into_iter().map(|output| Output {
+    StageResult { outcome, outputs: without_values(result.outputs), ..result }
+}
+
+fn without_values(outputs: Vec<Output>) -> Vec<Output> {
+    fitting(outputs.into_iter().map(|output| Output {
         name: cut(&output.name, NAME),
         value: None,
         is_sensitive: output.is_sensitive,
-    });
-    StageResult { outcome, outputs: fitting(outputs), ..result }
+    }))
 }
 
 fn cut(text: &str, characters: usize) -> String {

@@ -65,6 +65,13 @@ impl Environment {
         Some(environment)
     }
 
+    /// The variables whose names a shell may not pass on, and that `later`, which a shell has left, lacks.
+    pub(crate) fn not_passed_on(&self, later: &Self) -> Vec<String> {
+        let is_plain = |name: &[u8]| name.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'_');
+        let lost = self.0.keys().filter(|name| !is_plain(name) && !later.0.contains_key(*name));
+        lost.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
     /// What became of what a stage began with. What is no text is left out.
     pub(crate) fn changes(&self, began: &Self) -> Vec<Carried> {
         let text = |value: Option<&Zeroizing<Vec<u8>>>| {

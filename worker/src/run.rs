@@ -276,6 +276,13 @@ impl Stage {
             }
         };
         if let Some(environment) = finished.environment {
+            let lost = self.environment.not_passed_on(&environment).join(", ");
+            if !lost.is_empty() {
+                let note = format!(
+                    "{lost}: the shell passes on no variable with such a name, so the tool did not see it: use letters, digits and _ alone, or give the value in a .tfvars file"
+                );
+                self.host.spool.note(Some(phase), note);
+            }
             self.environment = environment;
         }
         let failure = match finished.marks {
@@ -400,9 +407,15 @@ impl Stage {
         self.environment.set("TF_VAR_spacelift_final_run_state", state.as_str());
         let hooks = std::mem::take(&mut self.order.after_run);
         let script = script::chain(hooks.iter().map(String::as_str), self.order.interrupt, None);
-        let limit = Alarm::after(self.host.stops.grace()).ok();
+        let grace = self.host.stops.grace();
+        let limit = Alarm::after(grace).ok();
+        let began = BootTime::now();
         let reason = match self.session(phase, &script, limit).await {
             Ok(finished) if finished.ending.is_success() => return,
+            Ok(finished) if BootTime::now().since(began) >= grace => {
+                let how = finished.ending.describe();
+                format!("{how}, because they took longer than the grace of {grace:?}")
+            }
             Ok(finished) => finished.ending.describe(),
             Err(error) => error.to_string(),
         };

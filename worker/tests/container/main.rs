@@ -50,6 +50,19 @@ fn hooks_and_command_share_a_shell_and_the_environment_is_carried_on() {
     assert_eq!(ended, [(Phase::Initialize, Some(0), None), (Phase::Plan, Some(0), None)]);
 }
 
+/// Busybox and dash drop such names, and Terraform takes any that begins with `TF_VAR_`.
+#[test]
+fn a_variable_that_the_shell_does_not_pass_on_is_named() {
+    let mut order =
+        orders(&[(Phase::Initialize, "env | grep -c odd || true"), (Phase::Plan, "true")]);
+    order.environment.push(("TF_VAR_odd-name".into(), "x".into()));
+    let mut run = Run::start(&order);
+    assert_eq!(run.outcome(), Outcome::Succeeded);
+    assert_eq!(run.log(), "0\n");
+    let is_note = |event: &Event| matches!(event, Event::Note { text } if text.starts_with("TF_VAR_odd-name: "));
+    assert_eq!(run.events().iter().filter(|event| is_note(event)).count(), 1);
+}
+
 #[test]
 fn what_hooks_make_of_the_environment_is_kept_for_the_stage_that_follows() {
     let mut order =

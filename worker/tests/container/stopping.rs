@@ -89,6 +89,8 @@ fn after_run_hooks_end_with_their_grace() {
     let mut run = Run::start(&order);
     assert_eq!(run.outcome(), Outcome::Succeeded);
     assert_eq!(run.log(), "begun\n");
-    let text = "the after_run hooks ended with signal 9".to_owned();
+    let text =
+        "the after_run hooks ended with signal 9, because they took longer than the grace of 300ms"
+            .to_owned();
     assert!(run.events().contains(&Event::Note { text }));
 }

@@ -20,7 +20,7 @@ use gantry_protocol::{
 };
 
 pub use archive::{ArchiveError, pack, unpack};
-pub use handover::Handover;
+pub use handover::{Handover, PlannedIn};
 pub use removal::remove;
 
 /// The largest sealed workspace: 16 GiB.

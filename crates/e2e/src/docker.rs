@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::program::finished;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -70,6 +71,39 @@ pub(crate) fn remove(pool: &str) {
         // It may be gone at this moment.
         let _ =
             finished("docker", LIMIT, command.args(["rm", "--force", "--volumes", &container.id]));
+    }
+}
+
+/// A name of an image that moves, removed with this.
+#[derive(Debug)]
+pub struct Tag(String);
+
+impl Tag {
+    /// A name of the runner image.
+    #[must_use]
+    pub fn of_runner(name: &str) -> Self {
+        let tag = format!("gantry-e2e-{}:{name}", std::process::id());
+        docker(&["tag", &Config::read().image, &tag]);
+        Self(tag)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// From here on it means an image with nothing in it.
+    pub fn moves(&self) {
+        let import = format!("tar --create --files-from /dev/null | docker import - {}", self.0);
+        let ended = finished("docker", LIMIT, Command::new("sh").args(["-c", &import]));
+        assert_eq!(ended.code, Some(0), "{import}: {}", ended.complaint());
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        let _ = finished("docker", LIMIT, Command::new("docker").args(["rmi", "--force", &self.0]));
     }
 }
 

@@ -32,7 +32,7 @@ pub use age::{opens, openssl_key};
 pub use bare::BareMachine;
 pub use cli::{Cli, RunView};
 pub use config::Config;
-pub use docker::{Container, containers};
+pub use docker::{Container, Tag, containers};
 pub use engine::OwnEngine;
 pub use journal::{Moment, Tail};
 pub use launcher::{Launcher, LauncherSetup};

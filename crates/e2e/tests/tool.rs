@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gantry_e2e::{Stand, find};
+use gantry_e2e::{Stand, Tag, find};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -62,5 +62,23 @@ fn an_import_is_applied_and_a_source_without_configuration_destroys_nothing() {
         "{text}"
     );
     assert!(text.ends_with("plan failed: the tool ended with exit code 1\n"), "{text}");
+    stand.nothing_left(&launcher);
+}
+
+#[test]
+fn an_apply_runs_in_the_image_that_planned_though_its_name_has_moved() {
+    let stand = Stand::new();
+    let launcher = stand.launcher("launcher").start();
+    let tag = Tag::of_runner("moved");
+    let stack = stand
+        .stack("moved")
+        .file("main.tf", "resource \"terraform_data\" \"one\" {}\n")
+        .argument("--image", tag.name())
+        .create();
+    let run = stand.cli.trigger(&stack.id);
+    stand.cli.reaches(&run, "UNCONFIRMED", LIMIT);
+    tag.moves();
+    stand.cli.confirm(&run);
+    stand.cli.reaches(&run, "FINISHED", LIMIT);
     stand.nothing_left(&launcher);
 }

@@ -9,7 +9,9 @@ use gantry_protocol::message::{
     Closing, MoreOutputs, StageOutcome, StageResult, Step, UrlPurpose, WorkspaceStored,
 };
 use gantry_spool::order::{MAX_OUTPUTS, MAX_PLAN};
-use gantry_spool::{MAX_CARRIED, Outcome, SideName, SpoolError, StopReason, open_side_file};
+use gantry_spool::{
+    Carried, MAX_CARRIED, Outcome, SideName, SpoolError, StopReason, open_side_file,
+};
 
 use super::follow::Followed;
 use super::{Shared, Stage, StageError, plain};
@@ -21,7 +23,7 @@ use crate::log::message_id;
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
 use crate::terraform::{self, Outputs, Planned};
-use crate::workspace::{self, Directories, Handover, WorkspaceError};
+use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How many bytes of outputs a message has, unless one is larger.
 const OUTPUTS_OF_A_MESSAGE: usize = 32 << 10;
@@ -191,11 +193,13 @@ impl<E: Engine> Stage<E> {
             return Ok(self.shared.journal.step(self.attempt, Step::Sealed)?);
         }
         self.let_end().await?;
+        let image = Some(self.planned_in().await?);
         let (directories, stack, attempt) =
             (self.directories.clone(), self.spec.stack.clone(), self.attempt);
         let config = Arc::clone(&self.shared.config);
         let sealed = tokio::task::spawn_blocking(move || {
-            handover(&directories)?.put(&directories.workspace)?;
+            let environment = exported(&directories)?;
+            Handover { environment, image }.put(&directories.workspace)?;
             workspace::seal(&directories, &stack, attempt, &config.key)
         });
         let leaving = match sealed.await {
@@ -219,6 +223,15 @@ impl<E: Engine> Stage<E> {
             Change::step(self.attempt, Step::Sealed),
         ])?;
         Ok(())
+    }
+
+    /// The image in which the stage planned, for the one that applies.
+    async fn planned_in(&self) -> Result<PlannedIn, StageError> {
+        let id = self.chosen_image();
+        let engine = &self.shared.engine;
+        let image = super::container::persist(|| engine.image(&id)).await?;
+        let digests = image.map_or_else(Vec::new, |image| image.digests);
+        Ok(PlannedIn { id, digests })
     }
 
     /// Nothing may change the workspace while it is packed, and nothing in the container has a reason to
@@ -249,19 +262,18 @@ impl<E: Engine> Stage<E> {
     }
 }
 
-/// What the stage leaves to the one that follows, beside its files.
-fn handover(directories: &Directories) -> Result<Handover, WorkspaceError> {
+/// What hooks made of the environment.
+fn exported(directories: &Directories) -> Result<Vec<Carried>, WorkspaceError> {
     let file = match open_side_file(&directories.spool, SideName::Environment, MAX_CARRIED) {
         Ok(file) => file,
         // The log says why it is not there.
         Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Handover::default());
+            return Ok(Vec::new());
         }
         Err(error) => return Err(std::io::Error::other(error).into()),
     };
     let reader = std::io::BufReader::new(std::io::Read::take(file, MAX_CARRIED));
-    let environment = serde_json::from_reader(reader).map_err(std::io::Error::from)?;
-    Ok(Handover { environment })
+    Ok(serde_json::from_reader(reader).map_err(std::io::Error::from)?)
 }
 
 /// Makes the result durable as a message that waits for its acknowledgement.

@@ -18,7 +18,8 @@ use crate::config::Config;
 use crate::container::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::LogError;
-use crate::{terraform, workspace};
+use crate::terraform;
+use crate::workspace::{self, Handover};
 
 /// How much of a read stage's output waits on the host: 1 GiB.
 const READ_QUOTA: u64 = 1 << 30;
@@ -204,7 +205,7 @@ impl<E: Engine> Stage<E> {
             if order.environment.iter().all(|(name, _)| name != "HOME") {
                 order.environment.push(home);
             }
-            let handover = workspace::Handover::read(&self.directories.workspace)?;
+            let handover = Handover::read(&self.directories.workspace)?;
             gantry_spool::carry_on(&mut order.environment, handover.environment);
         }
         let json = order.to_json()?;
@@ -310,6 +311,27 @@ impl<E: Engine> Stage<E> {
             show_limit_ms: SHOW_LIMIT_MS.min(millis(config.logs_timeout.get()) / 2),
             shell: "/bin/sh".to_owned(),
         }
+    }
+
+    /// The variables that hooks of the plan made what they are, and whether they are there.
+    pub(super) fn changed_by_hooks(&self, image: &Image) -> Vec<(String, bool)> {
+        if self.spec.workspace.is_none() {
+            return Vec::new();
+        }
+        // One that cannot be read keeps the order from being written.
+        let carried = Handover::read(&self.directories.workspace).unwrap_or_default().environment;
+        let mut environment = self.environment(image);
+        let names: Vec<_> = carried.iter().map(|carried| carried.name.clone()).collect();
+        let find = |environment: &[(String, Secret)], name: &str| {
+            environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        };
+        let before: Vec<_> = names.iter().map(|name| find(&environment, name)).collect();
+        gantry_spool::carry_on(&mut environment, carried);
+        let changed = names.into_iter().zip(before).filter_map(|(name, before)| {
+            let now = find(&environment, &name);
+            (now != before).then_some((name, now.is_some()))
+        });
+        changed.collect()
     }
 
     /// The image's environment, and ours over it.

@@ -258,9 +258,17 @@ impl<E: Engine> Stage<E> {
         });
         let mut environment: BTreeMap<String, Variable> = of_image.chain(own).collect();
         let path = environment.get_mut("PATH").and_then(|path| path.value.as_mut());
-        if let (Some(path), Some(_)) = (path, &self.shared.config.tool_dir) {
+        if let Some(path) = path {
             path.push(':');
             path.push_str(TOOL_DIR);
+        }
+        for (name, is_there) in self.changed_by_hooks(image) {
+            let from = "hook".to_owned();
+            if is_there {
+                environment.insert(name, Variable { from, value: None });
+            } else {
+                environment.remove(&name);
+            }
         }
         environment
     }

@@ -20,7 +20,7 @@ use crate::journal::Entry;
 use crate::log::Log;
 use crate::mask::Secrets;
 use crate::terraform::{self, BackendError};
-use crate::workspace::{self, Directories, WorkspaceError};
+use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How often a pull that broke off is begun again.
 const PULLS_AGAIN: u32 = 3;
@@ -180,6 +180,10 @@ enum PrepareError {
     Image { image: String, source: EngineError },
     #[error("the image {image} was pulled and is not on this host: something removes images here")]
     Gone { image: String },
+    #[error(
+        "the plan was made in the image {image} when that was {id}, which is not on this host and cannot be pulled by its digest: bring it here (docker pull, docker load) and confirm again, or trigger a new run"
+    )]
+    PlannedIn { image: String, id: String },
     #[error(transparent)]
     State(#[from] super::state::StateError),
     #[error(
@@ -202,11 +206,12 @@ impl<E: Engine> super::Stage<E> {
             tokio::select! {
                 biased;
                 () = self.called_off() => Err(PrepareError::CalledOff.into()),
-                brought = self.bring_image(&mut log) => brought,
+                brought = self.bring(&mut log) => brought,
             }
         };
         let laid_out = match brought.await {
             Ok(image) => match self.ask_policy(entry, &image).await? {
+                Asked::Allowed if self.spec.workspace.is_some() => Ok(image),
                 Asked::Allowed => self.lay_out(&mut log).await.map(|()| image),
                 Asked::Denied | Asked::CalledOff => return Ok(()),
             },
@@ -222,8 +227,31 @@ impl<E: Engine> super::Stage<E> {
         }
     }
 
-    async fn bring_image(&self, log: &mut Log) -> Result<Image, Preparing> {
-        let name = self.image();
+    /// Brings the image here; for a plan that is to be applied the one in which it was planned, which its
+    /// workspace names. Nothing of that runs before the policy was asked.
+    async fn bring(&self, log: &mut Log) -> Result<Image, Preparing> {
+        if self.spec.workspace.is_none() {
+            return self.bring_image(log, self.image()).await;
+        }
+        self.lay_out(log).await?;
+        let handover = Handover::read(&self.directories.workspace).map_err(WorkspaceError::Io);
+        let Some(PlannedIn { id, digests }) = handover.map_err(PrepareError::from)?.image else {
+            return self.bring_image(log, self.image()).await;
+        };
+        let here = super::container::persist(|| self.shared.engine.image(&id)).await;
+        if let Ok(Some(image)) = here {
+            return Ok(image);
+        }
+        for digest in digests {
+            match self.bring_image(log, &digest).await {
+                Err(Preparing::Run(PrepareError::Image { .. })) => {}
+                other => return other,
+            }
+        }
+        Err(PrepareError::PlannedIn { image: self.image().to_owned(), id }.into())
+    }
+
+    async fn bring_image(&self, log: &mut Log, name: &str) -> Result<Image, Preparing> {
         let engine = &self.shared.engine;
         let failed =
             |source| Preparing::Run(PrepareError::Image { image: name.to_owned(), source });

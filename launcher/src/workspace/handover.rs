@@ -19,6 +19,17 @@ const FILE: &str = "handover.json";
 pub struct Handover {
     /// What hooks made of the environment.
     pub environment: Vec<Carried>,
+    /// The image in which it was planned.
+    pub image: Option<PlannedIn>,
+}
+
+/// An image, whatever its name has come to mean since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedIn {
+    /// What the engine calls it by its content.
+    pub id: String,
+    /// By which digests registries know it, `name@sha256:…`.
+    pub digests: Vec<String>,
 }
 
 impl Handover {
@@ -66,7 +77,8 @@ mod tests {
         assert_eq!(Handover::read(workspace.path()).unwrap(), Handover::default());
         std::os::unix::fs::symlink(elsewhere.path(), workspace.path().join(DIRECTORY)).unwrap();
         let environment = vec![Carried { name: "A".into(), value: Some("1".into()), was: None }];
-        let handover = Handover { environment };
+        let image = Some(PlannedIn { id: "sha256:1".into(), digests: Vec::new() });
+        let handover = Handover { environment, image };
         handover.put(workspace.path()).unwrap();
         assert_eq!(Handover::read(workspace.path()).unwrap(), handover);
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);

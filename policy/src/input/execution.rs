@@ -50,7 +50,7 @@ pub struct Command {
 pub struct Variable {
     /// `image`, `launcher`, `host`, `stack` or `secret`.
     pub from: String,
-    /// Its value; none if it comes from the host or is a secret.
+    /// Its value; none if it comes from the host or a hook, or is a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
 }

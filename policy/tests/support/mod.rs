@@ -89,7 +89,12 @@ fn execution() -> Execution {
         commands: vec![
             command("before_init", "terraform fmt -check", "stack", "READ"),
             command("init", "terraform init -input=false -reconfigure", "launcher", "READ"),
-            command("plan", "terraform plan -input=false -out=gantry.tfplan", "launcher", "READ"),
+            command(
+                "plan",
+                "terraform plan -input=false -detailed-exitcode -out=gantry.tfplan",
+                "launcher",
+                "READ",
+            ),
             command("after_plan", "./report.sh", "stack", "READ"),
             command(
                 "apply",

@@ -88,12 +88,30 @@ impl Explain for PolicyError {
             ),
             // It says so itself.
             Self::Invalid(_) => None,
-            Self::Unanswered { .. } => Some("make the policy simpler"),
+            Self::Unanswered { why: Unanswered::NotStarted(_), .. } => {
+                Some("look for what this host has run out of: processes, memory, open files")
+            }
+            Self::Unanswered { why: Unanswered::TooLong(_), .. } => {
+                Some("make the policy simpler, or this host less busy")
+            }
+            Self::Unanswered { why: Unanswered::Undecided(_) | Unanswered::Died(_), .. } => {
+                Some("make the policy simpler")
+            }
         }
     }
 
     fn exit_code(&self) -> Exit {
-        Exit::Policy
+        match self {
+            // This host's fault, and perhaps for now only: nobody may keep the launcher from trying again.
+            Self::Unanswered {
+                why: Unanswered::NotStarted(_) | Unanswered::TooLong(_), ..
+            } => Exit::Unexpected,
+            Self::File { .. }
+            | Self::Invalid(_)
+            | Self::Unanswered { why: Unanswered::Undecided(_) | Unanswered::Died(_), .. } => {
+                Exit::Policy
+            }
+        }
     }
 }
 

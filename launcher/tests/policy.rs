@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use gantry_launcher::explain::{Exit, Explain as _};
 use gantry_launcher::policy::evaluator::MARKER;
 use gantry_launcher::policy::{Policy, PolicyError, Unanswered};
 use serde_json::json;
@@ -71,7 +72,10 @@ async fn a_function_that_does_not_end_is_ended() {
 #[tokio::test]
 async fn without_a_program_there_is_no_answer() {
     let nowhere = Path::new("/nonexistent/gantry-launcher");
-    let error = Policy::check("init.rego", String::new(), nowhere).await.unwrap_err().to_string();
+    let error = Policy::check("init.rego", String::new(), nowhere).await.unwrap_err();
+    // Not the policy's fault, so that the host tries again.
+    assert_eq!(error.exit_code(), Exit::Unexpected);
+    let error = error.to_string();
     assert!(error.contains("cannot be checked: its evaluation could not be started"), "{error}");
 }
 

@@ -1,15 +1,16 @@
 //! Brings stages that wait and workers that are free together.
 //!
-//! Of a pool's stages the first by rank and age goes to the newest free worker. What is looked at does
-//! not grow with the queue: both sides come from indexes that hold only what waits.
+//! Of a pool's stages the first by rank and age goes to the newest free worker that is well. A stage that
+//! came back goes to one that has not had it, as long as there is one. What is looked at does not grow
+//! with the queue: both sides come from indexes that hold only what waits.
 
-use gantry_model::{PoolId, WorkerId};
+use gantry_model::{PoolId, Stage, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Offer};
 use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{RUN_COLUMNS, RunRow, id, load_run, read_run, save_run};
+use crate::store::{Connection, RUN_COLUMNS, RunRow, id, load_run, read_run, save_run, to_db};
 use crate::unit::Unit;
 
 /// The most hand-offs of one transaction.
@@ -125,12 +126,58 @@ impl ControlPlane {
                 .bind(BATCH)
                 .fetch_all(&mut *conn)
                 .await?;
-            for (run, worker) in runs.iter().zip(workers) {
-                pairs.push(Pair { row: read_run(run)?, worker: id("worker", worker.get("id"))? });
+            let heard = Timestamp(self.now().0.saturating_sub(self.terms().lease_ms));
+            let mut idle = Vec::new();
+            for worker in &workers {
+                idle.push(id("worker", worker.get("id"))?);
+            }
+            for run in &runs {
+                let row = read_run(run)?;
+                if let Some(worker) = choose(&mut conn, &row, &mut idle, heard).await? {
+                    pairs.push(Pair { row, worker });
+                }
+                if idle.is_empty() {
+                    break;
+                }
             }
         }
         Ok(pairs)
     }
+}
+
+/// Takes the worker for a stage out of those that are idle: the first one, but for a stage that came back
+/// one that has not had it. None while such a one is only busy and was heard since `heard`: the others
+/// would give the stage back once more.
+async fn choose(
+    conn: &mut Connection,
+    row: &RunRow,
+    idle: &mut Vec<WorkerId>,
+    heard: Timestamp,
+) -> Result<Option<WorkerId>, OperationError> {
+    if row.life.read_attempts == 0 || row.life.stage != Stage::Read {
+        return Ok((!idle.is_empty()).then(|| idle.remove(0)));
+    }
+    let had = "SELECT DISTINCT worker FROM attempts WHERE run = $1 AND granted_at IS NOT NULL";
+    let had = sqlx::query(had).bind(row.life.run.to_string()).fetch_all(&mut *conn).await?;
+    let mut tried: Vec<WorkerId> = Vec::new();
+    for worker in &had {
+        tried.push(id("worker", worker.get("worker"))?);
+    }
+    if let Some(at) = idle.iter().position(|worker| !tried.contains(worker)) {
+        return Ok(Some(idle.remove(at)));
+    }
+    let others = "SELECT 1 FROM workers w WHERE w.pool = $1 AND w.is_connected = 1 \
+                  AND w.is_drained = 0 AND w.is_healthy = 1 AND w.is_passed_over = 0 \
+                  AND w.heard_at >= $3 AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.run = $2 AND a.worker = w.id \
+                  AND a.granted_at IS NOT NULL) LIMIT 1";
+    let is_one_busy = sqlx::query(others)
+        .bind(row.pool.to_string())
+        .bind(row.life.run.to_string())
+        .bind(to_db(heard.0))
+        .fetch_optional(&mut *conn)
+        .await?
+        .is_some();
+    Ok((!is_one_busy && !idle.is_empty()).then(|| idle.remove(0)))
 }
 
 /// The worker is not connected until its next hello.

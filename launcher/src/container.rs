@@ -21,6 +21,12 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// Asks whether the engine answers at all; gives its name and version.
     fn ping(&self) -> impl Future<Output = Result<String, EngineError>> + Send;
 
+    /// What of this the engine does not have: a sentence each, with what to do about it.
+    fn lacks(
+        &self,
+        needs: &Needs<'_>,
+    ) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
+
     /// What the image says about itself; none if it is not here.
     fn image(&self, name: &str) -> impl Future<Output = Result<Option<Image>, EngineError>> + Send;
 
@@ -68,6 +74,15 @@ pub trait Engine: Clone + Send + Sync + 'static {
         &self,
         labels: &[(&str, String)],
     ) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
+}
+
+/// What containers of stages need of an engine, besides images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs<'a> {
+    /// Their network.
+    pub network: &'a str,
+    /// Their runtime; the engine's own if none.
+    pub runtime: Option<&'a str>,
 }
 
 /// What an image says about the processes in it.
@@ -166,6 +181,11 @@ pub enum EngineError {
         /// The limit.
         limit: Duration,
     },
+    /// Nobody waits for it any more.
+    #[error(
+        "waiting for Docker was given up: the stage is being stopped, or took longer than it may"
+    )]
+    CalledOff,
     /// The engine said no.
     #[error("Docker cannot {what}: {message}")]
     Refused {
@@ -182,7 +202,7 @@ impl EngineError {
     pub const fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Late { .. } => true,
-            Self::Refused { .. } | Self::Tls(_) => false,
+            Self::Refused { .. } | Self::Tls(_) | Self::CalledOff => false,
         }
     }
 }

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, Stage as StageKind};
 use gantry_protocol::message::{
-    Carried, Claim, Decline, FromControlPlane, Grant, Offer, RefusalReason, Refused, Welcome,
+    Carried, Claim, Decline, FromControlPlane, Grant, Offer, RefusalReason, Refused, Step, Welcome,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,10 +20,11 @@ use tokio::time::Instant;
 
 use crate::blob::Expected;
 use crate::container::Engine;
-use crate::explain::{Exit, Explain};
+use crate::explain::{Exit, Explain, sentence};
+use crate::health::Source;
 use crate::journal::{Change, JournalError};
 use crate::log::message_id;
-use crate::session::{Health, Receipt, Session, SessionError, SessionEvent};
+use crate::session::{Receipt, Session, SessionError, SessionEvent};
 use crate::stage::{self, Driven, Reins, Shared, StageError, Wish};
 use crate::store::Urls;
 use crate::workspace::Directories;
@@ -69,7 +70,7 @@ impl Explain for LaunchError {
         match self {
             Self::Refused(refused) => Some(match refused.reason {
                 RefusalReason::Duplicate => {
-                    "a copy of this machine runs already: start this one with an empty GANTRY_STATE_DIR"
+                    "wait a minute and start again if the disk was moved; give a copy of a machine an empty GANTRY_STATE_DIR"
                 }
                 RefusalReason::PoolReset => "fetch the pool's new token and start again with it",
                 RefusalReason::PoolDeleted => "stop this launcher, or give it another pool's token",
@@ -131,6 +132,8 @@ impl Host {
 struct Driver {
     wish: watch::Sender<Wish>,
     urls: Arc<Urls>,
+    /// When its waits are over, however often it is driven again.
+    until: Instant,
 }
 
 /// A sealed spec that has come, or why it has not.
@@ -138,7 +141,6 @@ type Fetched = (Attempt, Result<Vec<u8>, String>);
 
 struct Launcher<E> {
     shared: Shared<E>,
-    health: watch::Sender<Health>,
     drivers: HashMap<Attempt, Driver>,
     stages: JoinSet<(Attempt, Result<Driven, StageError>)>,
     fetching: JoinSet<Fetched>,
@@ -159,12 +161,10 @@ struct Launcher<E> {
 pub async fn run<E: Engine>(
     shared: Shared<E>,
     mut session: Session,
-    health: watch::Sender<Health>,
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), LaunchError> {
     let mut launcher = Launcher {
         shared,
-        health,
         drivers: HashMap::new(),
         stages: JoinSet::new(),
         fetching: JoinSet::new(),
@@ -374,16 +374,16 @@ impl<E: Engine> Launcher<E> {
         let busy = self.shared.journal.unacknowledged();
         let taken = busy + self.claimed.len() + self.fetching.len();
         let reason = if self.leaving > Leaving::No {
-            Some("the launcher is leaving")
+            Some("the launcher is leaving".to_owned())
         } else if self.is_drained {
-            Some("the worker is drained")
+            Some("the worker is drained".to_owned())
         } else if taken >= CAPACITY {
-            Some("another run is in hand")
+            Some("another run is in hand".to_owned())
         } else {
-            None
+            self.shared.complaints.present()
         };
         if let Some(reason) = reason {
-            return self.decline(attempt, reason.to_owned());
+            return self.decline(attempt, reason);
         }
         match offer.spec {
             Carried::Inline(text) => {
@@ -451,10 +451,7 @@ impl<E: Engine> Launcher<E> {
         };
         let config = &self.shared.config;
         let directories = Directories::of(attempt, &config.state_dir, &config.secrets_dir);
-        if let Err(error) = directories.keep_spec(&spec) {
-            // The journal holds the grant all the same, and the stage then ends with the reason.
-            tracing::error!(%attempt, %error, "the spec cannot be kept");
-        }
+        let kept = directories.keep_spec(&spec);
         let session = receipt.map(|receipt| receipt.session());
         let is_ours = match session {
             Some(session) => self.shared.journal.grant(attempt, &self.shared.boot, session)?,
@@ -468,6 +465,9 @@ impl<E: Engine> Launcher<E> {
             return Ok(());
         }
         tracing::info!(%attempt, "granted");
+        if let Err(error) = kept {
+            stage::cannot_be_kept(&self.shared, attempt, &error)?;
+        }
         self.begin(attempt, Duration::ZERO);
         if let Some(driver) = self.drivers.get(&attempt) {
             driver.urls.add(grant.urls);
@@ -480,11 +480,13 @@ impl<E: Engine> Launcher<E> {
         let driver = self.drivers.entry(attempt).or_insert_with(|| Driver {
             wish: watch::Sender::new(Wish::GoOn),
             urls: Arc::new(Urls::new(attempt, Arc::clone(&shared.say))),
+            until: Instant::now() + shared.config.run_timeout.get(),
         });
         if shared.journal.entry(attempt).is_some_and(|entry| entry.stop.is_some()) {
             driver.wish.send_if_modified(|wish| raise(wish, Wish::Stop));
         }
-        let reins = Reins { wish: driver.wish.subscribe(), urls: Arc::clone(&driver.urls) };
+        let (wish, urls) = (driver.wish.subscribe(), Arc::clone(&driver.urls));
+        let reins = Reins { wish, urls, until: driver.until };
         self.stages.spawn(async move {
             tokio::time::sleep(pause).await;
             (attempt, stage::drive(shared, attempt, reins).await)
@@ -495,16 +497,27 @@ impl<E: Engine> Launcher<E> {
         match driven {
             Ok(Driven::Done | Driven::HandedOver) => {
                 self.drivers.remove(&attempt);
-                self.health.send_replace(Health::default());
+                self.shared.complaints.withdraw(&Source::Stage(attempt));
             }
             Err(error) => {
                 tracing::error!(%attempt, error = &error as &dyn std::error::Error, "a stage cannot go on; trying again");
-                let complaint = Some(format!("a stage cannot go on: {error}"));
-                self.health.send_replace(Health { complaint });
-                if self.leaving < Leaving::Ending || self.patience.is_some() {
+                let complaint = format!("run {} cannot go on: {}", attempt.run, sentence(&error));
+                self.shared.complaints.make(Source::Stage(attempt), complaint);
+                if self.drives_again(attempt) {
                     self.begin(attempt, AGAIN);
                 }
             }
+        }
+    }
+
+    /// What cannot be removed now is removed by the next launcher: nobody waits for that.
+    fn drives_again(&self, attempt: Attempt) -> bool {
+        let entry = self.shared.journal.entry(attempt);
+        let is_over = entry.is_none_or(|entry| entry.step >= Step::Acknowledged);
+        match self.leaving {
+            Leaving::No => true,
+            Leaving::Draining => !is_over,
+            Leaving::Ending => !is_over && self.patience.is_some(),
         }
     }
 }
@@ -539,12 +552,12 @@ mod tests {
         assert_eq!(acts, [Act::HandOver, Act::Drain, Act::HandOver, Act::Stop, Act::Stop]);
     }
 
-    /// SIGUSR2 ends the wait for a stop, and nothing brings back what is not ours any more.
+    /// SIGUSR2 ends every wait, also that of a stage that is being dropped.
     #[test]
     fn wishes_only_grow_firmer() {
         let mut wish = Wish::GoOn;
-        assert!(raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::HandOver));
-        assert!(!raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::Drop));
-        assert!(!raise(&mut wish, Wish::HandOver));
+        assert!(raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::Drop));
+        assert!(!raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::HandOver));
+        assert!(!raise(&mut wish, Wish::Drop));
     }
 }

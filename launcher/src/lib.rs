@@ -9,6 +9,8 @@ pub mod check;
 pub mod config;
 pub mod container;
 pub mod explain;
+pub mod fitness;
+pub mod health;
 pub mod host;
 pub mod journal;
 pub mod launch;

@@ -8,6 +8,7 @@
 //! binary makes before its first phase decides that, not the journal.
 
 mod barrier;
+mod blame;
 mod container;
 mod ending;
 mod follow;
@@ -15,12 +16,13 @@ mod order;
 mod policy;
 mod prepare;
 mod state;
+mod waits;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_model::{Attempt, Section, Stage as StageKind};
+use gantry_model::{Attempt, Stage as StageKind};
 use gantry_protocol::PoolKey;
 use gantry_protocol::message::{StageOutcome, Step};
 use gantry_protocol::spec::Spec;
@@ -30,12 +32,14 @@ use tokio::time::Instant;
 use crate::blob::{BlobError, Objects};
 use crate::config::Config;
 use crate::container::{Engine, EngineError};
+use crate::health::Complaints;
 use crate::journal::{Change, Ending, Entry, Journal, JournalError};
 use crate::log::{Echo, Log, LogError};
 use crate::mask::Secrets;
 use crate::policy::Policy;
 use crate::store::{Say, Store, Urls};
 use crate::workspace::Directories;
+use waits::Limit;
 
 /// How much longer than its grace a stopped stage gets, for what it does after its last phase.
 pub const MARGIN: Duration = Duration::from_secs(60);
@@ -59,6 +63,8 @@ pub struct Shared<E> {
     pub boot: String,
     /// Says something to the control plane.
     pub say: Say,
+    /// What is wrong with this worker.
+    pub complaints: Complaints,
 }
 
 /// What the rest of the launcher wants of a stage.
@@ -69,10 +75,11 @@ pub enum Wish {
     GoOn,
     /// The journal holds why it is to be stopped.
     Stop,
-    /// Leave everything to the next launcher, a stop too: the container goes on.
-    HandOver,
     /// It is not ours any more: drop everything that it made.
     Drop,
+    /// Leave everything to the next launcher, a stop too: the container goes on. The last one, so that
+    /// nothing that does not answer keeps a launcher from leaving.
+    HandOver,
 }
 
 /// A stage's connections to the rest of the launcher.
@@ -82,6 +89,8 @@ pub struct Reins {
     pub wish: watch::Receiver<Wish>,
     /// Urls come in here.
     pub urls: Arc<Urls>,
+    /// When its waits are over, unless its container was started before.
+    pub until: Instant,
 }
 
 /// How a drive ended.
@@ -145,8 +154,8 @@ struct Stage<E> {
     spec_sha256: String,
     variables: order::Variables,
     origins: order::Origins,
-    /// When its first phase must have begun.
-    deadline: Instant,
+    /// When its waits are over.
+    limit: Limit,
 }
 
 /// What the container is called.
@@ -164,22 +173,27 @@ pub async fn drive<E: Engine>(
     attempt: Attempt,
     reins: Reins,
 ) -> Result<Driven, StageError> {
-    let mut wish = reins.wish.clone();
-    let called_away = async {
-        match wish.wait_for(|wish| *wish >= Wish::HandOver).await.map(|wish| *wish) {
-            Ok(wish) => wish,
-            // When the sender is gone the launcher ends, and that is no wish.
-            Err(_) => std::future::pending().await,
+    let wished = async |least| {
+        let mut wish = reins.wish.clone();
+        // When the sender is gone the launcher ends, and that is no wish.
+        if wish.wait_for(|wish| *wish >= least).await.is_err() {
+            std::future::pending::<()>().await;
         }
     };
     // Whatever the walk waits for then: it is left as a crash would leave it, and goes on from there.
+    let driven = async {
+        tokio::select! {
+            biased;
+            () = wished(Wish::Drop) => {}
+            // Boxed: it is of many kilobytes, and so would be everything around it.
+            driven = Box::pin(walk(&shared, attempt, &reins)) => return driven,
+        }
+        drop_all(&shared, attempt).await
+    };
     tokio::select! {
         biased;
-        wish = called_away => match wish {
-            Wish::Drop => drop_all(&shared, attempt).await,
-            Wish::HandOver | Wish::Stop | Wish::GoOn => Ok(Driven::HandedOver),
-        },
-        driven = walk(&shared, attempt, &reins) => driven,
+        () = wished(Wish::HandOver) => Ok(Driven::HandedOver),
+        driven = driven => driven,
     }
 }
 
@@ -194,7 +208,15 @@ async fn walk<E: Engine>(
     }
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
-    let store = Store::new(shared.objects.clone(), Arc::clone(&reins.urls));
+    let limit = Limit::new(
+        attempt,
+        Arc::clone(&shared.journal),
+        directories.spool.clone(),
+        reins.wish.clone(),
+        reins.until,
+    );
+    let store = Store::new(shared.objects.clone(), Arc::clone(&reins.urls))
+        .with(waits::patience(shared, &limit));
     let allowed = entry.allowed.as_ref().map(|allowed| allowed.spec_sha256.as_str());
     let opened = prepare::open_spec(shared, attempt, &directories).and_then(|opened| {
         // Nothing runs that the policy was not asked about.
@@ -217,7 +239,7 @@ async fn walk<E: Engine>(
             spec_sha256: opened.sha256,
             variables: opened.variables,
             origins: opened.origins,
-            deadline: Instant::now() + shared.config.run_timeout.get(),
+            limit,
         },
         Err(reason) => return unopened(shared, &entry, reins, &directories, reason).await,
     };
@@ -228,22 +250,32 @@ impl<E: Engine> Stage<E> {
     async fn walk(&self) -> Result<Driven, StageError> {
         loop {
             let Some(entry) = self.entry() else { return Ok(Driven::Done) };
-            match entry.step {
+            let stepped = match entry.step {
                 Step::Granted
                 | Step::WorkspaceReady
                 | Step::Creating
                 | Step::Created
-                | Step::Starting => self.begin(&entry).await?,
-                Step::Started => self.follow(&entry).await?,
+                | Step::Starting => self.begin(&entry).await,
+                Step::Started => self.follow(&entry).await,
                 // The ending was written behind the last of the log.
-                Step::Ended => self.shared.journal.step(self.attempt, Step::LogComplete)?,
-                Step::LogComplete => self.seal(&entry).await?,
+                Step::Ended => {
+                    self.shared.journal.step(self.attempt, Step::LogComplete).map_err(Into::into)
+                }
+                Step::LogComplete => self.seal(&entry).await,
                 Step::Sealed => {
-                    ending::send_result(&self.shared, self.attempt, entry.mark.closings())?;
+                    ending::send_result(&self.shared, self.attempt, entry.mark.closings())
+                        .map_err(Into::into)
                 }
                 Step::ResultSent | Step::Acknowledged | Step::Removed => {
                     return finish(&self.shared, self.attempt).await;
                 }
+            };
+            match stepped {
+                Ok(()) => {}
+                Err(error) => match waits::given_up(&error) {
+                    Some(what) => self.waited_in_vain(what).await?,
+                    None => return Err(error),
+                },
             }
         }
     }
@@ -270,15 +302,6 @@ impl<E: Engine> Stage<E> {
                 .prints_run_logs
                 .then(|| Echo::new(self.attempt.run, self.spec.stack.clone())),
         )
-    }
-
-    /// Ends the stage before a container had anything to say.
-    async fn end_early(&self, outcome: StageOutcome, lines: &[String]) -> Result<(), StageError> {
-        // Read only now: whatever was tried before may have said something.
-        let Some(entry) = self.entry() else { return Ok(()) };
-        let mut log = self.log(&entry);
-        let ended = Change::ended(self.attempt, plain(outcome));
-        Ok(log.say(Section::Prepare, lines, vec![ended]).await?)
     }
 
     fn keys(&self) -> Vec<&PoolKey> {
@@ -312,11 +335,11 @@ async fn unopened<E: Engine>(
     let known =
         entry.ending.clone().filter(|ending| !ending.keeps_workspace || entry.step >= Step::Sealed);
     if known.is_none() {
-        let state = container::persist(|| shared.engine.state(&name)).await?;
+        let state = container::insist(|| shared.engine.state(&name)).await?;
         if state == Some(crate::container::State::Running) {
             if *reins.wish.borrow() == Wish::Stop {
                 let signal = crate::container::Signal::Stop;
-                container::persist(|| shared.engine.signal(&name, signal)).await?;
+                container::insist(|| shared.engine.signal(&name, signal)).await?;
             }
             return Err(StageError::Unopened { reason });
         }
@@ -332,6 +355,24 @@ async fn unopened<E: Engine>(
     }
     ending::send_result(shared, attempt, entry.mark.closings())?;
     finish(shared, attempt).await
+}
+
+/// Ends a stage whose spec this host could not keep: nothing of it was done.
+///
+/// # Errors
+/// When the journal cannot be written.
+pub fn cannot_be_kept<E>(
+    shared: &Shared<E>,
+    attempt: Attempt,
+    error: &std::io::Error,
+) -> Result<(), JournalError> {
+    let reason = format!(
+        "this worker cannot keep the stage's spec under GANTRY_STATE_DIR: {error}; make room there, or correct its permissions"
+    );
+    tracing::error!(%attempt, reason, "a stage is given up");
+    shared.complaints.failed(&reason);
+    let ending = plain(blame::outcome(attempt.stage, reason));
+    shared.journal.write(vec![Change::ended(attempt, ending)]).map(drop)
 }
 
 /// Waits until the control plane has the result, then removes what is left of the stage.
@@ -353,7 +394,7 @@ async fn drop_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Dri
 
 async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
     let name = container_name(attempt);
-    container::persist(|| shared.engine.remove(&name)).await?;
+    container::insist(|| shared.engine.remove(&name)).await?;
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
     let order = directories.order.clone();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gantry_model::{JournalId, WorkerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use ulid::Ulid;
 
@@ -15,12 +15,14 @@ use crate::config::{Config, DockerHost};
 use crate::container::docker::Docker;
 use crate::container::{Engine as _, EngineError};
 use crate::explain::{Exit, Explain};
+use crate::fitness;
+use crate::health::Complaints;
 use crate::host::{HostError, StateDir, boot_id};
 use crate::journal::{Journal, JournalError};
 use crate::launch::{self, LaunchError, Request};
 use crate::policy::{Policy, PolicyError};
 use crate::reaper;
-use crate::session::{Health, Outgoing, Session, SessionError};
+use crate::session::{Outgoing, Session, SessionError};
 use crate::stage::Shared;
 
 /// Why the launcher does not start, or ends.
@@ -103,9 +105,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         _ = requests.next(), if journal.entries().is_empty() => return Ok(()),
     };
     let objects = Objects::trusting(config.token.ca().as_bytes())?;
-    let (health, healthy) = watch::channel(Health::default());
+    let complaints = Complaints::new();
     let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;
-    let (session, task) = Session::start(&config, journal.worker(), outgoing, healthy)?;
+    let (session, task) = Session::start(&config, journal.worker(), outgoing, complaints.health())?;
     let handle = session.handle();
     let shared = Shared {
         config,
@@ -116,12 +118,17 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         worker_binary,
         boot: boot_id(),
         say: Arc::new(move |message| handle.send(message)),
+        complaints,
     };
+    fitness::look(&shared.engine, &shared.config, &shared.complaints).await;
     let (asked, asking) = mpsc::channel(8);
     let mut tasks = JoinSet::new();
+    let (engine, config) = (shared.engine.clone(), Arc::clone(&shared.config));
+    let watched = fitness::watch(engine, config, shared.complaints.clone());
+    tasks.spawn(async move { match watched.await {} });
     tasks.spawn(task);
     tasks.spawn(requests.forward(asked));
-    let ended = launch::run(shared, session, health, asking).await;
+    let ended = launch::run(shared, session, asking).await;
     tasks.shutdown().await;
     drop(state);
     Ok(ended?)

@@ -4,19 +4,24 @@
 //! plane that is away is waited for: what is to be stored lies in the spool meanwhile.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::fs;
 use std::io::Seek as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use gantry_model::Attempt;
 use gantry_protocol::message::{FromLauncher, NeedUrls, PutUrl, UrlPurpose};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::blob::{BlobError, Objects};
+use crate::explain::sentence;
 
+/// After so long it is said that an object has not been stored.
+const SAY_AFTER: Duration = Duration::from_secs(10);
 /// How many urls are asked for at once.
 const BATCH: u32 = 8;
 /// How long an answer is waited for before asking again.
@@ -77,11 +82,24 @@ impl Put for Objects {
     }
 }
 
+/// How long storing one object may take, and who hears of it when it takes long.
+pub trait Patience: Send + Sync {
+    /// Resolves when it is given up; perhaps never.
+    fn over(&self) -> BoxFuture<'_, ()>;
+
+    /// It takes long, for this reason.
+    fn is_tried(&self, why: &str);
+
+    /// It does not any more.
+    fn is_over(&self);
+}
+
 /// The object store, for one attempt.
 #[derive(Clone)]
 pub struct Store<P = Objects> {
     objects: P,
     urls: Arc<Urls>,
+    patience: Option<Arc<dyn Patience>>,
 }
 
 /// The urls that an attempt has.
@@ -162,12 +180,25 @@ impl<P: Put> Store<P> {
     /// The store as one attempt uses it.
     #[must_use]
     pub fn new(objects: P, urls: Arc<Urls>) -> Self {
-        Self { objects, urls }
+        Self { objects, urls, patience: None }
     }
-}
 
-impl<P: Put> Keep for Store<P> {
-    async fn put(&self, purpose: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
+    /// Gives up when `patience` is over; without it, never.
+    #[must_use]
+    pub fn with(mut self, patience: Arc<dyn Patience>) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    async fn keep_putting(
+        &self,
+        purpose: UrlPurpose,
+        content: Content<'_>,
+        trouble: &Mutex<Option<String>>,
+    ) -> Result<String, BlobError> {
+        let note = |error: &BlobError| {
+            *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(sentence(error));
+        };
         let mut pause = Duration::from_millis(200);
         loop {
             let url = self.urls.take(purpose).await?;
@@ -178,11 +209,13 @@ impl<P: Put> Keep for Store<P> {
                     // An earlier try of ours arrived, and its answer was lost.
                     Err(BlobError::Exists { .. }) if may_be_there => return Ok(url.key),
                     Err(error) if error.is_passing() => {
+                        note(&error);
                         may_be_there = true;
                         tracing::warn!(attempt = %self.urls.attempt, %error, "storing it failed; trying again");
                     }
                     // Expired meanwhile, or used for something else: another url, another object.
                     Err(error @ (BlobError::Refused { .. } | BlobError::Exists { .. })) => {
+                        note(&error);
                         tracing::warn!(attempt = %self.urls.attempt, %error, "another URL is asked for");
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(MAX_PAUSE);
@@ -193,6 +226,38 @@ impl<P: Put> Keep for Store<P> {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
             }
+        }
+    }
+}
+
+/// Takes back what was said of an object that took long, however it ends.
+struct Tried<'a>(&'a dyn Patience);
+
+impl Drop for Tried<'_> {
+    fn drop(&mut self) {
+        self.0.is_over();
+    }
+}
+
+/// Says that it takes long, once it does. Never ends.
+async fn say_if_long(patience: &dyn Patience, trouble: &Mutex<Option<String>>) -> Infallible {
+    tokio::time::sleep(SAY_AFTER).await;
+    let why = trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    patience.is_tried(why.as_deref().unwrap_or("the control plane has not sent a url for it yet"));
+    let _tried = Tried(patience);
+    std::future::pending().await
+}
+
+impl<P: Put> Keep for Store<P> {
+    async fn put(&self, purpose: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
+        let trouble = Mutex::new(None);
+        let put = self.keep_putting(purpose, content, &trouble);
+        let Some(patience) = self.patience.as_deref() else { return put.await };
+        tokio::select! {
+            biased; // What is stored is stored, however late.
+            put = put => put,
+            () = patience.over() => Err(BlobError::CalledOff),
+            never = say_if_long(patience, &trouble) => match never {},
         }
     }
 }

@@ -12,6 +12,8 @@ mod play;
 mod policy;
 #[path = "container_faults/store.rs"]
 mod store;
+#[path = "container_faults/waits.rs"]
+mod waits;
 #[path = "container_faults/worker.rs"]
 mod worker;
 

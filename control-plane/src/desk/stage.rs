@@ -124,6 +124,7 @@ impl ControlPlane {
         // Whoever goes on by itself would go on in spite of a lock.
         result.continues &= lock_against(unit, &row).await?.is_none();
         let (mut outcome, has_changes) = outcome(&result);
+        let is_given_back = matches!(result.outcome, StageOutcome::GivenBack { .. });
         if lacks_workspace(unit, &row, &result).await? {
             let note = "its plan has changes, but its workspace was not stored: trigger it again";
             outcome = Outcome::Failed { note: note.to_owned() };
@@ -135,6 +136,11 @@ impl ControlPlane {
                 close_log(unit, attempt, &result.log).await?;
                 unit.changed(attempt.run);
                 return Ok(());
+            }
+            Concluded::Released if is_given_back => {
+                let (pool, worker) = sender.key();
+                tracing::warn!(%pool, %worker, %attempt, "a worker gave a stage back");
+                pass_over(unit, pool, worker).await?;
             }
             Concluded::Released => {}
             Concluded::Continued => {
@@ -186,6 +192,15 @@ fn outcome(result: &StageResult) -> (Outcome, Option<bool>) {
             (Outcome::Failed { note: note.to_owned() }, None)
         }
         StageOutcome::Stopped { reason } => (Outcome::Stopped { note: short(reason) }, None),
+        StageOutcome::GivenBack { reason } => {
+            let note = short(reason);
+            let outcome = match result.attempt.stage {
+                // Started anew elsewhere, like one of which nobody knows.
+                Stage::Read => Outcome::Unknown { note },
+                Stage::Write => Outcome::Failed { note },
+            };
+            (outcome, None)
+        }
         StageOutcome::Unknown { reason } => (Outcome::Unknown { note: short(reason) }, None),
     }
 }
@@ -246,6 +261,7 @@ async fn note_late(
         StageOutcome::Failed { reason, .. } => format!("failed: {}", short(reason)),
         StageOutcome::Denied => "denied".to_owned(),
         StageOutcome::Stopped { reason } => format!("stopped: {}", short(reason)),
+        StageOutcome::GivenBack { reason } => format!("was given back: {}", short(reason)),
         StageOutcome::Unknown { reason } => format!("unknown: {}", short(reason)),
     };
     let note = format!("; its worker reported later that it {said}");

@@ -132,3 +132,62 @@ async fn an_unknown_end_of_a_write_stage_locks_the_stack() {
     assert!(world.control_plane.run(run).await.unwrap().is_unknown);
     assert!(world.control_plane.stack(&world.stack).await.unwrap().lock.is_some());
 }
+
+fn given_back() -> StageOutcome {
+    StageOutcome::GivenBack { reason: "Docker has no such network".into() }
+}
+
+#[tokio::test]
+async fn a_read_stage_that_is_given_back_waits_for_a_worker_that_has_not_had_it() {
+    let world = World::new().await;
+    let (run, mut sick, attempt) = world.reading().await;
+    let stack = world.add_stack("another", false).await;
+    let mut well = world.welcomed().await;
+    world.trigger_of(&stack, RunType::Proposed).await;
+    world.deliver(&mut [&mut sick, &mut well]).await;
+    let busy = world.claim(&mut well).await;
+    world.say(&mut sick, ended(attempt, given_back())).await;
+    assert!(world.note(run).await.contains("Docker has no such network"));
+    // It is idle and the only one that is; it would give the stage back once more.
+    for launcher in [&mut sick, &mut well] {
+        let heartbeat = launcher.heartbeat();
+        world.say(launcher, heartbeat).await;
+    }
+    assert_eq!((sick.offered(), world.state(run).await), (Some(attempt), RunState::Ready));
+    world.say(&mut well, succeeded(busy, false)).await;
+    world.deliver(&mut [&mut sick, &mut well]).await;
+    let next = well.offered().unwrap();
+    assert_eq!((next.run, next.stage), (run, Stage::Read));
+    assert!(next.epoch > attempt.epoch);
+}
+
+#[tokio::test]
+async fn a_read_stage_that_every_worker_gives_back_fails_at_the_third_time() {
+    let world = World::new().await;
+    let (run, mut sick, mut attempt) = world.reading().await;
+    for times in 1..=3 {
+        world.say(&mut sick, ended(attempt, given_back())).await;
+        if times < 3 {
+            let heartbeat = sick.heartbeat();
+            world.say(&mut sick, heartbeat).await;
+            attempt = world.claim(&mut sick).await;
+        }
+    }
+    assert_eq!(world.state(run).await, RunState::Failed);
+    let note = world.note(run).await;
+    assert!(
+        note.starts_with("given up after 3 attempts") && note.contains("no such network"),
+        "{note}"
+    );
+}
+
+/// What a write stage may have changed nobody else is to change again.
+#[tokio::test]
+async fn a_write_stage_that_is_given_back_has_failed() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.writing().await;
+    let mut other = world.welcomed().await;
+    world.say(&mut launcher, ended(attempt, given_back())).await;
+    world.deliver(&mut [&mut launcher, &mut other]).await;
+    assert_eq!((world.state(run).await, other.offered()), (RunState::Failed, None));
+}

@@ -17,14 +17,14 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    StartContainerOptions, WaitContainerOptionsBuilder,
+    InspectNetworkOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
 };
 use futures::{Stream, StreamExt as _};
 
 use self::failure::{Failure, bounded, said, unless_missing};
 pub use self::tls::TlsError;
-use super::{Engine, EngineError, Image, Mount, Signal, Spec, State};
+use super::{Engine, EngineError, Image, Mount, Needs, Signal, Spec, State};
 
 /// Where an engine listens that was not told otherwise.
 const USUAL: &str = "unix:///var/run/docker.sock";
@@ -130,6 +130,31 @@ impl Engine for Docker {
     async fn ping(&self) -> Result<String, EngineError> {
         let version = self.within("say its version", ASK, self.api.version()).await?;
         Ok(format!("docker {}", version.version.unwrap_or_default()))
+    }
+
+    async fn lacks(&self, needs: &Needs<'_>) -> Result<Vec<String>, EngineError> {
+        let mut lacking = Vec::new();
+        let Needs { network, runtime } = *needs;
+        let found = self.within(
+            "inspect the network",
+            ASK,
+            self.api.inspect_network(network, None::<InspectNetworkOptions>),
+        );
+        if unless_missing(found.await)?.is_none() {
+            lacking.push(format!(
+                "Docker has no network {network}: create it, or set SPACELIFT_WORKER_NETWORK to one that it has"
+            ));
+        }
+        // Shims of containerd are found by their name alone, and Docker lists none of them.
+        if let Some(runtime) = runtime.filter(|name| !name.contains('.')) {
+            let info = self.within("describe itself", ASK, self.api.info()).await?;
+            if info.runtimes.is_some_and(|known| !known.contains_key(runtime)) {
+                lacking.push(format!(
+                    "Docker has no runtime {runtime}: add it to Docker's daemon.json, or set SPACELIFT_WORKER_RUNTIME to one that it has"
+                ));
+            }
+        }
+        Ok(lacking)
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Engine, EngineError, Image, Signal, Spec, State};
+use super::{Engine, EngineError, Image, Needs, Signal, Spec, State};
 
 /// Where it says it is.
 const AT: &str = "fake:///";
@@ -42,6 +42,8 @@ impl Program for Endless {}
 pub enum Call {
     /// [`Engine::ping`]
     Ping,
+    /// [`Engine::lacks`]
+    Lacks,
     /// [`Engine::image`]
     Image,
     /// [`Engine::pull`]
@@ -68,6 +70,7 @@ impl Call {
     const fn words(self) -> &'static str {
         match self {
             Self::Ping => "say its version",
+            Self::Lacks => "inspect the network",
             Self::Image => "inspect the image",
             Self::Pull => "pull the image",
             Self::Create => "create the container",
@@ -134,6 +137,7 @@ struct Inside {
     asked: Vec<Call>,
     history: Vec<(String, Happened)>,
     is_cut: bool,
+    lacks_network: bool,
     /// How many calls met no socket since it was cut.
     missed: usize,
 }
@@ -186,6 +190,11 @@ impl Fake {
     /// The `call` behind so many good ones gets this fault.
     pub fn fail_later(&self, call: Call, good: usize, fault: Fault) {
         self.change(|inside| inside.faults.push_back((call, good, fault)));
+    }
+
+    /// Takes the network of containers away, or brings it back.
+    pub fn lacks_network(&self, lacks: bool) {
+        self.change(|inside| inside.lacks_network = lacks);
     }
 
     /// Takes the socket away: connections break, new ones are refused. Containers go on.
@@ -376,6 +385,12 @@ impl Inside {
 impl Engine for Fake {
     async fn ping(&self) -> Result<String, EngineError> {
         self.answer(Call::Ping, |_| Ok("fake 1".to_owned())).await
+    }
+
+    async fn lacks(&self, needs: &Needs<'_>) -> Result<Vec<String>, EngineError> {
+        let (network, is_lacking) = (needs.network, self.inside().lacks_network);
+        let lacking = is_lacking.then(|| format!("Docker has no network {network}"));
+        self.answer(Call::Lacks, |_| Ok(lacking.into_iter().collect())).await
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use gantry_protocol::message::{StageOutcome, Step};
 
 use super::barrier::{self, Next};
+use super::blame::{self, Blame};
+use super::waits::{Awaited, ENGINE};
 use super::{Stage, StageError, Wish, container_name};
 use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
 use crate::explain::sentence;
@@ -21,8 +23,26 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Where the worker binary is in the container.
 const WORKER_BINARY: &str = "/gantry/bin/gantry-worker";
 
+/// How long an engine is asked where nobody hears a stop or a time limit: whoever asks tries again later.
+const A_WHILE: Duration = Duration::from_secs(60);
+
+/// Asks an engine again and again for a while.
+pub(super) async fn insist<T, F>(mut call: impl FnMut() -> F) -> Result<T, EngineError>
+where
+    F: Future<Output = Result<T, EngineError>>,
+{
+    let awaited = Awaited::new(ENGINE);
+    match tokio::time::timeout(A_WHILE, persist(&awaited, &mut call)).await {
+        Ok(answer) => answer,
+        Err(_) => call().await,
+    }
+}
+
 /// Asks an engine until it answers: one that restarts is waited for.
-pub(super) async fn persist<T, F>(mut call: impl FnMut() -> F) -> Result<T, EngineError>
+pub(super) async fn persist<T, F>(
+    awaited: &Awaited,
+    mut call: impl FnMut() -> F,
+) -> Result<T, EngineError>
 where
     F: Future<Output = Result<T, EngineError>>,
 {
@@ -31,6 +51,7 @@ where
     loop {
         match call().await {
             Err(error) if error.is_passing() => {
+                awaited.failed(&error);
                 if !is_away {
                     tracing::warn!(%error, "waiting for the container engine");
                 }
@@ -73,7 +94,7 @@ impl<E: Engine> Stage<E> {
         gantry_spool::lay_out(&self.directories.spool)?;
         self.shared.journal.step(self.attempt, Step::Creating)?;
         let spec = self.container()?;
-        match persist(|| self.shared.engine.create(&spec)).await {
+        match self.ask(|| self.shared.engine.create(&spec)).await {
             Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Created)?),
             // It may have been made all the same: its name tells.
             Err(error) if self.state_of_container().await?.is_some() => {
@@ -117,7 +138,7 @@ impl<E: Engine> Stage<E> {
     /// What the container is doing; none if there is none.
     pub(super) async fn state_of_container(&self) -> Result<Option<State>, EngineError> {
         let name = container_name(self.attempt);
-        persist(|| self.shared.engine.state(&name)).await
+        self.ask(|| self.shared.engine.state(&name)).await
     }
 
     pub(super) fn has_begun(&self) -> Result<bool, StageError> {
@@ -138,16 +159,27 @@ impl<E: Engine> Stage<E> {
     pub(super) async fn failed_early(
         &self,
         entry: &Entry,
-        error: &(dyn std::error::Error + Sync),
+        error: &(dyn Blame + Sync),
     ) -> Result<(), StageError> {
         // What failed may have failed because of it.
         if self.wish() == Wish::Stop {
             return self.stopped_early(entry).await;
         }
+        if self.limit.has_passed() {
+            let outcome = self.too_late(None);
+            let lines: Vec<_> = super::ending::line(&outcome).into_iter().collect();
+            return self.end_unbegun(entry, outcome, &lines).await;
+        }
         let reason = sentence(error);
         let reason = self.secrets.hide(&reason);
-        let outcome = StageOutcome::Failed { reason: reason.clone(), phase: None, code: None };
-        self.end_unbegun(entry, outcome, &[reason]).await
+        let outcome = if error.is_ours() {
+            self.shared.complaints.failed(&reason);
+            blame::outcome(self.attempt.stage, reason)
+        } else {
+            StageOutcome::Failed { reason, phase: None, code: None }
+        };
+        let lines: Vec<_> = super::ending::line(&outcome).into_iter().collect();
+        self.end_unbegun(entry, outcome, &lines).await
     }
 
     /// Ends the stage before its first phase, when none can begin any more: a start whose answer nobody
@@ -160,7 +192,7 @@ impl<E: Engine> Stage<E> {
     ) -> Result<(), StageError> {
         if entry.step > Step::Granted {
             let name = container_name(self.attempt);
-            persist(|| self.shared.engine.remove(&name)).await?;
+            self.ask(|| self.shared.engine.remove(&name)).await?;
             if self.has_begun()? {
                 tracing::warn!(attempt = %self.attempt, "the container began when it was to be given up");
                 return Ok(self.shared.journal.step(self.attempt, Step::Started)?);

@@ -14,12 +14,13 @@ use gantry_spool::{
 };
 
 use super::follow::Followed;
-use super::{Shared, Stage, StageError, plain};
-use crate::config::GoDuration;
+use super::{Shared, Stage, StageError, blame, plain, waits};
+use crate::blob::BlobError;
+use crate::config::Config;
 use crate::container::{Engine, Signal, State};
 use crate::explain::sentence;
 use crate::journal::{Change, Ending, Entry, JournalError};
-use crate::log::message_id;
+use crate::log::{Log, message_id};
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
 use crate::terraform::{self, Outputs, Planned};
@@ -36,14 +37,15 @@ impl<E: Engine> Stage<E> {
         let Followed { outcome, damage, mut log } = followed;
         let stop = self.entry().and_then(|entry| entry.stop);
         let outcome = match outcome {
-            Some(outcome) => outcome_of(outcome, stop, self.shared.config.run_timeout),
-            None => self.lost(stop, damage).await?,
+            Some(outcome) => outcome_of(outcome, stop, &self.shared.config),
+            None => self.lost(&mut log, stop, damage).await?,
         };
         let mut ending = match outcome {
             StageOutcome::Succeeded { has_changes } => self.success(has_changes).await,
             StageOutcome::Failed { .. }
             | StageOutcome::Denied
             | StageOutcome::Stopped { .. }
+            | StageOutcome::GivenBack { .. }
             | StageOutcome::Unknown { .. } => plain(outcome),
         };
         let section = log.section();
@@ -60,10 +62,12 @@ impl<E: Engine> Stage<E> {
     /// The container is gone and its spool has no last frame.
     async fn lost(
         &self,
+        log: &mut Log,
         stop: Option<String>,
         damage: Option<String>,
     ) -> Result<StageOutcome, StageError> {
-        let state = self.state_of_container().await?;
+        let name = super::container_name(self.attempt);
+        let state = self.ask_with(log, || self.shared.engine.state(&name)).await?;
         let how = match state {
             Some(State::Exited { code }) => format!("it ended with code {code}"),
             Some(State::Created) => "it was never started".to_owned(),
@@ -92,11 +96,11 @@ impl<E: Engine> Stage<E> {
                 Some(reason) => StageOutcome::Stopped { reason },
                 None => StageOutcome::Failed { reason, phase: None, code: None },
             },
-            (false, StageKind::Read | StageKind::Write) => StageOutcome::Failed {
-                reason: format!("the container did not begin ({how}): look at Docker's log"),
-                phase: None,
-                code: None,
-            },
+            (false, stage) => {
+                let reason = format!("the container did not begin ({how}): look at Docker's log");
+                self.shared.complaints.failed(&reason);
+                blame::outcome(stage, reason)
+            }
         })
     }
 
@@ -208,8 +212,11 @@ impl<E: Engine> Stage<E> {
             Err(error) => return self.unsealed(&sentence(&error)),
         };
         let head = Bytes::copy_from_slice(leaving.header.as_bytes());
-        let key =
-            self.store.put(UrlPurpose::Workspace, Content::File(&head, &leaving.payload)).await?;
+        let content = Content::File(&head, &leaving.payload);
+        let key = match self.store.put(UrlPurpose::Workspace, content).await {
+            Err(error @ BlobError::Unwanted { .. }) => return self.unsealed(&sentence(&error)),
+            put => put?,
+        };
         let message = WorkspaceStored {
             attempt: self.attempt,
             key,
@@ -239,19 +246,23 @@ impl<E: Engine> Stage<E> {
     async fn let_end(&self) -> Result<(), StageError> {
         let name = super::container_name(self.attempt);
         let engine = &self.shared.engine;
-        let ended = || super::container::persist(|| engine.ended(&name));
+        let ended = || self.ask(|| engine.ended(&name));
         if let Ok(ended) = tokio::time::timeout(WAY_OUT, ended()).await {
             return Ok(ended?);
         }
         tracing::warn!(attempt = %self.attempt, "the container did not end after its last message: ending it");
-        super::container::persist(|| engine.signal(&name, Signal::Kill)).await?;
+        self.ask(|| engine.signal(&name, Signal::Kill)).await?;
         Ok(ended().await?)
     }
 
     /// A plan whose workspace cannot be kept cannot be applied.
     fn unsealed(&self, why: &str) -> Result<(), StageError> {
         let reason = format!("the workspace cannot be kept for the apply: {why}");
-        let outcome = StageOutcome::Failed { reason, phase: None, code: None };
+        self.ends_otherwise(StageOutcome::Failed { reason, phase: None, code: None })
+    }
+
+    /// What had gone well comes to nothing all the same.
+    pub(super) fn ends_otherwise(&self, outcome: StageOutcome) -> Result<(), StageError> {
         // It may name a file, and a run chooses how its files are called.
         let ending = masked(plain(outcome), &self.secrets);
         self.shared.journal.write(vec![
@@ -305,7 +316,7 @@ pub(super) fn send_result<E>(
     Ok(())
 }
 
-fn outcome_of(outcome: Outcome, stop: Option<String>, run_timeout: GoDuration) -> StageOutcome {
+fn outcome_of(outcome: Outcome, stop: Option<String>, config: &Config) -> StageOutcome {
     match outcome {
         Outcome::Succeeded => StageOutcome::Succeeded { has_changes: false },
         Outcome::Planned { has_changes } => StageOutcome::Succeeded { has_changes },
@@ -314,11 +325,9 @@ fn outcome_of(outcome: Outcome, stop: Option<String>, run_timeout: GoDuration) -
         }
         Outcome::Stopped { phase, reason } => match (stop, reason) {
             (Some(reason), _) => StageOutcome::Stopped { reason },
-            (None, StopReason::RunTimeout) => StageOutcome::Stopped {
-                reason: format!(
-                    "the run exceeded its time limit of {run_timeout} (SPACELIFT_LAUNCHER_RUN_TIMEOUT)"
-                ),
-            },
+            (None, StopReason::RunTimeout) => {
+                StageOutcome::Stopped { reason: waits::too_long(config) }
+            }
             // The pool did not want it.
             (None, StopReason::Asked) => StageOutcome::Failed {
                 reason: "Docker stopped, or somebody signalled the container: the tool was interrupted once"
@@ -335,6 +344,7 @@ fn masked(mut ending: Ending, secrets: &Secrets) -> Ending {
     match &mut ending.outcome {
         StageOutcome::Failed { reason, .. }
         | StageOutcome::Stopped { reason }
+        | StageOutcome::GivenBack { reason }
         | StageOutcome::Unknown { reason } => *reason = secrets.hide(reason),
         StageOutcome::Succeeded { .. } | StageOutcome::Denied => {}
     }
@@ -342,7 +352,7 @@ fn masked(mut ending: Ending, secrets: &Secrets) -> Ending {
 }
 
 /// What the log says about an ending at its end.
-fn line(outcome: &StageOutcome) -> Option<String> {
+pub(super) fn line(outcome: &StageOutcome) -> Option<String> {
     match outcome {
         StageOutcome::Succeeded { .. } | StageOutcome::Denied => None,
         StageOutcome::Failed { reason, phase: Some(phase), .. } => {
@@ -350,6 +360,9 @@ fn line(outcome: &StageOutcome) -> Option<String> {
         }
         StageOutcome::Failed { reason, phase: None, .. } => Some(reason.clone()),
         StageOutcome::Stopped { reason } => Some(format!("stopped: {reason}")),
+        StageOutcome::GivenBack { reason } => Some(format!(
+            "this worker gives the stage back, so that another one may run it: {reason}"
+        )),
         StageOutcome::Unknown { reason } => Some(format!("outcome unknown: {reason}")),
     }
 }

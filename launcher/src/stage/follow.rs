@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gantry_model::Phase;
+use gantry_model::{Phase, Stage as StageKind};
 use gantry_protocol::message::{PhaseEvent, PhaseReport};
 use gantry_spool::order::MAX_STATE;
 use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch, open_side_file};
@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 use super::container::persist;
 use super::state::{ERRORED, StateError};
+use super::waits::{self, Awaited, ENGINE};
 use super::{MARGIN, Stage, StageError, Wish, container_name};
-use crate::container::{Engine, Signal};
+use crate::container::{Engine, EngineError, Signal};
 use crate::journal::{Change, Entry};
 use crate::log::{Log, message_id};
 
@@ -32,6 +33,10 @@ const SAY_AGAIN: Duration = Duration::from_secs(2);
 
 /// The most notes that stand in a log: whoever writes without end into the spool must not fill it.
 const MAX_NOTES: usize = 100;
+/// How long an interrupted read stage has to end by itself, as its order says too.
+pub(super) const READ_GRACE: Duration = Duration::from_secs(30);
+/// How long a container that was killed may take to be gone.
+const WAY_OUT: Duration = Duration::from_secs(10);
 
 /// What the spool said.
 pub(super) struct Followed {
@@ -87,9 +92,13 @@ impl<E: Engine> Stage<E> {
             gone: Notify::new(),
         };
         let name = container_name(self.attempt);
+        // The worker binary ends the stage at its time limit; this is for one that hangs.
+        let limit = self.shared.config.run_timeout.get() + MARGIN;
+        self.limit.put_off(pulse.begin + limit);
         let read = self.read(entry, &pulse);
+        let awaited = Awaited::new(ENGINE);
         let ended = async {
-            let ended = persist(|| self.shared.engine.ended(&name)).await;
+            let ended = persist(&awaited, || self.shared.engine.ended(&name)).await;
             pulse.is_gone.store(true, Ordering::Release);
             pulse.gone.notify_one();
             ended
@@ -98,7 +107,8 @@ impl<E: Engine> Stage<E> {
         let mut container_ended = false;
         let stop = self.stop(&pulse);
         let answer = self.answer_states();
-        tokio::pin!(stop, answer);
+        let abandoned = self.abandoned();
+        tokio::pin!(stop, answer, abandoned);
         let followed = loop {
             tokio::select! {
                 biased;
@@ -106,10 +116,28 @@ impl<E: Engine> Stage<E> {
                 error = &mut stop => return Err(error),
                 ended = &mut ended, if !container_ended => { ended?; container_ended = true; }
                 () = &mut answer => {}
+                // A read stage has changed nothing. What still runs of it is removed with the rest.
+                () = &mut abandoned => return Err(EngineError::CalledOff.into()),
             }
         };
         // After the last frame nothing runs in the container but the worker binary, on its way out.
         self.end(followed).await
+    }
+
+    /// Resolves when a read stage that was to end has not ended long after its grace: nobody can reach its
+    /// container, or that cannot be killed. A write stage is waited for, whatever that takes.
+    async fn abandoned(&self) {
+        self.limit.over().await;
+        tokio::time::sleep(self.grace() + MARGIN + WAY_OUT).await;
+    }
+
+    /// How long an interrupted stage has to end by itself.
+    fn grace(&self) -> Duration {
+        let grace = self.shared.config.stop_grace.get();
+        match self.attempt.stage {
+            StageKind::Read => grace.min(READ_GRACE),
+            StageKind::Write => grace,
+        }
     }
 
     async fn read(&self, entry: &Entry, pulse: &Pulse) -> Result<Followed, StageError> {
@@ -217,6 +245,7 @@ impl<E: Engine> Stage<E> {
         };
         match event {
             Event::PhaseBegan { phase } => {
+                self.shared.complaints.went_well();
                 let is_new = told.phases.insert((phase, true));
                 let report = is_new.then(|| self.report(phase, PhaseEvent::Began));
                 let report = report.into_iter().collect();
@@ -312,12 +341,13 @@ impl<E: Engine> Stage<E> {
     async fn interrupt(&self) -> StageError {
         let name = container_name(self.attempt);
         let engine = &self.shared.engine;
-        if let Err(error) = persist(|| engine.signal(&name, Signal::Stop)).await {
+        let awaited = Awaited::new(ENGINE);
+        if let Err(error) = persist(&awaited, || engine.signal(&name, Signal::Stop)).await {
             return error.into();
         }
         // The worker binary heeds the first that it hears, and keeps the grace itself; this is for one
         // that hangs.
-        let over = Instant::now() + self.shared.config.stop_grace.get() + MARGIN;
+        let over = Instant::now() + self.grace() + MARGIN;
         while Instant::now() < over {
             tokio::time::sleep(SAY_AGAIN).await;
             match engine.signal(&name, Signal::Stop).await {
@@ -326,7 +356,7 @@ impl<E: Engine> Stage<E> {
             }
         }
         tracing::warn!(attempt = %self.attempt, "the stage did not end within its grace");
-        if let Err(error) = persist(|| engine.signal(&name, Signal::Kill)).await {
+        if let Err(error) = persist(&awaited, || engine.signal(&name, Signal::Kill)).await {
             return error.into();
         }
         std::future::pending().await
@@ -347,6 +377,9 @@ impl<E: Engine> Stage<E> {
             () = self.silence(pulse) => {
                 let limit = self.shared.config.logs_timeout;
                 format!("no output for {limit} (SPACELIFT_LAUNCHER_LOGS_TIMEOUT)")
+            }
+            () = tokio::time::sleep_until(pulse.begin + self.shared.config.run_timeout.get() + MARGIN) => {
+                waits::too_long(&self.shared.config)
             }
         }
     }

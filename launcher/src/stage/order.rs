@@ -12,7 +12,7 @@ use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder
 use gantry_spool::{Limits, WhenFull};
 use zeroize::Zeroizing;
 
-use super::container::persist;
+use super::follow::READ_GRACE;
 use super::{Stage, container_name};
 use crate::config::Config;
 use crate::container::{Engine, EngineError, Image};
@@ -23,8 +23,6 @@ use crate::workspace::{self, Handover};
 
 /// How much of a read stage's output waits on the host: 1 GiB.
 const READ_QUOTA: u64 = 1 << 30;
-/// How long a read stage has to end by itself once it was interrupted.
-const READ_GRACE_MS: u64 = 30_000;
 /// How long a state write waits for the store.
 const ANSWER_AFTER_MS: u64 = 20_000;
 /// How long plan and outputs may take to be shown as JSON.
@@ -195,7 +193,7 @@ impl<E: Engine> Stage<E> {
     /// Writes the order, and the state if the stage has one, where the worker binary looks for them.
     pub(super) async fn write_order(&self) -> Result<(), OrderError> {
         let name = self.chosen_image();
-        let image = persist(|| self.shared.engine.image(&name)).await?.unwrap_or_default();
+        let image = self.ask(|| self.shared.engine.image(&name)).await?.unwrap_or_default();
         let user = self.user(&image).await?;
         let state = self.state_order().await?;
         let mut order = self.order(&image, user, state, self.commands()?);
@@ -266,7 +264,9 @@ impl<E: Engine> Stage<E> {
                     .collect::<Vec<_>>()
             })
             .collect();
-        self.log(entry).say(Section::Prepare, &lines, Vec::new()).await
+        // Read only now: the waits before may have said something.
+        let entry = self.entry().unwrap_or_else(|| entry.clone());
+        self.log(&entry).say(Section::Prepare, &lines, Vec::new()).await
     }
 
     fn order(
@@ -299,7 +299,7 @@ impl<E: Engine> Stage<E> {
                 .into_owned(),
             run_timeout_ms: millis(config.run_timeout.get()),
             grace_ms: match self.attempt.stage {
-                StageKind::Read => READ_GRACE_MS.min(millis(config.stop_grace.get())),
+                StageKind::Read => millis(READ_GRACE.min(config.stop_grace.get())),
                 StageKind::Write => millis(config.stop_grace.get()),
             },
             interrupt: Interrupt::Sigint,
@@ -362,7 +362,7 @@ impl<E: Engine> Stage<E> {
         }
         let container = container_name(self.attempt);
         let engine = &self.shared.engine;
-        let read = persist(|| engine.read_file(&container, "/etc/passwd", MAX_PASSWD)).await?;
+        let read = self.ask(|| engine.read_file(&container, "/etc/passwd", MAX_PASSWD)).await?;
         let passwd = String::from_utf8_lossy(&read.unwrap_or_default()).into_owned();
         find_user(name, group, &passwd)
             .ok_or_else(|| OrderError::User { user: image.user.chars().take(64).collect() })

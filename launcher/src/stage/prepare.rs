@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 
 use super::order::{Origins, Variables};
 use super::policy::Asked;
-use super::{Shared, StageError, Wish, order};
+use super::waits::{Awaited, STORE};
+use super::{Shared, StageError, order};
 use crate::blob::{BlobError, Expected};
 use crate::container::{Engine, EngineError, Image};
 use crate::journal::Entry;
@@ -169,7 +170,7 @@ fn is_inner(path: &str) -> bool {
 
 /// Why the workspace cannot be laid out.
 #[derive(Debug, thiserror::Error)]
-enum PrepareError {
+pub(super) enum PrepareError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error(transparent)]
@@ -186,9 +187,7 @@ enum PrepareError {
     PlannedIn { image: String, id: String },
     #[error(transparent)]
     State(#[from] super::state::StateError),
-    #[error(
-        "bringing the image was given up: the stage is being stopped, or exceeded its time limit (SPACELIFT_LAUNCHER_RUN_TIMEOUT)"
-    )]
+    #[error("bringing the image was given up")]
     CalledOff,
     #[error("the {what} takes {size} bytes: the limit is {limit}")]
     TooLarge { what: &'static str, size: u64, limit: u64 },
@@ -205,7 +204,7 @@ impl<E: Engine> super::Stage<E> {
             self.check_recipients().map_err(PrepareError::from)?;
             tokio::select! {
                 biased;
-                () = self.called_off() => Err(PrepareError::CalledOff.into()),
+                () = self.limit.over() => Err(PrepareError::CalledOff.into()),
                 brought = self.bring(&mut log) => brought,
             }
         };
@@ -238,7 +237,7 @@ impl<E: Engine> super::Stage<E> {
         let Some(PlannedIn { id, digests }) = handover.map_err(PrepareError::from)?.image else {
             return self.bring_image(log, self.image()).await;
         };
-        let here = super::container::persist(|| self.shared.engine.image(&id)).await;
+        let here = self.ask_with(log, || self.shared.engine.image(&id)).await;
         if let Ok(Some(image)) = here {
             return Ok(image);
         }
@@ -255,8 +254,7 @@ impl<E: Engine> super::Stage<E> {
         let engine = &self.shared.engine;
         let failed =
             |source| Preparing::Run(PrepareError::Image { image: name.to_owned(), source });
-        let here = async || super::container::persist(|| engine.image(name)).await.map_err(failed);
-        if let Some(image) = here().await? {
+        if let Some(image) = self.ask_with(log, || engine.image(name)).await.map_err(failed)? {
             return Ok(image);
         }
         say(log, format!("pulling the image {name}")).await?;
@@ -276,13 +274,14 @@ impl<E: Engine> super::Stage<E> {
                 // Docker was restarted: what it has of the image is kept.
                 Err(EngineError::Unreachable { .. }) if again > 0 => {
                     again -= 1;
-                    super::container::persist(|| engine.ping()).await.map_err(failed)?;
+                    self.ask_with(log, || engine.ping()).await.map_err(failed)?;
                     say(log, format!("Docker broke off, pulling the image {name} again")).await?;
                 }
                 pulled => {
                     pulled.map_err(failed)?;
                     let gone = || PrepareError::Gone { image: name.to_owned() };
-                    return here().await?.ok_or_else(|| gone().into());
+                    let here = self.ask_with(log, || engine.image(name)).await.map_err(failed)?;
+                    return here.ok_or_else(|| gone().into());
                 }
             }
         }
@@ -291,11 +290,11 @@ impl<E: Engine> super::Stage<E> {
     async fn lay_out(&self, log: &mut Log) -> Result<(), Preparing> {
         if let Some(sealed) = &self.spec.workspace {
             say(log, "opening the workspace of the plan".to_owned()).await?;
-            return Ok(self.open_workspace(sealed).await?);
+            return Ok(self.open_workspace(log, sealed).await?);
         }
         if let Some(source) = &self.spec.source {
             say(log, format!("unpacking the source {}", source.sha256)).await?;
-            self.unpack_source(source).await?;
+            self.unpack_source(log, source).await?;
         } else {
             self.directories
                 .empty_workspace()
@@ -311,12 +310,14 @@ impl<E: Engine> super::Stage<E> {
         Ok(())
     }
 
-    async fn unpack_source(&self, source: &Source) -> Result<(), PrepareError> {
+    async fn unpack_source(&self, log: &mut Log, source: &Source) -> Result<(), PrepareError> {
         bounded("source", source.size, MAX_SOURCE)?;
         let mut file =
             workspace::passing_file(&self.directories.root).map_err(WorkspaceError::Io)?;
         let expected = Expected { what: "source", size: source.size, sha256: Some(&source.sha256) };
-        self.get(&source.url, expected, &mut file).await?;
+        let awaited = Awaited::new(STORE);
+        let got = self.get(&awaited, &source.url, expected, &mut file);
+        self.wait_with(log, &awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
         let directories = self.directories.clone();
         blocking(move || {
             use std::io::Seek as _;
@@ -329,12 +330,18 @@ impl<E: Engine> super::Stage<E> {
         Ok(())
     }
 
-    async fn open_workspace(&self, sealed: &SealedWorkspace) -> Result<(), PrepareError> {
+    async fn open_workspace(
+        &self,
+        log: &mut Log,
+        sealed: &SealedWorkspace,
+    ) -> Result<(), PrepareError> {
         bounded("workspace", sealed.size, workspace::MAX_SEALED)?;
         let mut file =
             workspace::passing_file(&self.directories.root).map_err(WorkspaceError::Io)?;
         let expected = Expected { what: "workspace", size: sealed.size, sha256: None };
-        self.get(&sealed.url, expected, &mut file).await?;
+        let awaited = Awaited::new(STORE);
+        let got = self.get(&awaited, &sealed.url, expected, &mut file);
+        self.wait_with(log, &awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
         let (directories, sealed, stack, attempt) =
             (self.directories.clone(), sealed.clone(), self.spec.stack.clone(), self.attempt);
         let config = Arc::clone(&self.shared.config);
@@ -348,32 +355,10 @@ impl<E: Engine> super::Stage<E> {
         Ok(())
     }
 
-    /// Gets an object; a store that is away is waited for, until the stage is to be stopped.
+    /// Gets an object; a store that is away is asked again. Whoever waits for it bounds that.
     pub(super) async fn get(
         &self,
-        url: &str,
-        expected: Expected<'_>,
-        into: &mut (impl Write + Restart + Send),
-    ) -> Result<(), BlobError> {
-        tokio::select! {
-            biased;
-            () = self.called_off() => Err(BlobError::CalledOff),
-            got = self.keep_getting(url, expected, into) => got,
-        }
-    }
-
-    /// Resolves when somebody wants the stage stopped before its first phase, or preparing it has taken
-    /// as long as a stage may.
-    async fn called_off(&self) {
-        let mut wish = self.reins.wish.clone();
-        tokio::select! {
-            Ok(_) = wish.wait_for(|wish| *wish == Wish::Stop) => {}
-            () = tokio::time::sleep_until(self.deadline) => {}
-        }
-    }
-
-    async fn keep_getting(
-        &self,
+        awaited: &Awaited,
         url: &str,
         expected: Expected<'_>,
         into: &mut (impl Write + Restart + Send),
@@ -382,6 +367,7 @@ impl<E: Engine> super::Stage<E> {
         loop {
             match self.shared.objects.get(url, expected, into).await {
                 Err(error) if error.is_passing() => {
+                    awaited.failed(&error);
                     tracing::warn!(attempt = %self.attempt, %error, "getting it failed; trying again");
                     into.restart()?;
                     tokio::time::sleep(pause).await;

@@ -16,6 +16,7 @@ use gantry_spool::{SideFile, open_side_file};
 use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
+use super::waits::{Awaited, STORE};
 use super::{Stage, StageError};
 use crate::blob::{BlobError, Expected, hex};
 use crate::container::Engine;
@@ -142,7 +143,9 @@ impl<E: Engine> Stage<E> {
             size: sealed.payload_size,
             sha256: Some(&sealed.payload_sha256),
         };
-        self.get(&sealed.url, expected, &mut payload).await?;
+        let awaited = Awaited::new(STORE);
+        let got = self.get(&awaited, &sealed.url, expected, &mut payload);
+        self.wait(&awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
         let mut plain = gantry_protocol::open(&self.keys(), &header, payload.as_slice())?;
         let mut state = Zeroizing::new(Vec::with_capacity(payload.len()));
         plain.read_to_end(&mut state).map_err(OpenError::from_io)?;

@@ -13,6 +13,7 @@ use gantry_launcher::blob::Objects;
 use gantry_launcher::config::{Config, Host};
 use gantry_launcher::container::Image;
 use gantry_launcher::container::fake::{Answer, Call, Fake, Fault, Happened};
+use gantry_launcher::health::Complaints;
 use gantry_launcher::journal::{Change, Ending, Journal};
 use gantry_launcher::policy::Policy;
 use gantry_launcher::session::Outgoing as _;
@@ -53,6 +54,7 @@ pub fn reason(outcome: &StageOutcome) -> &str {
         StageOutcome::Succeeded { .. } | StageOutcome::Denied => panic!("{outcome:?}"),
         StageOutcome::Failed { reason, .. }
         | StageOutcome::Stopped { reason }
+        | StageOutcome::GivenBack { reason }
         | StageOutcome::Unknown { reason } => reason,
     }
 }
@@ -73,6 +75,8 @@ pub struct Play {
     /// What the control plane has taken.
     heard: Vec<FromLauncher>,
     acknowledges: bool,
+    pub complaints: Complaints,
+    until: tokio::time::Instant,
     said: Said,
     _logging: DefaultGuard,
     directory: TempDir,
@@ -121,6 +125,7 @@ impl Play {
         journal.write(vec![Change::granted(attempt, "this boot".to_owned())]).unwrap();
         let urls = Arc::new(Urls::new(attempt, Arc::new(|_| {})));
         urls.add(store.urls());
+        let until = tokio::time::Instant::now() + config.run_timeout.get();
         let engine = Fake::new(worker.clone(), PATIENCE);
         engine.can_pull(IMAGE, image(), &PASSWD);
         Self {
@@ -138,6 +143,8 @@ impl Play {
             helping: JoinSet::new(),
             heard: Vec::new(),
             acknowledges: true,
+            complaints: Complaints::new(),
+            until,
             said,
             _logging: logging,
             directory,
@@ -157,8 +164,10 @@ impl Play {
             worker_binary,
             boot: "this boot".to_owned(),
             say: Arc::new(|_| {}),
+            complaints: self.complaints.clone(),
         };
-        let reins = Reins { wish: self.wish.subscribe(), urls: Arc::clone(&self.urls) };
+        let reins =
+            Reins { wish: self.wish.subscribe(), urls: Arc::clone(&self.urls), until: self.until };
         let attempt = self.attempt;
         self.driving.spawn(async move {
             loop {
@@ -223,6 +232,31 @@ impl Play {
     /// Nothing can be stored.
     pub fn has_no_urls(&mut self) {
         self.urls = Arc::new(Urls::new(self.attempt, Arc::new(|_| {})));
+    }
+
+    /// More can be stored.
+    pub fn has_urls(&self) {
+        self.urls.add(self.store.urls());
+    }
+
+    /// The stage has taken as long as it may.
+    pub fn is_late(&mut self) {
+        self.until = tokio::time::Instant::now();
+    }
+
+    /// Waits until the worker complains of this.
+    pub async fn complains(&mut self, of: &str) {
+        while self.complaints.present().is_none_or(|complaint| !complaint.contains(of)) {
+            self.tick().await;
+        }
+    }
+
+    /// Waits until the run's log says this.
+    pub async fn logs(&mut self, words: &str) {
+        while !self.log().contains(words) {
+            self.take();
+            self.tick().await;
+        }
     }
 
     /// The stage has ended well, and that is all that was done about it.
@@ -297,17 +331,22 @@ impl Play {
         }
         loop {
             self.take();
-            let results = self.heard.iter().filter_map(|message| {
-                let FromLauncher::Result(result) = message else { return None };
-                Some(result.outcome.clone())
-            });
-            let results: Vec<_> = results.collect();
-            assert!(results.len() <= 1, "{results:?}");
-            if let Some(result) = results.into_iter().next() {
+            if let Some(result) = self.reported() {
                 return result;
             }
             self.tick().await;
         }
+    }
+
+    /// How the stage ended, if that was reported.
+    pub fn reported(&self) -> Option<StageOutcome> {
+        let results = self.heard.iter().filter_map(|message| {
+            let FromLauncher::Result(result) = message else { return None };
+            Some(result.outcome.clone())
+        });
+        let results: Vec<_> = results.collect();
+        assert!(results.len() <= 1, "{results:?}");
+        results.into_iter().next()
     }
 
     /// How the stage ended; nothing of it is left.

@@ -434,6 +434,12 @@ pub enum StageOutcome {
         /// Who or what, in words.
         reason: String,
     },
+    /// This worker could not run it, by its host's fault, and nothing of it matters: a read stage is
+    /// offered again, to another worker if there is one.
+    GivenBack {
+        /// Why, in words.
+        reason: String,
+    },
     /// It had begun and nobody can say how it ended.
     Unknown {
         /// What is known, in words.

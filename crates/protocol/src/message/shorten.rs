@@ -71,6 +71,9 @@ fn shortened_result(result: StageResult) -> StageResult {
             StageOutcome::Failed { reason: cut(&reason, TEXT), phase, code }
         }
         StageOutcome::Stopped { reason } => StageOutcome::Stopped { reason: cut(&reason, TEXT) },
+        StageOutcome::GivenBack { reason } => {
+            StageOutcome::GivenBack { reason: cut(&reason, TEXT) }
+        }
         StageOutcome::Unknown { reason } => StageOutcome::Unknown { reason: cut(&reason, TEXT) },
         whole @ (StageOutcome::Succeeded { .. } | StageOutcome::Denied) => whole,
     };

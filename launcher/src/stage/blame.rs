@@ -1,0 +1,132 @@
+//! Whose fault it is that a stage did not get to its first phase: the run's, or this host's.
+//!
+//! What is the run's fault fails it, here as anywhere else. What is this host's is given back while the
+//! stage only reads, so that another worker may have it; a few of those in a row make the worker unhealthy.
+
+use std::io;
+
+use gantry_model::Stage;
+use gantry_protocol::message::StageOutcome;
+
+use super::order::OrderError;
+use super::prepare::PrepareError;
+use super::state::StateError;
+use crate::blob::BlobError;
+use crate::container::EngineError;
+use crate::workspace::{ArchiveError, WorkspaceError};
+
+/// An error before the first phase.
+pub(super) trait Blame: std::error::Error {
+    /// Whether it is this host's fault.
+    fn is_ours(&self) -> bool;
+}
+
+/// How a stage ends that this host could not run and of which nothing has begun.
+pub(super) const fn outcome(stage: Stage, reason: String) -> StageOutcome {
+    match stage {
+        Stage::Read => StageOutcome::GivenBack { reason },
+        Stage::Write => StageOutcome::Failed { reason, phase: None, code: None },
+    }
+}
+
+/// Whether it says that a disk is full or cannot be used, and not that something is wrong with a file.
+pub(super) fn is_of_the_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use rustix::io::Errno;
+    let kinds = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    let errors = [Errno::IO, Errno::MFILE, Errno::NFILE];
+    kinds.contains(&error.kind())
+        || error.raw_os_error().is_some_and(|raw| errors.iter().any(|it| it.raw_os_error() == raw))
+}
+
+/// Of making and starting: image, user and command were looked at before, so what is refused is how this
+/// host's launcher or its Docker is set up.
+impl Blame for EngineError {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Late { .. } | Self::Refused { .. } | Self::Tls(_) => {
+                true
+            }
+            Self::CalledOff => false,
+        }
+    }
+}
+
+impl Blame for BlobError {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Io(error) => is_of_the_disk(error),
+            Self::Ca
+            | Self::Unreachable { .. }
+            | Self::Silent { .. }
+            | Self::Trouble { .. }
+            | Self::Exists { .. }
+            | Self::Refused { .. }
+            | Self::Altered { .. }
+            | Self::Unwanted { .. }
+            | Self::CalledOff => false,
+        }
+    }
+}
+
+impl Blame for WorkspaceError {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Io(error) | Self::Archive(ArchiveError::Io { source: error, .. }) => {
+                is_of_the_disk(error)
+            }
+            Self::Archive(_)
+            | Self::Seal(_)
+            | Self::Open(_)
+            | Self::NotOurs(_)
+            | Self::Crypto(_) => false,
+        }
+    }
+}
+
+impl Blame for StateError {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Blob(error) => error.is_ours(),
+            Self::Io(error) => is_of_the_disk(error),
+            Self::Open(_)
+            | Self::NotOurs(_)
+            | Self::Seal(_)
+            | Self::Recipient
+            | Self::Spool(_)
+            | Self::Changed
+            | Self::Crypto(_) => false,
+        }
+    }
+}
+
+impl Blame for OrderError {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Io(error) => is_of_the_disk(error),
+            Self::Engine(error) => error.is_passing(),
+            Self::State(error) => error.is_ours(),
+            Self::Password(_)
+            | Self::Json(_)
+            | Self::TooLarge
+            | Self::User { .. }
+            | Self::Source(_) => false,
+        }
+    }
+}
+
+impl Blame for PrepareError {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Blob(error) => error.is_ours(),
+            Self::Workspace(error) => error.is_ours(),
+            Self::Image { source, .. } => source.is_passing(),
+            Self::State(error) => error.is_ours(),
+            // Whoever removes images here does not do so elsewhere.
+            Self::Gone { .. } => true,
+            Self::Backend(_) | Self::PlannedIn { .. } | Self::CalledOff | Self::TooLarge { .. } => {
+                false
+            }
+        }
+    }
+}

@@ -364,7 +364,7 @@ fn secrets_dir(reader: &mut Reader<'_>, host: &Host<'_>) -> Option<PathBuf> {
     })
 }
 
-fn is_tmpfs(path: &Path) -> std::io::Result<bool> {
+pub(crate) fn is_tmpfs(path: &Path) -> std::io::Result<bool> {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
     #[expect(clippy::useless_conversion, reason = "the type differs between architectures")]

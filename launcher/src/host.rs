@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use openssl::sha::Sha256;
@@ -29,6 +31,24 @@ pub enum HostError {
         /// The other's process id, or `?`.
         pid: String,
     },
+    /// It is another user's. Root could use it; then its owner could not any more.
+    #[error("{path} belongs to the user with id {owner}, and this launcher runs as {user}")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
+    /// Others can look into it, and it may be theirs too, as `/tmp` is.
+    #[error("{path} can be opened by others than its owner (its mode is {mode:04o})")]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// It cannot be read or written.
     #[error("cannot use {path}")]
     Io {
@@ -43,6 +63,12 @@ impl Explain for HostError {
     fn help(&self) -> Option<&'static str> {
         Some(match self {
             Self::Held { .. } => "stop it, or give this one a GANTRY_STATE_DIR of its own",
+            Self::Foreign { .. } => {
+                "start the launcher as that user, give the directory to this one with chown -R, or set GANTRY_STATE_DIR to another one"
+            }
+            Self::Open { .. } => {
+                "set GANTRY_STATE_DIR to a directory that nobody else uses; if this one is the launcher's alone, run chmod 700 on it"
+            }
             Self::Io { .. } => {
                 "give the launcher's user a GANTRY_STATE_DIR that it can write, on a disk with space"
             }
@@ -71,7 +97,8 @@ impl StateDir {
             let path = path.to_owned();
             move |source| HostError::Io { path, source }
         };
-        make(path, 0o700).map_err(at(path))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        claim(path)?;
         let lock_path = path.join("lock");
         let lock = fs::OpenOptions::new()
             .read(true)
@@ -124,6 +151,30 @@ impl StateDir {
     }
 }
 
+/// Makes sure that the directory is ours alone. What others may use too is left as it is: nobody may find
+/// that a launcher took `/tmp` away from everybody.
+fn claim(path: &Path) -> Result<(), HostError> {
+    let at = |source| HostError::Io { path: path.to_owned(), source };
+    let meta = fs::metadata(path).map_err(at)?;
+    let (owner, user) = (meta.uid(), rustix::process::geteuid().as_raw());
+    if owner != user {
+        return Err(HostError::Foreign { path: path.to_owned(), owner, user });
+    }
+    let mode = meta.permissions().mode() & 0o7777;
+    let others = mode & 0o077;
+    if others == 0 {
+        return Ok(());
+    }
+    // A volume or a directory that was just made for this: nobody has put anything there, nor can.
+    let is_written = others & 0o002 != 0;
+    let is_new = !is_written && fs::read_dir(path).map_err(at)?.next().is_none();
+    if !is_new {
+        return Err(HostError::Open { path: path.to_owned(), mode });
+    }
+    tracing::info!(directory = %path.display(), "made the empty state directory accessible to its owner alone");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(at)
+}
+
 /// The hash of a file, read in small parts.
 fn sha256_of(path: &Path) -> io::Result<String> {
     let mut file = fs::File::open(path)?;
@@ -147,6 +198,42 @@ pub fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_directory_that_others_use_too_is_refused_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let made = |name: &str, mode| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            set(&path, mode);
+            path
+        };
+        // As `/tmp` is, whether or not anybody has something there now.
+        let shared = made("shared", 0o1777);
+        let used = made("used", 0o755);
+        fs::write(used.join("somebody's"), "").unwrap();
+        for (path, expected) in [(&shared, 0o1777), (&used, 0o755)] {
+            let refused = StateDir::hold(path).unwrap_err();
+            assert!(matches!(refused, HostError::Open { .. }), "{refused}");
+            assert_eq!(mode(path), expected);
+        }
+        let fresh = made("fresh", 0o755);
+        drop(StateDir::hold(&fresh).unwrap());
+        assert_eq!(mode(&fresh), 0o700);
+        // An earlier launcher's, which somebody has opened to others since.
+        set(&fresh, 0o750);
+        let refused = StateDir::hold(&fresh).unwrap_err();
+        assert!(refused.help().is_some_and(|help| help.contains("chmod 700")), "{refused}");
+        // Only root can make one for somebody else.
+        if std::os::unix::fs::chown(&fresh, Some(1), None).is_ok() {
+            let refused = StateDir::hold(&fresh).unwrap_err();
+            assert!(matches!(refused, HostError::Foreign { owner: 1, .. }), "{refused}");
+        }
+    }
 
     #[test]
     fn the_worker_binary_is_put_whole_and_a_changed_one_is_replaced() {

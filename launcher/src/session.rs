@@ -143,7 +143,7 @@ pub enum SessionError {
     },
     /// The control plane misses messages that are gone here.
     #[error(
-        "the control plane has messages of this journal up to {has} and the journal begins at {begins}"
+        "the control plane has messages of this journal up to {has} and the journal goes on at {begins}"
     )]
     Gap {
         /// The last one that it has.
@@ -161,6 +161,9 @@ pub enum SessionError {
         /// The last one that was ever here.
         last: u64,
     },
+    /// Another launcher goes on as this worker.
+    #[error("another launcher took this worker's session over, again and again")]
+    TakenOver,
     /// The journal cannot be written.
     #[error(transparent)]
     Outgoing(#[from] OutgoingError),
@@ -183,10 +186,13 @@ impl Explain for SessionError {
             }
             Self::Unreachable { source, .. } => return source.help(),
             Self::Gap { .. } => {
-                "the control plane was set back, perhaps restored from a backup: once no run is in hand here, start with an empty GANTRY_STATE_DIR"
+                "the control plane was set back, perhaps restored from a backup: move GANTRY_STATE_DIR away and start with an empty one. If GANTRY_STATE_DIR/runs is not empty, let the containers of those runs end before, and keep it: what they wrote lies there"
             }
             Self::Ahead { .. } => {
                 "GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove what its runs left in Docker, then start with an empty GANTRY_STATE_DIR"
+            }
+            Self::TakenOver => {
+                "this machine's disk or its GANTRY_STATE_DIR is a copy of another one's that is in use: start one of the two with an empty GANTRY_STATE_DIR"
             }
             Self::Outgoing(_) => "check that GANTRY_STATE_DIR can be written and has space",
             Self::Message(_) => "report this with the log: it is a bug in the launcher",
@@ -197,7 +203,7 @@ impl Explain for SessionError {
 
     fn exit_code(&self) -> Exit {
         match self {
-            Self::NotAdmitted { .. } => Exit::Refused,
+            Self::NotAdmitted { .. } | Self::TakenOver => Exit::Refused,
             Self::Unreachable { .. } => Exit::Broker,
             Self::Gap { .. } | Self::Ahead { .. } | Self::Outgoing(_) => Exit::State,
             Self::Tls(_) => Exit::Configuration,

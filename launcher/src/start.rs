@@ -95,6 +95,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         None => None,
     };
     let state = StateDir::hold(&config.state_dir)?;
+    if crate::config::is_tmpfs(&config.state_dir).unwrap_or(false) {
+        tracing::warn!(
+            directory = %config.state_dir.display(),
+            "GANTRY_STATE_DIR is in memory: after a restart of this host nobody knows what ran here, and workspaces take its memory; put it on a disk"
+        );
+    }
     let worker_binary = state.worker_binary()?;
     let journal = Arc::new(Journal::open(&config.state_dir, || {
         (JournalId::from_ulid(Ulid::generate()), WorkerId::from_ulid(Ulid::generate()))

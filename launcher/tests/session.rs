@@ -169,6 +169,26 @@ async fn a_pool_that_was_reset_ends_the_launcher() {
     assert!(play.session.next().await.is_none());
 }
 
+/// Two machines with one disk would throw each other out for ever.
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_a_machine_that_takes_the_session_over_again_and_again_ends_the_launcher() {
+    let mut play = Play::start();
+    for times in 1..=3 {
+        let talk = play.open().await;
+        play.opened().await;
+        talk.remote.fail(LinkError::TakenOver).await;
+        if times < 3 {
+            assert!(matches!(play.next().await, SessionEvent::Lost { .. }));
+        }
+    }
+    let SessionEvent::Fatal(error) = play.next().await else { panic!("not fatal") };
+    assert_eq!(error.exit_code(), Exit::Refused);
+    assert_snapshot!(explain(&error), @"
+    another launcher took this worker's session over, again and again
+      next: this machine's disk or its GANTRY_STATE_DIR is a copy of another one's that is in use: start one of the two with an empty GANTRY_STATE_DIR
+    ");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_broker_at_the_start_ends_the_launcher_in_the_end() {
     let mut play = Play::start();

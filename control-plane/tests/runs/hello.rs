@@ -137,6 +137,15 @@ async fn another_machine_with_the_same_worker_is_refused_while_the_first_one_liv
     world.bring(&copy, vec![hello]).await;
     world.deliver(&mut [&mut copy]).await;
     assert_eq!(refusal(&copy), Some(RefusalReason::Duplicate));
+    // It may be no copy, but the disk itself, moved: then it holds the only journal there is.
+    let told = copy.heard.iter().find_map(|message| match message {
+        FromControlPlane::Refused(refused) => Some(refused.message.as_str()),
+        _ => None,
+    });
+    assert!(
+        told.is_some_and(|told| told.contains("start this launcher again in 60 s")),
+        "{told:?}"
+    );
 
     world.say(&mut first, Bye { reason: "moving".into() }).await;
     world.hello(&mut copy).await;

@@ -83,6 +83,7 @@ impl LauncherSetup {
     #[must_use]
     pub fn start_unregistered(self) -> Launcher {
         fs::create_dir_all(&self.state).expect("a state directory can be made");
+        fs::set_permissions(&self.state, fs::Permissions::from_mode(0o700)).expect("it is ours");
         let secrets = tempfile::Builder::new().prefix("gantry-e2e-").tempdir_in("/dev/shm");
         let secrets = secrets.expect("/dev/shm takes a directory");
         if let Some(user) = self.user {

@@ -20,6 +20,12 @@ use crate::explain::{Explain as _, sentence};
 /// How often in a row a broker may refuse the certificate before that is believed.
 const REFUSALS: u32 = 3;
 
+/// How often another client may take this worker's session over before that is believed: once is our own
+/// connection of before, whose end nobody noticed.
+const TAKEOVERS: u32 = 3;
+/// After a session that was so long nobody else is this worker.
+const UNDISTURBED: Duration = Duration::from_mins(5);
+
 /// The driver's ends of what it shares with [`super::Session`].
 pub(super) struct Ends {
     pub(super) events: mpsc::Sender<SessionEvent>,
@@ -72,7 +78,7 @@ impl<C: Connector> Driver<C> {
     async fn sessions(&mut self) -> Option<SessionEvent> {
         let started = Instant::now();
         let mut backoff = Backoff::new(self.timing.backoff.0, self.timing.backoff.1);
-        let (mut was_open, mut refusals) = (false, 0);
+        let (mut was_open, mut refusals, mut takeovers) = (false, 0, 0);
         loop {
             let (why, held) = match self.connection().await {
                 Over::Left => return None,
@@ -81,6 +87,15 @@ impl<C: Connector> Driver<C> {
             };
             was_open |= held.is_some();
             refusals = if matches!(why, LinkError::NotAdmitted(_)) { refusals + 1 } else { 0 };
+            // Two that are one worker would throw each other out for ever.
+            takeovers = match (&why, held) {
+                (LinkError::TakenOver, _) => takeovers + 1,
+                (_, Some(held)) if held >= UNDISTURBED => 0,
+                _ => takeovers,
+            };
+            if takeovers == TAKEOVERS {
+                return Some(SessionEvent::Fatal(SessionError::TakenOver));
+            }
             let broker = || self.identity.broker.clone();
             if refusals == REFUSALS {
                 return Some(SessionEvent::Fatal(SessionError::NotAdmitted { broker: broker() }));

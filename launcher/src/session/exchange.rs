@@ -300,10 +300,6 @@ impl Exchange {
             return Vec::new();
         }
         let waiting = context.outgoing.waiting(sent);
-        if let Some(first) = waiting.first().filter(|first| first.seq != sent + 1) {
-            let gap = SessionError::Gap { has: sent, begins: first.seq };
-            return self.settle(vec![Effect::End(End::Fatal(gap))]);
-        }
         let count = usize::try_from(room).unwrap_or(usize::MAX);
         let mut effects = Vec::new();
         for waiting in waiting.into_iter().take(count) {
@@ -391,6 +387,12 @@ impl Exchange {
         if has > last && context.outgoing.waiting(has - 1).is_empty() {
             let ahead = SessionError::Ahead { has, last };
             return Ok(vec![Effect::End(End::Fatal(ahead))]);
+        }
+        // Told now, and not when a run is to be taken: everything that is said here would be too early.
+        let begins = context.outgoing.waiting(0).first().map_or(last + 1, |first| first.seq);
+        if has + 1 < begins {
+            let gap = SessionError::Gap { has, begins };
+            return Ok(vec![Effect::End(End::Fatal(gap))]);
         }
         let leaf_valid = Duration::from_millis(welcome.leaf_valid_ms).min(SIGNING_LEAF_LIFETIME);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);

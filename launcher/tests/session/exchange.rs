@@ -371,16 +371,29 @@ fn a_control_plane_that_was_set_back_is_told_apart() {
         talk.outgoing.push(report(number));
     }
     talk.outgoing.acknowledge(4).unwrap();
-    talk.welcome(2);
-    let effects = talk.act(Exchange::fill);
+    let effects = talk.welcome(2);
     let [Effect::End(End::Fatal(error @ SessionError::Gap { has: 2, begins: 5 }))] = &effects[..]
     else {
         panic!("{effects:?}")
     };
     assert_snapshot!(gantry_launcher::explain::explain(error), @"
-    the control plane has messages of this journal up to 2 and the journal begins at 5
-      next: the control plane was set back, perhaps restored from a backup: once no run is in hand here, start with an empty GANTRY_STATE_DIR
+    the control plane has messages of this journal up to 2 and the journal goes on at 5
+      next: the control plane was set back, perhaps restored from a backup: move GANTRY_STATE_DIR away and start with an empty one. If GANTRY_STATE_DIR/runs is not empty, let the containers of those runs end before, and keep it: what they wrote lies there
     ");
+}
+
+/// Also when nothing waits here: it would be found out by the first run, and by each one that follows.
+#[test]
+fn an_idle_launcher_is_told_at_the_welcome_that_its_control_plane_was_set_back() {
+    let mut talk = Talk::begin(worker(1));
+    for number in 1..=5 {
+        talk.outgoing.push(report(number));
+    }
+    talk.outgoing.acknowledge(5).unwrap();
+    let effects = talk.welcome(0);
+    let [Effect::End(End::Fatal(SessionError::Gap { has: 0, begins: 6 }))] = &effects[..] else {
+        panic!("{effects:?}")
+    };
 }
 
 /// Otherwise what this journal says from now on would be taken for repeated, and nobody would notice.

@@ -55,6 +55,15 @@ struct Hint {
     next: Option<String>,
 }
 
+/// Whether a server's address is one of this host alone.
+fn is_here(endpoint: &str) -> bool {
+    let url = reqwest::Url::parse(endpoint).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 impl Client {
     /// Prepares for `credentials`; asks nothing yet.
     pub fn new(credentials: Credentials) -> Result<Self, Failure> {
@@ -68,6 +77,10 @@ impl Client {
             let trusted = reqwest::Certificate::from_pem_bundle(ca.as_bytes())
                 .or_say(|| "cannot read the certificates to trust".into())?;
             builder = builder.tls_certs_only(trusted);
+        }
+        // As for a launcher: what is on this host is not behind a proxy.
+        if is_here(&credentials.endpoint) {
+            builder = builder.no_proxy();
         }
         let http = builder.build().or_say(|| "cannot prepare for TLS".into())?;
         Ok(Self { http, credentials, token: Mutex::new(None) })

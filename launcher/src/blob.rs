@@ -19,6 +19,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio_util::io::ReaderStream;
 
+use crate::config::Proxy;
+
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long nothing may come.
@@ -42,6 +44,11 @@ pub enum BlobError {
     /// The certificates to trust are none.
     #[error("the token's CA is not a certificate that TLS can use: fetch the pool's token again")]
     Ca,
+    /// The proxy cannot be used.
+    #[error(
+        "HTTPS_PROXY cannot be used as a URL: write special characters of user and password as %40"
+    )]
+    Proxy,
     /// The store cannot be reached or broke off; it may be there again later.
     #[error("the object store cannot be reached: check that this host can reach {host}")]
     Unreachable {
@@ -111,6 +118,7 @@ impl BlobError {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Trouble { .. } => true,
             Self::Ca
+            | Self::Proxy
             | Self::Exists { .. }
             | Self::Refused { .. }
             | Self::Altered { .. }
@@ -133,11 +141,12 @@ pub struct Expected<'a> {
 }
 
 impl Objects {
-    /// Trusts servers whose certificate comes from one of the CAs in `ca`, PEM.
+    /// Trusts servers whose certificate comes from one of the CAs in `ca`, PEM, and reaches them through
+    /// `proxy`, but for those that it is not for.
     ///
     /// # Errors
     /// [`BlobError::Ca`].
-    pub fn trusting(ca: &[u8]) -> Result<Self, BlobError> {
+    pub fn trusting(ca: &[u8], proxy: Option<&Proxy>) -> Result<Self, BlobError> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca) {
             let certificate = certificate.map_err(|_| BlobError::Ca)?;
@@ -148,7 +157,14 @@ impl Objects {
             .map_err(|_| BlobError::Ca)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let client = Client::builder()
+        let mut builder = Client::builder().no_proxy();
+        if let Some(proxy) = proxy.cloned() {
+            let url = reqwest::Url::parse(&proxy.url()).map_err(|_| BlobError::Proxy)?;
+            builder = builder.proxy(reqwest::Proxy::custom(move |to| {
+                to.host_str().is_some_and(|host| proxy.is_for(host)).then(|| url.clone())
+            }));
+        }
+        let client = builder
             .tls_backend_preconfigured(tls)
             .https_only(true)
             .redirect(redirect::Policy::none())

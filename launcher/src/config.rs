@@ -9,6 +9,7 @@ mod environment;
 mod help;
 mod mount;
 mod problem;
+mod proxy;
 mod reader;
 mod variable;
 
@@ -26,6 +27,7 @@ pub use self::environment::{Passed, Secret};
 pub use self::help::help;
 pub use self::mount::{InvalidMount, MAX_MOUNTS, Mount, Stages};
 pub use self::problem::{ConfigError, ConfigErrors, Problem, Warning};
+pub use self::proxy::Proxy;
 use self::reader::Reader;
 pub use self::variable::{HOST, REQUIRED, RUNS, Variable, all as variables};
 pub use gantry_model::{GoDuration, InvalidDuration, LONGEST_DURATION};
@@ -77,6 +79,8 @@ pub struct Config {
     pub metadata: BTreeMap<String, String>,
     /// How the control plane is reached. `SPACELIFT_WORKER_COMMS_PROTOCOL`.
     pub transport: Transport,
+    /// The proxy to broker and objects, if there is one. `HTTPS_PROXY`, `NO_PROXY`.
+    pub proxy: Option<Proxy>,
     /// Where the engine listens; Docker's usual place if none. `DOCKER_HOST`.
     pub docker_host: Option<DockerHost>,
     /// What must outlive the launcher. `GANTRY_STATE_DIR`, `/opt/spacelift/gantry` unless set.
@@ -186,6 +190,7 @@ impl Config {
             shows_commands: reader.flag("SPACELIFT_DEBUG"),
             metadata: metadata(&mut reader),
             transport: reader.parsed("SPACELIFT_WORKER_COMMS_PROTOCOL", transport),
+            proxy: proxy(&mut reader),
             docker_host: by_tls(&mut reader),
             state_dir: reader.parsed("GANTRY_STATE_DIR", directory),
             log_format: reader.parsed("GANTRY_LOG", log_format),
@@ -214,6 +219,7 @@ impl Config {
             shows_commands: fields.shows_commands,
             metadata: fields.metadata,
             transport: fields.transport.expect(complete),
+            proxy: fields.proxy,
             docker_host: fields.docker_host,
             state_dir: fields.state_dir.expect(complete),
             secrets_dir: secrets_dir.expect(complete),
@@ -251,6 +257,7 @@ struct Fields {
     shows_commands: bool,
     metadata: BTreeMap<String, String>,
     transport: Option<Transport>,
+    proxy: Option<Proxy>,
     docker_host: Option<DockerHost>,
     state_dir: Option<PathBuf>,
     log_format: Option<LogFormat>,
@@ -397,6 +404,19 @@ fn transport(text: &str) -> Result<Transport, Problem> {
     }
 }
 
+/// As other programs read them: in small letters too.
+fn proxy(reader: &mut Reader<'_>) -> Option<Proxy> {
+    let text = |names: [&str; 2]| names.into_iter().find_map(|name| reader.text(name));
+    let (proxy, exempt) = (text(["HTTPS_PROXY", "https_proxy"]), text(["NO_PROXY", "no_proxy"]));
+    match Proxy::parse(proxy?, exempt.unwrap_or_default()) {
+        Ok(proxy) => Some(proxy),
+        Err(problem) => {
+            reader.refuse("HTTPS_PROXY", problem);
+            None
+        }
+    }
+}
+
 fn docker_host(text: &str) -> Result<DockerHost, Problem> {
     if let Some(path) = text.strip_prefix("unix://") {
         return directory(path).map(DockerHost::Socket);
@@ -459,6 +479,7 @@ impl fmt::Debug for Config {
             .field("policy", &self.policy)
             .field("metadata", &self.metadata)
             .field("transport", &self.transport)
+            .field("proxy", &self.proxy)
             .field("docker_host", &self.docker_host)
             .field("state_dir", &self.state_dir)
             .field("secrets_dir", &self.secrets_dir)

@@ -203,7 +203,9 @@ impl Explain for SessionError {
 
     fn exit_code(&self) -> Exit {
         match self {
-            Self::NotAdmitted { .. } | Self::TakenOver => Exit::Refused,
+            Self::NotAdmitted { .. } => Exit::Refused,
+            // The copy may end.
+            Self::TakenOver => Exit::NotNow,
             Self::Unreachable { .. } => Exit::Broker,
             Self::Gap { .. } | Self::Ahead { .. } | Self::Outgoing(_) => Exit::State,
             Self::Tls(_) => Exit::Configuration,

@@ -110,7 +110,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         // Nothing is in hand that would have to be finished.
         _ = requests.next(), if journal.entries().is_empty() => return Ok(()),
     };
-    let objects = Objects::trusting(config.token.ca().as_bytes())?;
+    let objects = Objects::trusting(config.token.ca().as_bytes(), config.proxy.as_ref())?;
+    say_the_way(&config);
     let complaints = Complaints::new();
     let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;
     let (session, task) = Session::start(&config, journal.worker(), outgoing, complaints.health())?;
@@ -149,6 +150,21 @@ pub(crate) async fn connect(config: &Config) -> Result<Docker, EngineError> {
         }
         Some(DockerHost::Tcp(address)) => Docker::connect(Some(&format!("tcp://{address}"))).await,
         Some(DockerHost::Tls(address, files)) => Docker::connect_by_tls(address, files).await,
+    }
+}
+
+/// Whoever looks for why nothing gets through finds the way that it takes.
+fn say_the_way(config: &Config) {
+    let Some(proxy) = &config.proxy else { return };
+    let broker = &config.token.broker;
+    if proxy.is_for(broker.host()) {
+        tracing::info!(%proxy, %broker, "broker and objects are reached through the proxy of HTTPS_PROXY");
+    } else {
+        tracing::info!(
+            %proxy,
+            %broker,
+            "the broker is reached without the proxy of HTTPS_PROXY: it is on this host, or NO_PROXY names it; so are objects on the same host"
+        );
     }
 }
 

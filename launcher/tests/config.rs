@@ -154,6 +154,8 @@ fn every_variable_has_its_effect() {
         ("SPACELIFT_METADATA_instance_id", "i-0abc"),
         ("SPACELIFT_METADATA_Asg_ID", "workers"),
         ("SPACELIFT_WORKER_COMMS_PROTOCOL", "mqtt"),
+        ("HTTPS_PROXY", "http://me:secret@proxy:3128"),
+        ("NO_PROXY", "corp.example"),
         ("DOCKER_HOST", "tcp://localhost:2375"),
         ("GANTRY_STATE_DIR", "/var/lib/gantry"),
         ("GANTRY_SECRETS_DIR", "/run/secrets"),

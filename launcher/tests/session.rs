@@ -182,7 +182,7 @@ async fn a_copy_of_a_machine_that_takes_the_session_over_again_and_again_ends_th
         }
     }
     let SessionEvent::Fatal(error) = play.next().await else { panic!("not fatal") };
-    assert_eq!(error.exit_code(), Exit::Refused);
+    assert_eq!(error.exit_code(), Exit::NotNow);
     assert_snapshot!(explain(&error), @"
     another launcher took this worker's session over, again and again
       next: this machine's disk or its GANTRY_STATE_DIR is a copy of another one's that is in use: start one of the two with an empty GANTRY_STATE_DIR

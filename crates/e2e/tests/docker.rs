@@ -46,7 +46,9 @@ fn went_well(stand: &Stand, launcher: &Launcher, run: &str) {
     assert!(find(&phases[2], b"let go").is_some());
     let own = stage_log(&stand.cli.log(run), &phases);
     let is_own = |line: &String| {
-        line.starts_with("unpacking the source ") || line == "opening the workspace of the plan"
+        line.starts_with("unpacking the source ")
+            || line == "opening the workspace of the plan"
+            || line.starts_with("waiting for Docker: ")
     };
     assert!(own.iter().all(is_own), "{own:?}");
     stand.nothing_left(launcher);

@@ -101,6 +101,11 @@ pub enum Problem {
         "it is not an address that can be used: give unix:///path/to/docker.sock or tcp://host:port; for ssh, forward it to a local socket"
     )]
     DockerHost,
+    /// No proxy.
+    #[error(
+        "it is no proxy that we can use: give http://host:port, or http://user:password@host:port; a proxy that is itself reached over TLS or SOCKS cannot be used"
+    )]
+    Proxy,
     /// A transport that does not exist yet.
     #[error("`poll` is not part of this version: leave the variable out or set it to `mqtt`")]
     PollComesLater,

@@ -141,6 +141,16 @@ pub const HOST: &[Variable] = &[
         help: "How the launcher reaches its control plane.",
     },
     Variable {
+        name: "HTTPS_PROXY",
+        default: None,
+        help: "A proxy, http://host:port, through which broker and objects are reached, by CONNECT. Never Docker, nor this host itself. Runs do not get it unless SPACELIFT_WHITELIST_ENVS names it.",
+    },
+    Variable {
+        name: "NO_PROXY",
+        default: None,
+        help: "Hosts that are reached without it, separated by commas: domains with all below them, addresses, networks such as 10.0.0.0/8, or * for all.",
+    },
+    Variable {
         name: "DOCKER_HOST",
         default: Some("unix:///var/run/docker.sock"),
         help: "Where the Docker engine listens: unix:// or tcp://.",

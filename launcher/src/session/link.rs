@@ -77,6 +77,16 @@ pub enum LinkError {
     /// It took too long.
     #[error("{0} accepts connections and then does not answer")]
     TimedOut(String),
+    /// The proxy on the way does not let it through.
+    #[error("the proxy {proxy} (HTTPS_PROXY) does not connect to the broker at {endpoint}")]
+    Proxy {
+        /// The proxy.
+        proxy: String,
+        /// Where to.
+        endpoint: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// What answers is not the pool's broker.
     #[error("what answers at {endpoint} is not the pool's broker")]
     Foreign {
@@ -129,6 +139,9 @@ impl Explain for LinkError {
             Self::TimedOut(_) => {
                 "check that the address is the broker's and that no firewall or proxy swallows the traffic"
             }
+            Self::Proxy { .. } => {
+                "let the proxy CONNECT to that port, or name the broker's host in NO_PROXY if this host reaches it directly"
+            }
             Self::Foreign { .. } => {
                 "something intercepts TLS, the token is of another control plane, or this host's clock is wrong"
             }
@@ -156,6 +169,7 @@ impl Explain for LinkError {
             Self::Unreachable { .. }
             | Self::Address(_)
             | Self::TimedOut(_)
+            | Self::Proxy { .. }
             | Self::Foreign { .. }
             | Self::Refused(_)
             | Self::TakenOver

@@ -18,7 +18,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnectProperties, LastWill, Packet, PubAck, PubAckReason, SubscribeReasonCode,
 };
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions, ProxyAuth, ProxyType};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::link::{Address, Connector, Link, LinkError};
 use super::{SessionError, Timing};
-use crate::config::Config;
+use crate::config::{Config, Proxy};
 use crate::tls::{self, ClientKey};
 
 /// How many of our messages the broker may have without acknowledging. The client keeps a slot for
@@ -53,6 +53,7 @@ pub struct Mqtt {
     tls: Arc<ClientConfig>,
     keep_alive: Duration,
     patience: Duration,
+    proxy: Option<Proxy>,
 }
 
 impl Mqtt {
@@ -61,7 +62,8 @@ impl Mqtt {
     /// # Errors
     /// When key and certificate cannot be used for TLS.
     pub fn new(config: &Config, timing: &Timing) -> Result<Self, SessionError> {
-        Self::to(&config.token, &config.key, timing)
+        let proxy = config.proxy.clone().filter(|it| it.is_for(config.token.broker.host()));
+        Ok(Self::to(&config.token, &config.key, timing)?.through(proxy))
     }
 
     /// For the pool of `token`.
@@ -75,7 +77,15 @@ impl Mqtt {
             tls: Arc::new(client(token, key)?),
             keep_alive: timing.keep_alive.max(SHORTEST_KEEP_ALIVE),
             patience: timing.patience,
+            proxy: None,
         })
+    }
+
+    /// Goes through a proxy.
+    #[must_use]
+    pub fn through(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
+        self
     }
 
     fn endpoint(&self) -> String {
@@ -104,6 +114,17 @@ impl Mqtt {
             .set_clean_start(true)
             .set_last_will(will)
             .set_outgoing_inflight_upper_limit(IN_FLIGHT);
+        if let Some(proxy) = &self.proxy {
+            let auth = match proxy.login() {
+                // The client keeps it in the clear while it connects.
+                Some((username, password)) => {
+                    ProxyAuth::Basic { username, password: password.to_string() }
+                }
+                None => ProxyAuth::None,
+            };
+            let (addr, port) = (proxy.host().to_owned(), proxy.port());
+            options.set_proxy(rumqttc::v5::Proxy { ty: ProxyType::Http, auth, addr, port });
+        }
         options
     }
 
@@ -116,7 +137,8 @@ impl Mqtt {
     ) -> Result<(), LinkError> {
         loop {
             let event = event_loop.poll().await;
-            match event.map_err(|error| failure::on_connect(&self.endpoint(), error))? {
+            let proxy = self.proxy.as_ref();
+            match event.map_err(|error| failure::on_connect(&self.endpoint(), proxy, error))? {
                 Event::Incoming(Packet::ConnAck(_)) => {
                     client
                         .try_subscribe(readonly, QoS::AtLeastOnce)
@@ -152,7 +174,7 @@ impl Connector for Mqtt {
         // Some more for the subscription: the client bounds connecting itself.
         timeout(self.patience * 2, self.open(&mut event_loop, &client, &readonly))
             .await
-            .unwrap_or_else(|_| Err(LinkError::TimedOut(self.endpoint())))?;
+            .unwrap_or_else(|_| Err(failure::late(&self.endpoint(), self.proxy.as_ref())))?;
         // The broker may ask for another one; with none at all, nothing would be noticed.
         let keep_alive = event_loop.options.keep_alive();
         if keep_alive < SHORTEST_KEEP_ALIVE {

@@ -236,7 +236,7 @@ impl<E: Engine> Stage<E> {
     async fn planned_in(&self) -> Result<PlannedIn, StageError> {
         let id = self.chosen_image();
         let engine = &self.shared.engine;
-        let image = super::container::persist(|| engine.image(&id)).await?;
+        let image = self.ask(|| engine.image(&id)).await?;
         let digests = image.map_or_else(Vec::new, |image| image.digests);
         Ok(PlannedIn { id, digests })
     }

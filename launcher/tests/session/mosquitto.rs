@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gantry_launcher::config::Proxy;
+use gantry_launcher::explain::explain;
 use gantry_launcher::session::fake::{Counterpart, Known};
 use gantry_launcher::session::mqtt::Mqtt;
 use gantry_launcher::session::{Connector as _, LinkError, Session, SessionEvent, Timing};
@@ -436,4 +438,63 @@ async fn a_key_of_4096_bits_connects() {
     let mut connector = Mqtt::to(&token, &key, &timing()).unwrap();
     let address = identity(&token, worker(3)).address;
     timeout(LIMIT, connector.connect(&address, Bytes::new())).await.unwrap().unwrap();
+}
+
+/// A proxy on loopback that answers one CONNECT, and passes everything on to `to` if that is a yes.
+async fn proxied(answer: &'static str, to: u16) -> (Proxy, JoinSet<String>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut asked = JoinSet::new();
+    asked.spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(near.read_u8().await.unwrap());
+        }
+        near.write_all(answer.as_bytes()).await.unwrap();
+        if answer.contains(" 200 ") {
+            let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            // Until either side closes.
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        }
+        String::from_utf8(head).unwrap()
+    });
+    (Proxy::parse(&format!("http://me:p%40ss@127.0.0.1:{port}"), "").unwrap(), asked)
+}
+
+#[tokio::test]
+async fn a_broker_behind_a_proxy_is_reached_by_connect() {
+    timeout(LIMIT, async {
+        let broker = Broker::start(&pool().authority, &pool().authority).await;
+        let (proxy, mut asked) = proxied("HTTP/1.1 200 OK\r\n\r\n", broker.port).await;
+        let mut connector = connector(broker.port).through(Some(proxy));
+        let address = identity(&token(endpoint(broker.port)), worker(3)).address;
+        drop(connector.connect(&address, Bytes::new()).await.unwrap());
+        let head = asked.join_next().await.unwrap().unwrap();
+        let line = format!("CONNECT localhost:{} HTTP/1.1\r\n", broker.port);
+        assert!(head.starts_with(&line), "{head}");
+        assert!(head.contains("bWU6cEBzcw=="), "me:p@ss in base64: {head}");
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_connect_is_named_with_what_to_do() {
+    timeout(LIMIT, async {
+        let (proxy, _asked) = proxied("HTTP/1.1 403 Forbidden\r\n\r\n", 1).await;
+        let name = proxy.to_string();
+        let mut connector = connector(1984).through(Some(proxy));
+        let address = identity(&token(endpoint(1984)), worker(3)).address;
+        let error = connector.connect(&address, Bytes::new()).await.unwrap_err();
+        let words = explain(&error).replace(&name, "<proxy>");
+        let first = words.lines().next().unwrap();
+        assert_eq!(
+            first,
+            "the proxy <proxy> (HTTPS_PROXY) does not connect to the broker at localhost:1984"
+        );
+        assert!(words.contains("NO_PROXY") && !words.contains("p@ss"), "{words}");
+    })
+    .await
+    .unwrap();
 }

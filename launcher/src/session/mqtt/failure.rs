@@ -12,13 +12,25 @@ use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode};
 use rumqttc::v5::{ConnectionError, StateError, TlsError};
 use rustls::{AlertDescription, Error as Tls};
 
+use crate::config::Proxy;
 use crate::session::LinkError;
 
 /// Why no connection came about.
-pub(super) fn on_connect(endpoint: &str, error: ConnectionError) -> LinkError {
+pub(super) fn on_connect(
+    endpoint: &str,
+    proxy: Option<&Proxy>,
+    error: ConnectionError,
+) -> LinkError {
+    if let Some(proxy) = proxy
+        && let ConnectionError::Proxy(error) = error
+    {
+        let (proxy, endpoint) = (proxy.to_string(), endpoint.to_owned());
+        return LinkError::Proxy { proxy, endpoint, source: error.into() };
+    }
+    let late = late(endpoint, proxy);
     let endpoint = || endpoint.to_owned();
     match error {
-        ConnectionError::Timeout(_) => LinkError::TimedOut(endpoint()),
+        ConnectionError::Timeout(_) => late,
         ConnectionError::Io(source) if tls_of(&source).is_none() => {
             LinkError::Unreachable { endpoint: endpoint(), source }
         }
@@ -30,6 +42,18 @@ pub(super) fn on_connect(endpoint: &str, error: ConnectionError) -> LinkError {
         ConnectionError::Tls(TlsError::TLS(error)) => in_handshake(endpoint, error),
         ConnectionError::ConnectionRefused(code) => refused(code),
         other => on_connection(other),
+    }
+}
+
+/// Somebody takes the connection and says nothing.
+pub(super) fn late(endpoint: &str, proxy: Option<&Proxy>) -> LinkError {
+    match proxy {
+        Some(proxy) => LinkError::Proxy {
+            proxy: proxy.to_string(),
+            endpoint: endpoint.to_owned(),
+            source: "it does not answer".into(),
+        },
+        None => LinkError::TimedOut(endpoint.to_owned()),
     }
 }
 

@@ -43,6 +43,7 @@ const MAX_METADATA_VALUE: usize = 512;
 const MAX_FORMER_KEYS: usize = 16;
 
 /// Everything the launcher can be told, checked and complete.
+#[expect(clippy::struct_excessive_bools, reason = "each is one variable that somebody sets or not")]
 pub struct Config {
     /// The pool: broker, certificate and authority. `SPACELIFT_TOKEN`.
     pub token: PoolToken,
@@ -95,6 +96,8 @@ pub struct Config {
     pub replaces_backend: bool,
     /// A directory with the tool, for images that have none. `GANTRY_TOOL_DIR`.
     pub tool_dir: Option<PathBuf>,
+    /// Whether phases may be root, or in root's group, where their image says so. `GANTRY_ALLOW_ROOT`.
+    pub allows_root: bool,
     /// What is worth a line in the log but no reason to refuse.
     pub warnings: Vec<Warning>,
 }
@@ -197,6 +200,7 @@ impl Config {
             log_level: reader.parsed("GANTRY_LOG_LEVEL", log_level),
             replaces_backend: reader.flag("GANTRY_REPLACE_BACKEND"),
             tool_dir: reader.optional("GANTRY_TOOL_DIR", directory),
+            allows_root: reader.flag("GANTRY_ALLOW_ROOT"),
         };
         let warnings = reader.finish(&passed)?;
         let complete = "no error was found, so every field was read";
@@ -227,6 +231,7 @@ impl Config {
             log_level: fields.log_level.expect(complete),
             replaces_backend: fields.replaces_backend,
             tool_dir: fields.tool_dir,
+            allows_root: fields.allows_root,
             warnings,
         })
     }
@@ -243,6 +248,7 @@ impl Config {
 }
 
 /// What was read so far. A field is none when its variable has a mistake.
+#[expect(clippy::struct_excessive_bools, reason = "as in `Config`")]
 struct Fields {
     former_keys: Vec<PoolKey>,
     run_timeout: Option<GoDuration>,
@@ -264,6 +270,7 @@ struct Fields {
     log_level: Option<LogLevel>,
     replaces_backend: bool,
     tool_dir: Option<PathBuf>,
+    allows_root: bool,
 }
 
 fn pool(reader: &mut Reader<'_>, now_unix: i64) -> Option<(PoolToken, PoolKey)> {

@@ -41,14 +41,6 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// there may be one all the same.
     fn create(&self, spec: &Spec) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Reads a regular file of at most `limit` bytes from a container; none if there is no such file.
-    fn read_file(
-        &self,
-        name: &str,
-        path: &str,
-        limit: usize,
-    ) -> impl Future<Output = Result<Option<Vec<u8>>, EngineError>> + Send;
-
     /// Starts the container, unless it runs: also one that ran before. When this fails, it may run all
     /// the same.
     fn start(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
@@ -149,8 +141,8 @@ pub struct Spec {
     pub network: String,
     /// Its runtime; the engine's own if none.
     pub runtime: Option<String>,
-    /// The group through which the worker binary reaches the launcher's directories; none if that is root's.
-    pub group: Option<u32>,
+    /// The groups through which the worker binary reaches the launcher's directories at its start.
+    pub groups: Vec<u32>,
     /// How long an engine that stops waits for it to end by itself.
     pub stop_grace: Duration,
 }

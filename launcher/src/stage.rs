@@ -139,6 +139,25 @@ pub enum StageError {
     Engine(#[from] EngineError),
 }
 
+impl StageError {
+    /// Whether it is the spool, or a file in it, that this host cannot read.
+    fn is_of_spool(&self) -> bool {
+        use gantry_spool::SpoolError::Io;
+        match self {
+            Self::Spool(error) | Self::State(state::StateError::Spool(error)) => {
+                matches!(error, Io { .. })
+            }
+            Self::State(error) => matches!(error, state::StateError::Io(_)),
+            Self::Journal(_)
+            | Self::Log(_)
+            | Self::Directories { .. }
+            | Self::Blob(_)
+            | Self::Unopened { .. }
+            | Self::Engine(_) => false,
+        }
+    }
+}
+
 /// One stage on its way.
 struct Stage<E> {
     shared: Shared<E>,
@@ -343,9 +362,9 @@ async fn unopened<E: Engine>(
             }
             return Err(StageError::Unopened { reason });
         }
-        let source = directories.spool.try_exists();
-        let is_there = source.map_err(|source| StageError::Directories { attempt, source })?;
-        let has_begun = is_there && gantry_spool::has_begun(&directories.spool)?;
+        // Where nobody can look, nobody can say that it did not begin.
+        let is_there = directories.spool.try_exists().unwrap_or(true);
+        let has_begun = is_there && gantry_spool::has_begun(&directories.spool).unwrap_or(true);
         let outcome = if has_begun && attempt.stage == StageKind::Write {
             StageOutcome::Unknown { reason }
         } else {
@@ -397,14 +416,14 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
     container::insist(|| shared.engine.remove(&name)).await?;
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
-    let order = directories.order.clone();
+    let secrets = directories.secrets().to_owned();
     let root = directories.root.clone();
     let removed = tokio::task::spawn_blocking(move || directories.remove()).await;
     match removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
         Ok(()) => {}
         // Of another user: the worker binary was killed before it could give them back. They stand in no
         // run's way, and the next start tries again.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !order.exists() => {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !secrets.exists() => {
             tracing::error!(
                 %attempt,
                 directory = %root.display(),

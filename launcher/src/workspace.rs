@@ -54,7 +54,7 @@ impl Directories {
             spool: root.join("spool"),
             source: workspace.join("source"),
             workspace,
-            order: secrets.join(attempt.name()),
+            order: secrets.join(attempt.name()).join("in"),
             root,
         }
     }
@@ -84,14 +84,52 @@ impl Directories {
         make(&self.source, 0o755)
     }
 
+    /// Makes the directory of the order, in one that nobody but the launcher's user enters. The worker binary
+    /// takes it over: what lies directly where everybody makes directories could then not be removed.
+    ///
+    /// # Errors
+    /// When it cannot be made, or somebody else has made it.
+    pub fn make_order(&self) -> io::Result<()> {
+        make_own(self.secrets(), 0o700)?;
+        match fs::DirBuilder::new().mode(0o700).create(&self.order) {
+            Ok(()) => fs::set_permissions(&self.order, fs::Permissions::from_mode(0o770)),
+            // Root's by now, if a container has begun to read.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What of the attempt lies in memory.
+    #[must_use]
+    pub fn secrets(&self) -> &Path {
+        self.order.parent().unwrap_or(&self.order)
+    }
+
     /// Removes everything of the attempt.
     ///
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(&self) -> io::Result<()> {
-        remove(&self.order)?;
+        remove(self.secrets())?;
         remove(&self.root)
     }
+}
+
+/// The groups through which this process reaches what the worker binary makes; none for root, who needs none.
+#[must_use]
+pub fn own_groups() -> Vec<u32> {
+    use rustix::process::{getegid, geteuid, getgroups};
+    if geteuid().is_root() {
+        return Vec::new();
+    }
+    let further = getgroups().unwrap_or_default();
+    let mut groups: Vec<u32> = Vec::new();
+    for group in std::iter::once(getegid()).chain(further).map(rustix::process::Gid::as_raw) {
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    groups
 }
 
 /// Makes a directory with exactly this mode, or gives one that is there this mode.

@@ -129,7 +129,7 @@ fn two_variables_are_enough_and_the_rest_has_the_documented_defaults() {
     assert_eq!(config.state_dir, Path::new("/opt/spacelift/gantry"));
     assert_eq!(config.secrets_dir, Path::new("/dev/shm"));
     assert_eq!((config.docker_host, config.policy), (None, None));
-    assert!(!config.shows_commands && !config.replaces_backend);
+    assert!(!config.shows_commands && !config.replaces_backend && !config.allows_root);
     assert!(config.warnings.is_empty() && config.mounts.is_empty());
 }
 
@@ -150,6 +150,7 @@ fn every_variable_has_its_effect() {
         ("SPACELIFT_DEBUG", "T"),
         ("GANTRY_REPLACE_BACKEND", "True"),
         ("GANTRY_TOOL_DIR", "/opt/tools"),
+        ("GANTRY_ALLOW_ROOT", "true"),
         ("GANTRY_FORMER_POOL_KEYS", &pool().other_key),
         ("SPACELIFT_METADATA_instance_id", "i-0abc"),
         ("SPACELIFT_METADATA_Asg_ID", "workers"),
@@ -164,8 +165,8 @@ fn every_variable_has_its_effect() {
     ]);
     assert_eq!(config.docker_host, Some(DockerHost::Tcp("localhost:2375".to_owned())));
     assert_eq!(config.former_keys.len(), 1);
-    assert!(config.shows_commands && config.replaces_backend);
     assert_eq!(config.tool_dir.as_deref(), Some(std::path::Path::new("/opt/tools")));
+    assert!(config.shows_commands && config.replaces_backend && config.allows_root);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     // The rest as one text, which shows no secret.
     let mut shown = format!("{config:#?}");

@@ -53,7 +53,6 @@ promises! {
     several_may_make_at_once
     what_was_removed_can_be_made_again
     containers_are_found_by_all_of_their_labels
-    a_file_of_the_image_can_be_read
     an_image_that_is_not_here_is_refused
     an_image_that_nobody_has_cannot_be_pulled
     a_mount_of_nothing_is_refused

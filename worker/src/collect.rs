@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
-use gantry_spool::order::{MAX_STATE, User};
+use gantry_spool::order::MAX_STATE;
 use gantry_spool::{SideFile, SideName};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -16,6 +16,7 @@ use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use crate::spool::Spool;
+use crate::users::User;
 
 const NAME: &str = "errored.tfstate";
 
@@ -83,7 +84,8 @@ impl Collector {
     }
 }
 
-/// Does something with the user's rights to files. Only this thread's, and this program has one.
+/// Does something with the user's rights to files. Only this thread's, and this program has one. Further groups
+/// were dropped at the start.
 fn as_user<T>(user: &User, act: impl FnOnce() -> T) -> io::Result<T> {
     let own = (geteuid(), getegid());
     let theirs = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));

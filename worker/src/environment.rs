@@ -13,6 +13,8 @@ use gantry_spool::order::{Order, Secret};
 use rustix::io::{DupFlags, dup2, dup3, fcntl_dupfd_cloexec};
 use zeroize::Zeroizing;
 
+use crate::users::User;
+
 /// No environment that is carried on is larger.
 pub(crate) const MAX_DUMP: usize = 1024 * 1024;
 
@@ -28,7 +30,7 @@ impl Environment {
     /// What the image sets, then what the order sets.
     ///
     /// The image's `HOME` is root's, because the engine thinks that root is who runs here.
-    pub(crate) fn of_order(image: Vec<(OsString, OsString)>, order: &Order) -> Self {
+    pub(crate) fn of_order(image: Vec<(OsString, OsString)>, order: &Order, user: &User) -> Self {
         let mut environment = Self::default();
         environment.set("PATH", PATH);
         for (name, value) in image {
@@ -36,7 +38,7 @@ impl Environment {
                 .0
                 .insert(name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec()));
         }
-        environment.set("HOME", &order.user.home);
+        environment.set("HOME", &user.home);
         for (name, value) in &order.environment {
             environment.set(name, value.expose());
         }

@@ -11,6 +11,7 @@
 mod collect;
 mod environment;
 mod flow;
+mod keep;
 mod marks;
 mod own;
 mod reaper;
@@ -20,6 +21,7 @@ mod session;
 mod spool;
 mod state;
 mod stop;
+mod users;
 
 pub use environment::EnvironmentSlot;
 pub use run::{Places, run};

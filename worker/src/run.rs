@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gantry_model::{Phase, RunState};
 use gantry_spool::order::{
-    FILE, InvalidOrder, MAX_OUTPUTS, MAX_PLAN, MAX_SIZE, Order, PhaseOrder, User, exit,
+    FILE, InvalidOrder, MAX_OUTPUTS, MAX_PLAN, MAX_SIZE, Order, PhaseOrder, exit,
 };
 use gantry_spool::{
     BegunError, BootTime, Event, MAX_CARRIED, Outcome, SideFile, SideName, SpoolError, StopReason,
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::collect::Collector;
 use crate::environment::{Environment, EnvironmentSlot};
+use crate::keep::{self, NotKept};
 use crate::own::{self, Owner};
 use crate::reaper::Reaper;
 use crate::script;
@@ -26,21 +27,31 @@ use crate::session::{Finished, Host, Session};
 use crate::spool::{Spool, shorten};
 use crate::state::StateServer;
 use crate::stop::{Alarm, Stops};
+use crate::users::{self, User};
 
 /// Where the launcher's directories are.
 #[derive(Debug, Clone)]
 pub struct Places {
+    /// Holds all that is the launcher's. No phase enters it.
+    pub root: PathBuf,
     /// Holds the order and what belongs to it.
     pub order: PathBuf,
     /// The spool.
     pub spool: PathBuf,
+    /// Where the image says who its users are.
+    pub etc: PathBuf,
 }
 
 impl Places {
     /// As they are mounted in a run's container.
     #[must_use]
     pub fn container() -> Self {
-        Self { order: PathBuf::from("/gantry/in"), spool: PathBuf::from("/gantry/spool") }
+        Self {
+            root: PathBuf::from("/gantry"),
+            order: PathBuf::from("/gantry/in"),
+            spool: PathBuf::from("/gantry/spool"),
+            etc: PathBuf::from("/etc"),
+        }
     }
 }
 
@@ -49,6 +60,8 @@ impl Places {
 enum Refusal {
     #[error("this stage was begun before; its phases are not run again")]
     BegunBefore,
+    #[error("cannot keep the launcher's files from the phases")]
+    NotKept(#[source] NotKept),
     #[error("cannot read the order")]
     Unreadable(#[source] io::Error),
     #[error("the order is larger than 4 MiB")]
@@ -65,9 +78,11 @@ impl Refusal {
     const fn code(&self) -> u8 {
         match self {
             Self::BegunBefore => exit::BEGUN_BEFORE,
-            Self::Unreadable(_) | Self::TooLarge | Self::Invalid(_) | Self::NoSignals(_) => {
-                exit::NO_ORDER
-            }
+            Self::NotKept(_)
+            | Self::Unreadable(_)
+            | Self::TooLarge
+            | Self::Invalid(_)
+            | Self::NoSignals(_) => exit::NO_ORDER,
             Self::NoSpool(_) => exit::NO_SPOOL,
         }
     }
@@ -91,9 +106,7 @@ pub async fn run(
     let stage = match Stage::begin(places, image, slot) {
         Ok(stage) => stage,
         Err(refusal) => {
-            let cause = std::error::Error::source(&refusal)
-                .map_or(String::new(), |cause| format!(": {cause}"));
-            eprintln!("gantry-worker: {refusal}{cause}");
+            eprintln!("gantry-worker: {}", sentence(&refusal));
             return refusal.code();
         }
     };
@@ -119,6 +132,8 @@ struct Stage {
     began_with: Environment,
     /// Whose workspace it is, once it was lent to the user of the phases.
     lender: Option<Owner>,
+    /// Why nothing may run all the same.
+    refusal: Option<String>,
     host: Host,
 }
 
@@ -129,17 +144,23 @@ impl Stage {
         image: Vec<(OsString, OsString)>,
         slot: Option<EnvironmentSlot>,
     ) -> Result<Self, Refusal> {
+        keep::close(places).map_err(Refusal::NotKept)?;
         if has_begun(&places.spool).map_err(Refusal::NoSpool)? {
             return Err(Refusal::BegunBefore);
         }
         let order = read_order(&places.order.join(FILE))?;
+        let (user, refusal) = match user(places, &order) {
+            Ok(user) => (user, None),
+            // Said in the spool, which somebody reads.
+            Err(refusal) => (User::default(), Some(refusal)),
+        };
         let grace = Duration::from_millis(order.grace_ms);
         let stops = Stops::new(Duration::from_millis(order.run_timeout_ms), grace)
             .map_err(Refusal::NoSignals)?;
         let reaper = Reaper::new().map_err(Refusal::NoSignals)?;
         let _begun = make_begun(&places.spool)?;
         let spool = Spool::open(&places.spool, order.spool).map_err(Refusal::NoSpool)?;
-        let environment = Environment::of_order(image, &order);
+        let environment = Environment::of_order(image, &order, &user);
         let last_phase = order.phases.first().map_or(Phase::Initialize, |first| first.phase);
         let host = Host {
             spool,
@@ -148,16 +169,20 @@ impl Stage {
             slot,
             shell: order.shell.clone(),
             directory: order.directory.clone(),
-            user: order.user.clone(),
+            user,
             interrupt: order.interrupt,
         };
         let began_with = Environment::default();
-        Ok(Self { order, last_phase, environment, began_with, lender: None, host })
+        Ok(Self { order, last_phase, environment, began_with, lender: None, refusal, host })
     }
 
     async fn run(mut self, order_dir: &Path) -> Outcome {
         let mut tasks = JoinSet::new();
-        if let Err(reason) = self.prepare(order_dir, &mut tasks).await {
+        let ready = match self.refusal.take() {
+            Some(refusal) => Err(refusal),
+            None => self.prepare(order_dir, &mut tasks).await,
+        };
+        if let Err(reason) = ready {
             // Not even the user's last words: what could not be prepared may be what keeps secrets in.
             self.return_workspace();
             return Outcome::Failed {
@@ -208,7 +233,7 @@ impl Stage {
     fn lend_workspace(&mut self) -> io::Result<()> {
         let workspace = Path::new(&self.order.workspace);
         self.lender = Some(own::owner_of(workspace)?);
-        let User { uid, gid, .. } = self.order.user;
+        let User { uid, gid, .. } = self.host.user;
         own::give(workspace, Owner { uid, gid })
     }
 
@@ -222,7 +247,7 @@ impl Stage {
     }
 
     async fn phases(&mut self) -> Outcome {
-        let mut collector = Collector::new(&self.order.directory, &self.order.user);
+        let mut collector = Collector::new(&self.order.directory, &self.host.user);
         let phases = std::mem::take(&mut self.order.phases);
         let mut has_changes = None;
         for (index, phase) in phases.iter().enumerate() {
@@ -421,6 +446,22 @@ impl Stage {
         };
         self.host.spool.note(Some(phase), format!("the after_run hooks ended with {reason}"));
     }
+}
+
+/// Who the phases run as, once the launcher's files are kept from them.
+fn user(places: &Places, order: &Order) -> Result<User, String> {
+    let user =
+        users::find(&order.user, order.may_be_root, &places.etc).map_err(|e| sentence(&e))?;
+    keep::take(places, &order.groups, &user).map_err(|error| sentence(&error))?;
+    let dropped = keep::drop_groups();
+    dropped.map_err(|error| format!("cannot leave the launcher's groups: {error}"))?;
+    Ok(user)
+}
+
+/// An error and its cause.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
+    format!("{error}{cause}")
 }
 
 fn read_order(path: &Path) -> Result<Order, Refusal> {

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_model::Phase;
-use gantry_spool::order::{Interrupt, User};
+use gantry_spool::order::Interrupt;
 use gantry_spool::{Event, SideFileWriter};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::unix::pipe::Receiver;
@@ -23,6 +23,7 @@ use crate::reaper::{Ending, Reaper};
 use crate::script::MAX_SCRIPT;
 use crate::spool::Spool;
 use crate::stop::{Alarm, Stopping, Stops};
+use crate::users::User;
 
 /// How long processes that outlive the shell may go on writing what they have, such as `tee`.
 const LINGER: Duration = Duration::from_secs(1);
@@ -176,7 +177,7 @@ impl Host {
             .arg("-c")
             .arg(session.script)
             .current_dir(&self.directory)
-            // With a user to change to, root's groups are dropped too: the launcher's is among them.
+            // With a user to change to, all further groups are dropped too.
             .uid(self.user.uid)
             .gid(self.user.gid)
             .process_group(0)

@@ -55,10 +55,20 @@ impl LauncherSetup {
 
     /// Neither root nor the user of the phases. A test that is not root is nobody special itself.
     #[must_use]
-    pub fn nobody_special(mut self) -> Self {
+    pub fn nobody_special(self) -> Self {
+        self.run_by(4242)
+    }
+
+    /// The user of the phases, as the operations page sets it up. A test that is not root stays who it is.
+    #[must_use]
+    pub fn user_of_the_phases(self) -> Self {
+        self.run_by(1983)
+    }
+
+    fn run_by(mut self, uid: u32) -> Self {
         if rustix::process::geteuid().is_root() {
             let socket = fs::metadata("/var/run/docker.sock").expect("Docker's socket is there");
-            self.user = Some(User { uid: 4242, docker: socket.gid() });
+            self.user = Some(User { uid, docker: socket.gid() });
         }
         self
     }

@@ -55,8 +55,12 @@ pub struct Order {
     pub environment: Vec<(String, Secret)>,
     /// Whether another stage follows, which gets what hooks make of the environment.
     pub keeps_environment: bool,
-    /// Who the phases run as.
-    pub user: User,
+    /// Who the phases run as, as the image spells it: `user`, `user:group`, names or numbers; empty for 1983.
+    pub user: String,
+    /// Whether that may be root, or root's group.
+    pub may_be_root: bool,
+    /// The groups through which the launcher reaches the spool, the first choice first; none if it is root.
+    pub groups: Vec<u32>,
     /// The directory that is given to `user`, such as `/mnt/workspace`.
     pub workspace: String,
     /// Where each phase begins, such as `/mnt/workspace/source`.
@@ -190,23 +194,6 @@ pub struct ToolOrder {
 impl fmt::Debug for PhaseOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PhaseOrder").field("phase", &self.phase).finish_non_exhaustive()
-    }
-}
-
-/// Who phases run as. They have no group beside `gid`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// Numeric user.
-    pub uid: u32,
-    /// Numeric group.
-    pub gid: u32,
-    /// `HOME`, unless the environment sets another.
-    pub home: String,
-}
-
-impl Default for User {
-    fn default() -> Self {
-        Self { uid: 1983, gid: 1983, home: "/home/spacelift".to_owned() }
     }
 }
 

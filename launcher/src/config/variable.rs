@@ -122,6 +122,11 @@ pub const RUNS: &[Variable] = &[
         help: "A directory of this host with terraform or tofu, which containers see read-only: used where the image has neither.",
     },
     Variable {
+        name: "GANTRY_ALLOW_ROOT",
+        default: Some("false"),
+        help: "Whether runs may be root, or in root's group, in their containers, where the image says so. They then reach what the launcher keeps from runs: see the page on security.",
+    },
+    Variable {
         name: "GANTRY_FORMER_POOL_KEYS",
         default: None,
         help: "Former private keys of the pool, each base64 of the PEM file, separated by commas: what was sealed to them can still be opened.",

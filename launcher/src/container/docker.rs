@@ -16,9 +16,9 @@ use bollard::models::{
     Mount as BindMount, MountType,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    InspectNetworkOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectNetworkOptions,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, WaitContainerOptionsBuilder,
 };
 use futures::{Stream, StreamExt as _};
 
@@ -218,29 +218,6 @@ impl Engine for Docker {
         self.in_time(what, ACT, made).await
     }
 
-    async fn read_file(
-        &self,
-        name: &str,
-        path: &str,
-        limit: usize,
-    ) -> Result<Option<Vec<u8>>, EngineError> {
-        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
-        let what = format!("read {path} in the container");
-        let mut parts = Box::pin(self.api.download_from_container(name, Some(options)));
-        let mut archive = Vec::new();
-        while let Some(part) = self.next(&what, ASK, &mut parts).await? {
-            match unless_missing(part.map_err(|error| self.said(&what, error)))? {
-                Some(bytes) => archive.extend_from_slice(&bytes),
-                None => return Ok(None),
-            }
-            // A tar archive of one file has a header and is padded.
-            if archive.len() > limit + 16 * 1024 {
-                return Ok(None);
-            }
-        }
-        Ok(only_file(&archive))
-    }
-
     async fn start(&self, name: &str) -> Result<(), EngineError> {
         let options = None::<StartContainerOptions>;
         match self.within("start the container", ACT, self.api.start_container(name, options)).await
@@ -352,7 +329,7 @@ fn body(spec: &Spec) -> ContainerCreateBody {
             cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
             pids_limit: Some(PIDS),
-            group_add: spec.group.map(|group| vec![group.to_string()]),
+            group_add: Some(spec.groups.iter().map(ToString::to_string).collect()),
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             tmpfs: Some(HashMap::from([("/gantry".to_owned(), tmpfs)])),
             mounts: Some(spec.mounts.iter().map(bind).collect()),
@@ -381,14 +358,6 @@ fn split_tag(name: &str) -> (&str, &str) {
         Some((image, tag)) if !tag.contains('/') => (image, tag),
         Some(_) | None => (name, "latest"),
     }
-}
-
-fn only_file(archive: &[u8]) -> Option<Vec<u8>> {
-    let mut archive = tar::Archive::new(archive);
-    let mut entry = archive.entries().ok()?.next()?.ok()?;
-    let mut content = Vec::new();
-    std::io::Read::read_to_end(&mut entry, &mut content).ok()?;
-    Some(content)
 }
 
 #[cfg(test)]

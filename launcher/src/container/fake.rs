@@ -50,8 +50,6 @@ pub enum Call {
     Pull,
     /// [`Engine::create`]
     Create,
-    /// [`Engine::read_file`]
-    ReadFile,
     /// [`Engine::start`]
     Start,
     /// [`Engine::state`]
@@ -74,7 +72,6 @@ impl Call {
             Self::Image => "inspect the image",
             Self::Pull => "pull the image",
             Self::Create => "create the container",
-            Self::ReadFile => "read a file in the container",
             Self::Start => "start the container",
             Self::State => "inspect the container",
             Self::Ended => "wait for the container",
@@ -129,8 +126,8 @@ pub struct Fake {
 
 #[derive(Default)]
 struct Inside {
-    here: BTreeMap<String, Stored>,
-    elsewhere: BTreeMap<String, Stored>,
+    here: BTreeMap<String, Image>,
+    elsewhere: BTreeMap<String, Image>,
     containers: BTreeMap<String, Container>,
     /// Each with the number of calls that come before it.
     faults: VecDeque<(Call, usize, Fault)>,
@@ -140,12 +137,6 @@ struct Inside {
     lacks_network: bool,
     /// How many calls met no socket since it was cut.
     missed: usize,
-}
-
-#[derive(Clone, Default)]
-struct Stored {
-    image: Image,
-    files: BTreeMap<String, Vec<u8>>,
 }
 
 struct Container {
@@ -172,14 +163,14 @@ impl Fake {
         }
     }
 
-    /// Puts an image with these files on the host.
-    pub fn has_image(&self, name: &str, image: Image, files: &[(&str, &[u8])]) {
-        self.change(|inside| inside.here.insert(name.to_owned(), stored(image, files)));
+    /// Puts an image on the host.
+    pub fn has_image(&self, name: &str, image: Image) {
+        self.change(|inside| inside.here.insert(name.to_owned(), image));
     }
 
     /// Puts an image into the registry, from which it can be pulled.
-    pub fn can_pull(&self, name: &str, image: Image, files: &[(&str, &[u8])]) {
-        self.change(|inside| inside.elsewhere.insert(name.to_owned(), stored(image, files)));
+    pub fn can_pull(&self, name: &str, image: Image) {
+        self.change(|inside| inside.elsewhere.insert(name.to_owned(), image));
     }
 
     /// The next `call` that has no fault yet gets this one.
@@ -345,8 +336,8 @@ impl Inside {
     }
 
     /// An image by its name or its id.
-    fn image(&self, name: &str) -> Option<&Stored> {
-        let by_id = || self.here.values().find(|it| !name.is_empty() && it.image.id == name);
+    fn image(&self, name: &str) -> Option<&Image> {
+        let by_id = || self.here.values().find(|it| !name.is_empty() && it.id == name);
         self.here.get(name).or_else(by_id)
     }
 
@@ -394,7 +385,7 @@ impl Engine for Fake {
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
-        let found = |fake: &Self| Ok(fake.inside().image(name).map(|it| it.image.clone()));
+        let found = |fake: &Self| Ok(fake.inside().image(name).cloned());
         self.answer(Call::Image, found).await
     }
 
@@ -416,21 +407,6 @@ impl Engine for Fake {
     async fn create(&self, spec: &Spec) -> Result<(), EngineError> {
         let create = |fake: &Self| fake.change(|inside| inside.create(spec));
         self.answer(Call::Create, create).await
-    }
-
-    async fn read_file(
-        &self,
-        name: &str,
-        path: &str,
-        limit: usize,
-    ) -> Result<Option<Vec<u8>>, EngineError> {
-        let read = |fake: &Self| {
-            let inside = fake.inside();
-            let image = inside.containers.get(name).and_then(|it| inside.image(&it.spec.image));
-            let file = image.and_then(|image| image.files.get(path));
-            Ok(file.filter(|file| file.len() <= limit).cloned())
-        };
-        self.answer(Call::ReadFile, read).await
     }
 
     async fn start(&self, name: &str) -> Result<(), EngineError> {
@@ -492,11 +468,6 @@ impl Engine for Fake {
         };
         self.answer(Call::List, list).await
     }
-}
-
-fn stored(image: Image, files: &[(&str, &[u8])]) -> Stored {
-    let files = files.iter().map(|(path, content)| ((*path).to_owned(), content.to_vec()));
-    Stored { image, files: files.collect() }
 }
 
 fn unreachable(call: Call) -> EngineError {

@@ -107,11 +107,7 @@ impl Blame for OrderError {
             Self::Io(error) => is_of_the_disk(error),
             Self::Engine(error) => error.is_passing(),
             Self::State(error) => error.is_ours(),
-            Self::Password(_)
-            | Self::Json(_)
-            | Self::TooLarge
-            | Self::User { .. }
-            | Self::Source(_) => false,
+            Self::Password(_) | Self::Json(_) | Self::TooLarge | Self::Source(_) => false,
         }
     }
 }

@@ -73,7 +73,7 @@ impl<E: Engine> Stage<E> {
     /// Takes the step that the barrier allows.
     pub(super) async fn begin(&self, entry: &Entry) -> Result<(), StageError> {
         let state = self.state_of_container().await?;
-        let has_begun = self.has_begun()?;
+        let has_begun = self.has_begun().await;
         let next = barrier::next(entry.step, state, has_begun);
         tracing::debug!(attempt = %self.attempt, step = ?entry.step, ?state, has_begun, ?next, "at the barrier");
         match next {
@@ -125,7 +125,7 @@ impl<E: Engine> Stage<E> {
             }
             // It may have been started all the same: the mark tells, or that it runs.
             Err(error)
-                if self.has_begun()?
+                if self.has_begun().await
                     || self.state_of_container().await? == Some(State::Running) =>
             {
                 tracing::warn!(attempt = %self.attempt, %error, "starting the container was refused, and it was started");
@@ -141,7 +141,31 @@ impl<E: Engine> Stage<E> {
         self.ask(|| self.shared.engine.state(&name)).await
     }
 
-    pub(super) fn has_begun(&self) -> Result<bool, StageError> {
+    /// Whether the mark is there. While this host cannot look, it is waited for; a stage that is to be stopped
+    /// then, or that waited for as long as a stage may take, is taken for one that began.
+    pub(super) async fn has_begun(&self) -> bool {
+        let mut is_said = false;
+        loop {
+            let error = match self.looks_begun() {
+                Ok(has_begun) => return has_begun,
+                Err(error) => sentence(&error),
+            };
+            if !std::mem::replace(&mut is_said, true) {
+                tracing::error!(attempt = %self.attempt, error, "nobody can see whether the stage began");
+            }
+            let mut wish = self.reins.wish.clone();
+            tokio::select! {
+                biased;
+                Ok(_) = wish.wait_for(|wish| *wish >= Wish::Stop) => return true,
+                () = tokio::time::sleep(MAX_PAUSE) => {}
+            }
+            if self.limit.has_passed() {
+                return true;
+            }
+        }
+    }
+
+    fn looks_begun(&self) -> Result<bool, StageError> {
         // A directory that nobody can look into is not one that is not there.
         if !self.directories.spool.try_exists().map_err(self.at())? {
             return Ok(false);
@@ -193,7 +217,7 @@ impl<E: Engine> Stage<E> {
         if entry.step > Step::Granted {
             let name = container_name(self.attempt);
             self.ask(|| self.shared.engine.remove(&name)).await?;
-            if self.has_begun()? {
+            if self.has_begun().await {
                 tracing::warn!(attempt = %self.attempt, "the container began when it was to be given up");
                 return Ok(self.shared.journal.step(self.attempt, Step::Started)?);
             }
@@ -221,8 +245,14 @@ impl<E: Engine> Stage<E> {
             target: mount.container.to_string_lossy().into_owned(),
             is_read_only: false,
         }));
-        crate::workspace::make_own(&directories.order, 0o770).map_err(self.at())?;
-        let group = std::fs::metadata(&directories.order).map_err(self.at())?.gid();
+        directories.make_order().map_err(self.at())?;
+        let mut groups = Vec::new();
+        for directory in [&directories.order, &directories.spool] {
+            let group = std::fs::metadata(directory).map_err(self.at())?.gid();
+            if group != 0 && !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
         Ok(Spec {
             name: container_name(self.attempt),
             image: self.chosen_image(),
@@ -237,7 +267,7 @@ impl<E: Engine> Stage<E> {
             entrypoint: WORKER_BINARY.to_owned(),
             network: config.network.clone(),
             runtime: config.runtime.clone(),
-            group: (group != 0).then_some(group),
+            groups,
             stop_grace: config.stop_grace.get() + super::MARGIN,
         })
     }

@@ -82,7 +82,7 @@ impl<E: Engine> Stage<E> {
         } else {
             "Docker or the kernel stopped it, or it ran out of memory"
         };
-        let begun = self.has_begun()?;
+        let begun = self.has_begun().await;
         let stop = stop.filter(|_| damage.is_none());
         let reason = match damage {
             Some(damage) => format!("what the container said cannot be read to its end: {damage}"),

@@ -95,7 +95,7 @@ impl<E: Engine> Stage<E> {
         // The worker binary ends the stage at its time limit; this is for one that hangs.
         let limit = self.shared.config.run_timeout.get() + MARGIN;
         self.limit.put_off(pulse.begin + limit);
-        let read = self.read(entry, &pulse);
+        let read = self.read_on(entry.clone(), &pulse);
         let awaited = Awaited::new(ENGINE);
         let ended = async {
             let ended = persist(&awaited, || self.shared.engine.ended(&name)).await;
@@ -140,6 +140,33 @@ impl<E: Engine> Stage<E> {
         }
     }
 
+    /// Reads the spool to its end. One that this host cannot read now is looked at again, as long as its
+    /// container may run and no longer than a stage may take; a stop has its effect meanwhile.
+    async fn read_on(&self, mut entry: Entry, pulse: &Pulse) -> Result<Followed, StageError> {
+        let config = &self.shared.config;
+        let patience = config.run_timeout.get() + config.stop_grace.get() + MARGIN;
+        let over = Instant::now() + patience;
+        let mut is_said = false;
+        loop {
+            let error = match self.read(&entry, pulse).await {
+                Err(error) if error.is_of_spool() => error,
+                other => return other,
+            };
+            if !std::mem::replace(&mut is_said, true) {
+                let error = crate::explain::sentence(&error);
+                tracing::error!(attempt = %self.attempt, error, "the spool cannot be read now");
+            }
+            let is_gone = pulse.is_gone.load(Ordering::Acquire);
+            if Instant::now() >= over || (is_gone && self.wish() == Wish::Stop) {
+                let damage = self.give_up(&error, pulse).await?;
+                let log = self.log(&self.entry().unwrap_or(entry));
+                return Ok(Followed { outcome: None, damage: Some(damage), log });
+            }
+            tokio::time::sleep(TICK).await;
+            entry = self.entry().unwrap_or(entry);
+        }
+    }
+
     async fn read(&self, entry: &Entry, pulse: &Pulse) -> Result<Followed, StageError> {
         let spool = &self.directories.spool;
         let watch = match Watch::new(spool).and_then(awaitable) {
@@ -162,7 +189,7 @@ impl<E: Engine> Stage<E> {
                 let frame = match reader.next() {
                     Ok(frame) => frame,
                     Err(error) if is_damage(&error) => {
-                        let damage = self.give_up(&error, pulse).await?;
+                        let damage = self.give_up(&error.into(), pulse).await?;
                         return Ok(Followed { outcome: None, damage: Some(damage), log });
                     }
                     Err(error) => return Err(error.into()),
@@ -198,16 +225,17 @@ impl<E: Engine> Stage<E> {
     /// What stands in the spool cannot be read any further. What still runs is stopped as ever: it may
     /// be in the middle of a change. A later version of the format another launcher may read, so that is
     /// left to its end.
-    async fn give_up(&self, error: &SpoolError, pulse: &Pulse) -> Result<String, StageError> {
-        tracing::error!(attempt = %self.attempt, %error, "the spool cannot be read any further");
-        let may_go_on = matches!(error, SpoolError::Version { .. });
+    async fn give_up(&self, error: &StageError, pulse: &Pulse) -> Result<String, StageError> {
+        let why = crate::explain::sentence(error);
+        tracing::error!(attempt = %self.attempt, error = why, "the spool cannot be read any further");
+        let may_go_on = matches!(error, StageError::Spool(SpoolError::Version { .. }));
         let gone = async {
             while !pulse.is_gone.load(Ordering::Acquire) {
                 pulse.gone.notified().await;
             }
         };
         tokio::select! {
-            () = gone => Ok(error.to_string()),
+            () = gone => Ok(why),
             error = self.interrupt(), if !may_go_on => Err(error),
         }
     }

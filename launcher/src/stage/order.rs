@@ -8,12 +8,12 @@ use std::path::Path;
 use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::spec::{SecretBundle, Spec};
 use gantry_protocol::{CryptoError, PoolKey};
-use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder, User};
+use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder};
 use gantry_spool::{Limits, WhenFull};
 use zeroize::Zeroizing;
 
+use super::Stage;
 use super::follow::READ_GRACE;
-use super::{Stage, container_name};
 use crate::config::Config;
 use crate::container::{Engine, EngineError, Image};
 use crate::journal::Entry;
@@ -29,8 +29,6 @@ const ANSWER_AFTER_MS: u64 = 20_000;
 const SHOW_LIMIT_MS: u64 = 300_000;
 /// The file with the present state, beside the order.
 const STATE_FILE: &str = "state";
-/// The largest `/etc/passwd` that is looked at.
-const MAX_PASSWD: usize = 256 * 1024;
 /// Where phases find their programs when the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -52,14 +50,6 @@ pub enum OrderError {
     /// The image cannot be asked.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The image's user is unknown to the image.
-    #[error(
-        "the image wants to run as {user:?}, and its /etc/passwd does not know that user: give the user by number"
-    )]
-    User {
-        /// As the image spells it.
-        user: String,
-    },
     /// The source cannot be looked at any more.
     #[error(transparent)]
     Source(#[from] terraform::BackendError),
@@ -194,23 +184,24 @@ impl<E: Engine> Stage<E> {
     pub(super) async fn write_order(&self) -> Result<(), OrderError> {
         let name = self.chosen_image();
         let image = self.ask(|| self.shared.engine.image(&name)).await?.unwrap_or_default();
-        let user = self.user(&image).await?;
         let state = self.state_order().await?;
-        let mut order = self.order(&image, user, state, self.commands()?);
+        let mut order = self.order(image, state, self.commands()?);
         if self.spec.workspace.is_some() {
-            // The worker binary would set it, and hooks of the plan began with it.
-            let home = ("HOME".to_owned(), Secret::from(order.user.home.as_str()));
-            if order.environment.iter().all(|(name, _)| name != "HOME") {
-                order.environment.push(home);
-            }
             let handover = Handover::read(&self.directories.workspace)?;
+            // The worker binary would set it. It is the image that planned, so hooks of the plan began with it.
+            let home = handover.environment.iter().find(|carried| carried.name == "HOME");
+            if let Some(home) = home.and_then(|carried| carried.was.clone())
+                && order.environment.iter().all(|(name, _)| name != "HOME")
+            {
+                order.environment.push(("HOME".to_owned(), home));
+            }
             gantry_spool::carry_on(&mut order.environment, handover.environment);
         }
         let json = order.to_json()?;
         if json.len() as u64 > order::MAX_SIZE {
             return Err(OrderError::TooLarge);
         }
-        workspace::make_own(&self.directories.order, 0o770)?;
+        self.directories.make_order()?;
         write_new(&self.directories.order.join(order::FILE), &json)?;
         Ok(())
     }
@@ -241,7 +232,7 @@ impl<E: Engine> Stage<E> {
         };
         if let Some(current) = &spec.current {
             let state = self.fetch_state(current).await?;
-            workspace::make_own(&self.directories.order, 0o770)?;
+            self.directories.make_order()?;
             write_new(&self.directories.order.join(STATE_FILE), &state)?;
             order.current = Some(STATE_FILE.to_owned());
         }
@@ -271,8 +262,7 @@ impl<E: Engine> Stage<E> {
 
     fn order(
         &self,
-        image: &Image,
-        user: User,
+        image: Image,
         state: Option<StateOrder>,
         commands: terraform::Commands,
     ) -> Order {
@@ -288,10 +278,12 @@ impl<E: Engine> Stage<E> {
             phases: self.spec.phases.iter().map(|phase| phase_order(phase, commands)).collect(),
             after_run: self.spec.after_run.clone(),
             after_run_on_success: !(plans && self.spec.run_type != RunType::Proposed),
-            environment: self.environment(image),
+            environment: self.environment(&image),
             keeps_environment: self.attempt.stage == StageKind::Read
                 && matches!(self.spec.run_type, RunType::Tracked | RunType::Destroy),
-            user,
+            user: image.user,
+            may_be_root: config.allows_root,
+            groups: workspace::own_groups(),
             workspace: "/mnt/workspace".to_owned(),
             directory: Path::new("/mnt/workspace/source")
                 .join(&self.spec.project_root)
@@ -353,34 +345,6 @@ impl<E: Engine> Stage<E> {
         }
         environment
     }
-
-    /// Who the phases run as: the image's user, or 1983 with none.
-    async fn user(&self, image: &Image) -> Result<User, OrderError> {
-        let (name, group) = image.user.split_once(':').unwrap_or((&image.user, ""));
-        if name.is_empty() {
-            return Ok(User::default());
-        }
-        let container = container_name(self.attempt);
-        let engine = &self.shared.engine;
-        let read = self.ask(|| engine.read_file(&container, "/etc/passwd", MAX_PASSWD)).await?;
-        let passwd = String::from_utf8_lossy(&read.unwrap_or_default()).into_owned();
-        find_user(name, group, &passwd)
-            .ok_or_else(|| OrderError::User { user: image.user.chars().take(64).collect() })
-    }
-}
-
-fn find_user(name: &str, group: &str, passwd: &str) -> Option<User> {
-    let known = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| {
-        let [known, _, uid, gid, _, home, ..] = fields[..] else { return None };
-        (known == name || uid == name).then_some((uid.parse().ok()?, gid.parse().ok()?, home))
-    });
-    let group = group.parse::<u32>().ok();
-    let default = User::default();
-    if let Some((uid, gid, home)) = known {
-        return Some(User { uid, gid: group.unwrap_or(gid), home: home.to_owned() });
-    }
-    let uid = name.parse().ok()?;
-    Some(User { uid, gid: group.unwrap_or(uid), home: default.home })
 }
 
 /// What the phases have before anybody sets anything: later ones win.
@@ -438,16 +402,5 @@ mod tests {
         assert_eq!(in_stage("ro_A", StageKind::Write), None);
         assert_eq!(in_stage("wo_A", StageKind::Write), Some("A"));
         assert_eq!(in_stage("A", StageKind::Write), Some("A"));
-    }
-
-    #[test]
-    fn an_image_s_user_is_found_by_name_and_by_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nspacelift:x:1983:1984::/home/s:/bin/sh\n";
-        let expected = User { uid: 1983, gid: 1984, home: "/home/s".to_owned() };
-        assert_eq!(find_user("spacelift", "", passwd), Some(expected.clone()));
-        assert_eq!(find_user("1983", "", passwd), Some(expected.clone()));
-        assert_eq!(find_user("1983", "7", passwd), Some(User { gid: 7, ..expected }));
-        assert_eq!(find_user("5", "", passwd).map(|user| (user.uid, user.gid)), Some((5, 5)));
-        assert_eq!(find_user("nobody", "", passwd), None);
     }
 }

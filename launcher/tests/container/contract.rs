@@ -196,16 +196,6 @@ pub async fn containers_are_found_by_all_of_their_labels(side: &mut impl Side) {
     assert_eq!(side.all().await, own);
 }
 
-pub async fn a_file_of_the_image_can_be_read(side: &mut impl Side) {
-    let (engine, spec) = (side.engine(), side.spec());
-    assert_eq!(engine.read_file(&spec.name, "/etc/passwd", 4096).await.unwrap(), None);
-    engine.create(&spec).await.unwrap();
-    let passwd = engine.read_file(&spec.name, "/etc/passwd", 4096).await.unwrap().unwrap();
-    let passwd = String::from_utf8(passwd).unwrap();
-    assert!(passwd.lines().any(|line| line.starts_with(&format!("{USER}:"))), "{passwd}");
-    assert_eq!(engine.read_file(&spec.name, "/etc/none", 4096).await.unwrap(), None);
-}
-
 pub async fn an_image_that_is_not_here_is_refused(side: &mut impl Side) {
     let (engine, mut spec) = (side.engine(), side.spec());
     "gantry-none:none".clone_into(&mut spec.image);

@@ -63,7 +63,7 @@ fn spec(image: &str, directory: &Path) -> Spec {
         entrypoint: "/contract/program".to_owned(),
         network: "none".to_owned(),
         runtime: None,
-        group: None,
+        groups: Vec::new(),
         stop_grace: Duration::from_secs(10),
     }
 }
@@ -92,8 +92,7 @@ impl FakeSide {
             environment: vec!["PATH=/bin".to_owned()],
             ..Image::default()
         };
-        let passwd = format!("root:x:0:0::/:\n{USER}:x:1983:1983::/:\n");
-        engine.has_image("image:1", image, &[("/etc/passwd", passwd.as_bytes())]);
+        engine.has_image("image:1", image);
         let spec = spec("image:1", directory.path());
         Self { engine, spec, _directory: directory }
     }

@@ -52,6 +52,61 @@ async fn a_damaged_spool_ends_its_stage() {
     }
 }
 
+/// A disk that fails, or a launcher that came back without its groups. Nobody waits for that without end.
+#[tokio::test]
+async fn a_stage_whose_spool_cannot_be_read_hears_a_stop() {
+    for (kind, is_unknown) in [(Write, true), (Read, false)] {
+        let mut play = Play::new(kind, Worker::begins());
+        play.drive();
+        in_time(play.reaches(Step::Started)).await;
+        play.kill();
+        play.hide_spool();
+        play.stop("stopped by somebody");
+        let outcome = in_time(play.complete()).await;
+        match (&outcome, is_unknown) {
+            (StageOutcome::Unknown { reason }, true)
+            | (StageOutcome::Failed { reason, .. }, false) => {
+                assert!(reason.contains("cannot open \".\" in the spool"), "{reason}");
+            }
+            _ => panic!("{outcome:?}"),
+        }
+        assert_eq!(play.interrupts(), 1);
+        assert_eq!(play.left(), Vec::<String>::new());
+    }
+}
+
+/// Whether it began cannot be seen: then it is not started.
+#[tokio::test]
+async fn a_stage_that_may_have_begun_is_not_started() {
+    let mut play = Play::new(Write, Worker::begins());
+    play.spoil_spool_directory();
+    play.drive();
+    in_time(play.says("nobody can see whether the stage began")).await;
+    play.stop("stopped by somebody");
+    let outcome = in_time(play.complete()).await;
+    assert!(matches!(outcome, StageOutcome::Unknown { .. }), "{outcome:?}");
+    assert_eq!(play.runs(), 0);
+    assert_eq!(play.left(), Vec::<String>::new());
+}
+
+/// What is there again is read on.
+#[tokio::test]
+async fn a_spool_that_can_be_read_again_is_read_on() {
+    let worker = Worker::begins();
+    let mut play = Play::new(Write, worker.clone());
+    play.drive();
+    in_time(play.reaches(Step::Started)).await;
+    play.kill();
+    play.hide_spool();
+    worker.end(Outcome::Succeeded);
+    play.engine.exit(&play.name(), 0);
+    play.drive();
+    in_time(play.says("the spool cannot be read now")).await;
+    play.show_spool();
+    let outcome = in_time(play.complete()).await;
+    assert!(matches!(outcome, StageOutcome::Succeeded { .. }), "{outcome:?}");
+}
+
 /// Nor can what is written there without end fill the journal.
 #[tokio::test]
 async fn a_phase_is_reported_once_however_often_its_container_says_it() {

@@ -86,7 +86,7 @@ impl Play {
     /// A stage that was just granted. Its image is here.
     pub fn new(kind: Stage, worker: Worker) -> Self {
         let play = Self::pulling(kind, worker);
-        play.engine.has_image(IMAGE, image(), &PASSWD);
+        play.engine.has_image(IMAGE, image());
         play
     }
 
@@ -95,7 +95,7 @@ impl Play {
         let state =
             StateSpec { current: None, recipients: Vec::new(), can_write: kind == Stage::Write };
         let play = Self::of(kind, worker, |spec| spec.state = Some(state));
-        play.engine.has_image(IMAGE, image(), &PASSWD);
+        play.engine.has_image(IMAGE, image());
         play
     }
 
@@ -127,7 +127,7 @@ impl Play {
         urls.add(store.urls());
         let until = tokio::time::Instant::now() + config.run_timeout.get();
         let engine = Fake::new(worker.clone(), PATIENCE);
-        engine.can_pull(IMAGE, image(), &PASSWD);
+        engine.can_pull(IMAGE, image());
         Self {
             engine,
             worker,
@@ -269,6 +269,32 @@ impl Play {
     /// Somebody else than the worker binary writes into the spool.
     pub fn spoil_spool(&self) {
         std::fs::write(self.directories().spool.join("00000001.seg"), [7; 64]).unwrap();
+    }
+
+    /// The spool is there and cannot be opened.
+    pub fn hide_spool(&self) {
+        let spool = self.directories().spool;
+        std::fs::rename(&spool, spool.with_extension("hidden")).unwrap();
+        self.spoil_spool_directory();
+    }
+
+    /// What stands in the spool's place cannot be looked into.
+    pub fn spoil_spool_directory(&self) {
+        std::fs::write(self.directories().spool, "").unwrap();
+    }
+
+    /// It can be opened again.
+    pub fn show_spool(&self) {
+        let spool = self.directories().spool;
+        std::fs::remove_file(&spool).unwrap();
+        std::fs::rename(spool.with_extension("hidden"), &spool).unwrap();
+    }
+
+    /// Waits until the launcher's log has these words.
+    pub async fn says(&mut self, words: &str) {
+        while self.words(words).is_empty() {
+            self.tick().await;
+        }
     }
 
     /// The sealed spec becomes another one; gives what it was.
@@ -443,8 +469,6 @@ impl Play {
         left
     }
 }
-
-const PASSWD: [(&str, &[u8]); 1] = [("/etc/passwd", b"spacelift:x:1983:1983::/:\n")];
 
 fn image() -> Image {
     Image { id: IMAGE_ID.to_owned(), user: "spacelift".to_owned(), ..Image::default() }

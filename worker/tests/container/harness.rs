@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use gantry_model::{Attempt, Epoch, Phase, RunId, Stage};
-use gantry_spool::order::{FILE, Interrupt, Order, PhaseOrder, User};
+use gantry_spool::order::{FILE, Interrupt, Order, PhaseOrder};
 use gantry_spool::{
     ANSWERS, Body, Event, Frame, Limits, Outcome, Position, Reader, Watch, WhenFull, lay_out,
 };
@@ -19,8 +19,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Nothing here takes that long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The launcher's, where the test may give files away: neither root's nor the phases'.
-const LAUNCHER: (u32, u32) = (4242, 4343);
+/// The launcher, where the test may give files away: the very user and group of the phases.
+pub const LAUNCHER: (u32, u32) = (1983, 1983);
+/// The launcher's further group, as that of Docker's socket.
+pub const FURTHER: u32 = 4343;
 
 /// An order that runs one phase with this command.
 pub fn order(command: &str) -> Order {
@@ -45,7 +47,9 @@ pub fn orders(phases: &[(Phase, &str)]) -> Order {
         after_run_on_success: true,
         environment: vec![("SECRET".into(), "hunter2-in-the-order".into())],
         keeps_environment: false,
-        user: User::default(),
+        user: String::new(),
+        may_be_root: false,
+        groups: groups(),
         workspace: "/mnt/workspace".into(),
         directory: "/mnt/workspace/source".into(),
         run_timeout_ms: 60_000,
@@ -65,6 +69,8 @@ pub struct Run {
     dir: tempfile::TempDir,
     name: String,
     container: Option<Child>,
+    /// Whether the container may only read the order.
+    pub order_is_read_only: bool,
 }
 
 impl Run {
@@ -81,7 +87,8 @@ impl Run {
         let dir = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("gantry-worker-test-{}-{number}", std::process::id());
-        let run = Self { dir, name, container: None };
+        let run = Self { dir, name, container: None, order_is_read_only: false };
+        give(run.dir.path());
         for dir in ["in", "spool", "workspace", "workspace/source"] {
             fs::create_dir(run.dir.path().join(dir)).unwrap();
         }
@@ -124,6 +131,7 @@ impl Run {
     /// Starts the container.
     pub fn again(&mut self) {
         let mount = |host: &Path, container: &str| format!("{}:{container}", host.display());
+        let read_only = if self.order_is_read_only { ":ro" } else { "" };
         let group = fs::metadata(self.spool())
             .map(|meta| std::os::unix::fs::MetadataExt::gid(&meta))
             .unwrap();
@@ -150,7 +158,7 @@ impl Run {
             .args(["--pids-limit", "512", "--user", "0:0", "--group-add", &group.to_string()])
             .args(["--tmpfs", "/gantry:mode=0700,size=1m"])
             .args(["-v", &format!("{}:ro", mount(binary(), "/gantry/bin/gantry-worker"))])
-            .args(["-v", &mount(&self.order_dir(), "/gantry/in")])
+            .args(["-v", &format!("{}{read_only}", mount(&self.order_dir(), "/gantry/in"))])
             .args(["-v", &mount(&self.spool(), "/gantry/spool")])
             .args(["-v", &mount(&self.dir.path().join("workspace"), "/mnt/workspace")])
             .args(["--entrypoint", "/gantry/bin/gantry-worker", image()])
@@ -261,6 +269,12 @@ impl Drop for Run {
     }
 }
 
+/// Those of the launcher, as it would say them.
+fn groups() -> Vec<u32> {
+    let own = rustix::process::getegid().as_raw();
+    if rustix::process::geteuid().is_root() { vec![LAUNCHER.1, FURTHER] } else { vec![own] }
+}
+
 fn give(path: &Path) {
     if rustix::process::geteuid().is_root() {
         chown(path, Some(LAUNCHER.0), Some(LAUNCHER.1)).unwrap();
@@ -312,7 +326,7 @@ fn image() -> &'static str {
             let modified = meta.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
             format!("{}-{}", meta.len(), modified.as_secs())
         };
-        let tag = format!("gantry-worker-test:{}-{}", stamp(busybox), stamp(&terraform));
+        let tag = format!("gantry-worker-test:2-{}-{}", stamp(busybox), stamp(&terraform));
         let found = Command::new("docker").args(["image", "inspect", &tag]).output().unwrap();
         if !found.status.success() {
             make_image(busybox, &terraform, &tag);
@@ -331,9 +345,11 @@ fn terraform() -> PathBuf {
 
 fn make_image(busybox: &Path, terraform: &Path, tag: &str) {
     let root = tempfile::tempdir().unwrap();
-    for dir in ["bin", "etc", "tmp", "home/spacelift", "mnt"] {
+    for dir in ["bin", "etc", "tmp", "home/spacelift", "mnt", "gantry"] {
         fs::create_dir_all(root.path().join(dir)).unwrap();
     }
+    // A tmpfs takes over the mode of what it is mounted on.
+    fs::set_permissions(root.path().join("gantry"), fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(root.path().join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     fs::set_permissions(root.path().join("home/spacelift"), fs::Permissions::from_mode(0o777))
         .unwrap();
@@ -350,6 +366,8 @@ fn make_image(busybox: &Path, terraform: &Path, tag: &str) {
         "root:x:0:0::/:/bin/sh\nspacelift:x:1983:1983::/home/spacelift:/bin/sh\n",
     )
     .unwrap();
+    fs::write(root.path().join("etc/group"), "root:x:0:\nspacelift:x:1983:\nstaff:x:50:\n")
+        .unwrap();
     let mut tar = Command::new("tar")
         .args(["--numeric-owner", "--owner=0", "--group=0", "-c", "-C"])
         .arg(root.path())

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for the events that it is about")]
 
+mod barrier;
 mod harness;
 mod spool;
 mod state;
@@ -147,20 +148,17 @@ fn without_a_valid_order_nothing_begins() {
 }
 
 #[test]
-fn an_order_that_cannot_be_removed_lets_nothing_run() {
+fn an_order_that_cannot_be_taken_over_lets_nothing_run() {
     let mut order = order("echo ran");
     order.after_run = vec!["echo ran".into()];
     let mut run = Run::lay_out(&order);
-    if rustix::process::geteuid().is_root() {
-        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o550);
-        std::fs::set_permissions(run.order_dir(), closed).unwrap();
-        run.again();
-        let Outcome::Failed { phase: None, reason, .. } = run.outcome() else {
-            panic!("{:?}", run.events())
-        };
-        assert!(reason.starts_with("cannot remove the order, which holds secrets: "), "{reason}");
-        assert_eq!(run.log(), "");
-    }
+    run.order_is_read_only = true;
+    run.again();
+    let Outcome::Failed { phase: None, reason, .. } = run.outcome() else {
+        panic!("{:?}", run.events())
+    };
+    assert!(reason.starts_with("cannot keep /gantry/in from the phases: "), "{reason}");
+    assert_eq!(run.log(), "");
 }
 
 #[test]

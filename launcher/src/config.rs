@@ -177,13 +177,16 @@ impl Config {
         let mut reader = Reader::new(environment);
         let pool = pool(&mut reader, host.now_unix);
         let secrets_dir = secrets_dir(&mut reader, host);
+        let state_dir = reader.parsed("GANTRY_STATE_DIR", directory);
+        let own: Vec<_> = state_dir.iter().chain(&secrets_dir).map(PathBuf::as_path).collect();
+        let mounts = mounts(&mut reader, &own);
         let (passed, masked) = environment::read(&mut reader);
         let fields = Fields {
             former_keys: former_keys(&mut reader),
             run_timeout: reader.duration("SPACELIFT_LAUNCHER_RUN_TIMEOUT"),
             logs_timeout: reader.duration("SPACELIFT_LAUNCHER_LOGS_TIMEOUT"),
             stop_grace: reader.duration("GANTRY_STOP_GRACE"),
-            mounts: mounts(&mut reader),
+            mounts,
             network: reader.parsed("SPACELIFT_WORKER_NETWORK", docker_name),
             runtime: reader.optional("SPACELIFT_WORKER_RUNTIME", docker_name),
             runner_image: reader.parsed("SPACELIFT_DEFAULT_RUNNER_IMAGE", image),
@@ -195,7 +198,6 @@ impl Config {
             transport: reader.parsed("SPACELIFT_WORKER_COMMS_PROTOCOL", transport),
             proxy: proxy(&mut reader),
             docker_host: by_tls(&mut reader),
-            state_dir: reader.parsed("GANTRY_STATE_DIR", directory),
             log_format: reader.parsed("GANTRY_LOG", log_format),
             log_level: reader.parsed("GANTRY_LOG_LEVEL", log_level),
             replaces_backend: reader.flag("GANTRY_REPLACE_BACKEND"),
@@ -225,7 +227,7 @@ impl Config {
             transport: fields.transport.expect(complete),
             proxy: fields.proxy,
             docker_host: fields.docker_host,
-            state_dir: fields.state_dir.expect(complete),
+            state_dir: state_dir.expect(complete),
             secrets_dir: secrets_dir.expect(complete),
             log_format: fields.log_format.expect(complete),
             log_level: fields.log_level.expect(complete),
@@ -265,7 +267,6 @@ struct Fields {
     transport: Option<Transport>,
     proxy: Option<Proxy>,
     docker_host: Option<DockerHost>,
-    state_dir: Option<PathBuf>,
     log_format: Option<LogFormat>,
     log_level: Option<LogLevel>,
     replaces_backend: bool,
@@ -334,7 +335,7 @@ fn former_keys(reader: &mut Reader<'_>) -> Vec<PoolKey> {
     keys
 }
 
-fn mounts(reader: &mut Reader<'_>) -> Vec<Mount> {
+fn mounts(reader: &mut Reader<'_>, own: &[&Path]) -> Vec<Mount> {
     let mut mounts = Vec::new();
     for (name, stages) in [
         ("SPACELIFT_WORKER_EXTRA_MOUNTS", Stages::All),
@@ -342,7 +343,11 @@ fn mounts(reader: &mut Reader<'_>) -> Vec<Mount> {
         ("SPACELIFT_WORKER_WO_EXTRA_MOUNTS", Stages::Only(Stage::Write)),
     ] {
         if let Some(text) = reader.text(name) {
+            let known = mounts.len();
             mount::read(text, stages, &mut mounts, |problem| reader.refuse(name, problem));
+            for problem in mount::reveal(&mounts[known..], own) {
+                reader.refuse(name, problem);
+            }
         }
     }
     mounts

@@ -328,6 +328,17 @@ fn each_mistake_of_the_other_variables_is_one_sentence_with_the_next_step() {
                 "/a:/gantry",
                 "/a:/mnt",
                 "/a:/mnt/workspace/source",
+                "/a:/bin",
+                "/a:/usr/lib/",
+                "/a:/etc",
+                "/a:/proc",
+                "/a:/proc/1/root",
+                "/a:/sys/fs/cgroup",
+                "/a:/dev",
+                "/a:/dev/pts",
+                "/opt:/a",
+                "/opt/spacelift/gantry:/a",
+                "/dev:/a",
                 "/a:/b,/c:/b/",
                 "/a\u{7}:/b",
             ],
@@ -394,6 +405,12 @@ fn a_mount_is_there_in_its_stages_only() {
     let hosts = |stage| {
         config.mounts_of(stage).map(|it| it.host.to_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
+    // Single things in what an image needs are nobody's loss.
+    for fits in
+        ["/a:/usr/local/bin", "/a:/bin/tool", "/a:/etc/ssl/certs", "/a:/dev/shm", "/opt/a:/b"]
+    {
+        assert_eq!(read(&[("SPACELIFT_WORKER_EXTRA_MOUNTS", fits)]).mounts.len(), 1, "{fits}");
+    }
     assert_eq!(hosts(Stage::Read), ["/etc/ssl/certs", "/a", "/read"]);
     assert_eq!(hosts(Stage::Write), ["/etc/ssl/certs", "/a", "/write"]);
 }

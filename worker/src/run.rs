@@ -20,10 +20,12 @@ use zeroize::Zeroizing;
 use crate::collect::Collector;
 use crate::environment::{Environment, EnvironmentSlot};
 use crate::keep::{self, NotKept};
+use crate::memory::Account;
 use crate::own::{self, Owner};
 use crate::reaper::Reaper;
 use crate::script;
 use crate::session::{Finished, Host, Session};
+use crate::shell;
 use crate::spool::{Spool, shorten};
 use crate::state::StateServer;
 use crate::stop::{Alarm, Stops};
@@ -282,6 +284,7 @@ impl Stage {
         let script = script::of_phase(order, self.order.interrupt, slot);
         self.last_phase = phase;
         let began = BootTime::now();
+        let memory = Account::now();
         self.host.spool.event(Some(phase), Event::PhaseBegan { phase });
         let result = self.session(phase, &script, None).await;
         let ending = result.as_ref().ok().map(|finished| finished.ending);
@@ -296,8 +299,7 @@ impl Stage {
         let finished = match result {
             Ok(finished) => finished,
             Err(error) => {
-                let (shell, directory) = (&self.host.shell, &self.host.directory);
-                return failed(format!("cannot start {shell} in {directory}: {error}"));
+                return failed(shell::why_not(&self.host.shell, &self.host.directory, &error));
             }
         };
         if let Some(environment) = finished.environment {
@@ -315,13 +317,18 @@ impl Stage {
             None if finished.ending.is_success() => None,
             None => Some(format!("the phase ended with {}", finished.ending.describe())),
         };
+        let killed = Account::now().killed_since(memory);
         let Some(failure) = failure else {
+            if let Some(killed) = killed {
+                self.host.spool.note(Some(phase), killed);
+            }
             let tool = order.tool.as_ref();
             return Ok(tool.zip(finished.marks).and_then(|(tool, marks)| marks.has_changes(tool)));
         };
-        match self.host.stops.reason() {
-            Some(reason) => Err(Outcome::Stopped { phase: Some(phase), reason }),
-            None => failed(failure),
+        match (self.host.stops.reason(), killed) {
+            (Some(reason), _) => Err(Outcome::Stopped { phase: Some(phase), reason }),
+            (None, Some(killed)) => failed(format!("{failure}; {killed}")),
+            (None, None) => failed(failure),
         }
     }
 
@@ -386,12 +393,14 @@ impl Stage {
         let alarm = Alarm::after(limit).ok();
         let session = Session { phase, script: &script, environment, capture, limit: alarm };
         let began = BootTime::now();
+        let memory = Account::now();
         let finished = self.host.run(session).await.map_err(|error| error.to_string())?;
         if finished.ending.signal.is_some() && BootTime::now().since(began) >= limit {
             return Err(format!("showing it took longer than {} s", limit.as_secs()));
         }
         if !finished.ending.is_success() {
-            return Err(finished.ending.describe());
+            let killed = Account::now().killed_since(memory);
+            return Err(killed.unwrap_or_else(|| finished.ending.describe()));
         }
         finished.captured.map_err(|error| error.to_string())?;
         file.finish(name).map_err(|error| error.to_string())

@@ -19,6 +19,7 @@ use tokio::net::unix::pipe::Receiver;
 use crate::environment::{Environment, EnvironmentSlot};
 use crate::flow::{self, Progress, Reported};
 use crate::marks::Marks;
+use crate::memory::FirstToGo;
 use crate::reaper::{Ending, Reaper};
 use crate::script::MAX_SCRIPT;
 use crate::spool::Spool;
@@ -234,6 +235,7 @@ fn spawn_with(
 
 /// The handle of the child is dropped: [`Reaper`] waits for it.
 fn spawn(command: &mut Command) -> io::Result<Pid> {
+    let _first = FirstToGo::begin();
     let child = command.spawn()?;
     Ok(Pid::from_child(&child))
 }

@@ -11,6 +11,25 @@ const MAX_PATH: usize = 4096;
 /// Where a container has what is ours: nothing may cover it.
 const OURS: [&str; 3] = ["/gantry", "/mnt/workspace", crate::terraform::TOOL_DIR];
 
+/// What the kernel gives to a container: nothing may lie over it or in it.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// What may be mounted into those all the same.
+const IN_KERNEL: [&str; 1] = ["/dev/shm"];
+/// Whole directories of an image without which nothing in it starts, a shell least of all. Single files and
+/// directories in them may be mounted.
+const OF_THE_IMAGE: [&str; 10] = [
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/usr",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/etc",
+];
+
 /// In which stages something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stages {
@@ -73,6 +92,19 @@ pub enum InvalidMount {
     /// Over something of ours.
     #[error("{0:?} would cover {1}, where the launcher keeps what runs need: mount elsewhere")]
     Covers(String, &'static str),
+    /// Over or into what the kernel gives.
+    #[error("{0:?} is or lies in {1}, which the kernel gives to every container: mount elsewhere")]
+    Kernel(String, &'static str),
+    /// Over what an image needs.
+    #[error(
+        "mounted onto {0}, it would hide everything that the image has there, its shell or what that needs: mount onto a directory or file of its own, such as /opt/tools or {0}/name"
+    )]
+    Hides(&'static str),
+    /// It would give the launcher's own files to runs.
+    #[error(
+        "{0:?} holds {1:?}, where the launcher keeps its own files: runs must not get at them; mount another directory"
+    )]
+    Reveals(String, PathBuf),
     /// Two mounts at one place.
     #[error("{0:?} is mounted onto twice in the same stage: remove one of the entries")]
     Twice(String),
@@ -103,6 +135,17 @@ pub(super) fn read(
     }
 }
 
+/// What is wrong with mounts on a host where the launcher keeps its files in these directories.
+pub(super) fn reveal(mounts: &[Mount], own: &[&Path]) -> Vec<InvalidMount> {
+    let reveals = |mount: &Mount, own: &Path| own.starts_with(&mount.host);
+    let found = mounts.iter().flat_map(|mount| {
+        own.iter()
+            .filter(|own| reveals(mount, own))
+            .map(|own| InvalidMount::Reveals(mount.host.display().to_string(), own.to_path_buf()))
+    });
+    found.collect()
+}
+
 fn clash(one: &Mount, other: &Mount) -> bool {
     one.container == other.container && one.stages.overlap(other.stages)
 }
@@ -122,6 +165,15 @@ fn parse(entry: &str, stages: Stages) -> Result<Mount, InvalidMount> {
         .find(|ours| container.starts_with(ours) || Path::new(ours).starts_with(&container))
     {
         return Err(InvalidMount::Covers(container.display().to_string(), ours));
+    }
+    let is_in = |place: &&&str| container.starts_with(place);
+    if let Some(kernel) = KERNEL.iter().find(is_in)
+        && !IN_KERNEL.iter().any(|allowed| container.starts_with(allowed))
+    {
+        return Err(InvalidMount::Kernel(container.display().to_string(), kernel));
+    }
+    if let Some(hidden) = OF_THE_IMAGE.iter().find(|place| container == Path::new(place)) {
+        return Err(InvalidMount::Hides(hidden));
     }
     Ok(Mount { host, container, stages })
 }

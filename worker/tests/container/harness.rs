@@ -71,6 +71,8 @@ pub struct Run {
     container: Option<Child>,
     /// Whether the container may only read the order.
     pub order_is_read_only: bool,
+    /// How much memory it gets.
+    pub memory: &'static str,
 }
 
 impl Run {
@@ -87,7 +89,7 @@ impl Run {
         let dir = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("gantry-worker-test-{}-{number}", std::process::id());
-        let run = Self { dir, name, container: None, order_is_read_only: false };
+        let run = Self { dir, name, container: None, order_is_read_only: false, memory: "1g" };
         give(run.dir.path());
         for dir in ["in", "spool", "workspace", "workspace/source"] {
             fs::create_dir(run.dir.path().join(dir)).unwrap();
@@ -156,6 +158,7 @@ impl Run {
                 "no-new-privileges",
             ])
             .args(["--pids-limit", "512", "--user", "0:0", "--group-add", &group.to_string()])
+            .args(["--memory", self.memory, "--oom-score-adj", "500"])
             .args(["--tmpfs", "/gantry:mode=0700,size=1m"])
             .args(["-v", &format!("{}:ro", mount(binary(), "/gantry/bin/gantry-worker"))])
             .args(["-v", &format!("{}{read_only}", mount(&self.order_dir(), "/gantry/in"))])

@@ -314,7 +314,23 @@ fn a_shell_that_is_not_there_is_a_failure_in_words() {
         panic!("{:?}", run.events());
     };
     assert!(
-        reason.starts_with("cannot start /bin/nosuchshell in /mnt/workspace/source: "),
+        reason.starts_with("the image has no shell: /bin/nosuchshell is not there"),
         "{reason}"
     );
+}
+
+/// The phase goes, and whoever tells of it stays.
+#[test]
+fn a_phase_that_is_killed_for_want_of_memory_says_so() {
+    let mut run =
+        Run::lay_out(&order("cat /proc/1/oom_score_adj /proc/self/oom_score_adj; tail /dev/zero"));
+    run.memory = "64m";
+    run.again();
+    let Outcome::Failed { phase: Some(Phase::Perform), reason, .. } = run.outcome() else {
+        panic!("{:?}", run.events());
+    };
+    assert!(reason.contains("for want of memory (limit 64 MiB, peak 6"), "{reason}");
+    let log = run.log();
+    let scores: Vec<i32> = log.lines().filter_map(|line| line.parse().ok()).collect();
+    assert!(matches!(scores[..], [own, 1000] if own < 1000), "{log}");
 }

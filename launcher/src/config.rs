@@ -4,6 +4,7 @@
 //! once, each with the variable, the reason and what to do. Secrets are zeroed when dropped and show
 //! up as `[redacted]`.
 
+mod amount;
 pub mod day;
 mod environment;
 mod help;
@@ -22,6 +23,7 @@ use gantry_model::Stage;
 use gantry_protocol::{PoolKey, PoolToken};
 use zeroize::Zeroizing;
 
+pub use self::amount::{Amounts, Limit};
 pub use self::day::Day;
 pub use self::environment::{Passed, Secret};
 pub use self::help::help;
@@ -96,6 +98,8 @@ pub struct Config {
     pub replaces_backend: bool,
     /// A directory with the tool, for images that have none. `GANTRY_TOOL_DIR`.
     pub tool_dir: Option<PathBuf>,
+    /// How much a run may take from this host. `GANTRY_MEMORY_LIMIT` and others.
+    pub amounts: Amounts,
     /// Whether phases may be root, or in root's group, where their image says so. `GANTRY_ALLOW_ROOT`.
     pub allows_root: bool,
     /// What is worth a line in the log but no reason to refuse.
@@ -202,6 +206,7 @@ impl Config {
             log_level: reader.parsed("GANTRY_LOG_LEVEL", log_level),
             replaces_backend: reader.flag("GANTRY_REPLACE_BACKEND"),
             tool_dir: reader.optional("GANTRY_TOOL_DIR", directory),
+            amounts: amount::read(&mut reader),
             allows_root: reader.flag("GANTRY_ALLOW_ROOT"),
         };
         let warnings = reader.finish(&passed)?;
@@ -233,6 +238,7 @@ impl Config {
             log_level: fields.log_level.expect(complete),
             replaces_backend: fields.replaces_backend,
             tool_dir: fields.tool_dir,
+            amounts: fields.amounts.expect(complete),
             allows_root: fields.allows_root,
             warnings,
         })
@@ -271,6 +277,7 @@ struct Fields {
     log_level: Option<LogLevel>,
     replaces_backend: bool,
     tool_dir: Option<PathBuf>,
+    amounts: Option<Amounts>,
     allows_root: bool,
 }
 

@@ -13,6 +13,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits::Capacity;
+
 /// The label that marks a container as ours and names its pool.
 pub const POOL_LABEL: &str = "gantry.pool";
 
@@ -26,6 +28,9 @@ pub trait Engine: Clone + Send + Sync + 'static {
         &self,
         needs: &Needs<'_>,
     ) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
+
+    /// What its host has, and what it can keep containers from taking.
+    fn capacity(&self) -> impl Future<Output = Result<Capacity, EngineError>> + Send;
 
     /// What the image says about itself; none if it is not here.
     fn image(&self, name: &str) -> impl Future<Output = Result<Option<Image>, EngineError>> + Send;
@@ -110,6 +115,8 @@ pub enum State {
     Exited {
         /// The exit code of its first process.
         code: i64,
+        /// Whether the kernel killed any of its processes for want of memory.
+        is_out_of_memory: bool,
     },
 }
 
@@ -145,6 +152,21 @@ pub struct Spec {
     pub groups: Vec<u32>,
     /// How long an engine that stops waits for it to end by itself.
     pub stop_grace: Duration,
+    /// What it may take from its host.
+    pub limits: Limits,
+}
+
+/// What a container may take from its host; no limit where there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory, swapped out or not.
+    pub memory: Option<u64>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// Bytes of its `/dev/shm`.
+    pub shared_memory: u64,
 }
 
 /// What went wrong with an engine.

@@ -14,6 +14,7 @@ pub mod health;
 pub mod host;
 pub mod journal;
 pub mod launch;
+pub mod limits;
 pub mod log;
 pub mod mask;
 pub mod policy;

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::blob::{BlobError, Objects};
 use crate::config::Config;
-use crate::container::{Engine, EngineError};
+use crate::container::{Engine, EngineError, Limits};
 use crate::health::Complaints;
 use crate::journal::{Change, Ending, Entry, Journal, JournalError};
 use crate::log::{Echo, Log, LogError};
@@ -59,6 +59,10 @@ pub struct Shared<E> {
     pub policy: Option<Arc<Policy>>,
     /// Where the worker binary lies on the host.
     pub worker_binary: PathBuf,
+    /// What a stage's container may take.
+    pub limits: Limits,
+    /// Directories on whose disks something is kept free: the state directory, and the engine's.
+    pub disks: Vec<PathBuf>,
     /// The kernel's id of this boot.
     pub boot: String,
     /// Says something to the control plane.

@@ -13,13 +13,14 @@ use ulid::Ulid;
 use crate::blob::{BlobError, Objects};
 use crate::config::{Config, DockerHost};
 use crate::container::docker::Docker;
-use crate::container::{Engine as _, EngineError};
+use crate::container::{Engine as _, EngineError, Limits};
 use crate::explain::{Exit, Explain};
 use crate::fitness;
 use crate::health::Complaints;
 use crate::host::{HostError, StateDir, boot_id};
 use crate::journal::{Journal, JournalError};
 use crate::launch::{self, LaunchError, Request};
+use crate::limits::{self, Capacity, Unkept};
 use crate::policy::{Policy, PolicyError};
 use crate::reaper;
 use crate::session::{Outgoing, Session, SessionError};
@@ -105,7 +106,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let journal = Arc::new(Journal::open(&config.state_dir, || {
         (JournalId::from_ulid(Ulid::generate()), WorkerId::from_ulid(Ulid::generate()))
     })?);
-    let engine = tokio::select! {
+    let (engine, capacity) = tokio::select! {
         engine = engine(&config, &journal) => engine?,
         // Nothing is in hand that would have to be finished.
         _ = requests.next(), if journal.entries().is_empty() => return Ok(()),
@@ -116,6 +117,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;
     let (session, task) = Session::start(&config, journal.worker(), outgoing, complaints.health())?;
     let handle = session.handle();
+    let limits = limits(&config, &capacity);
+    let disks = std::iter::once(config.state_dir.clone()).chain(capacity.root).collect();
     let shared = Shared {
         config,
         journal,
@@ -123,6 +126,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         objects,
         policy,
         worker_binary,
+        limits,
+        disks,
         boot: boot_id(),
         say: Arc::new(move |message| handle.send(message)),
         complaints,
@@ -169,11 +174,32 @@ fn say_the_way(config: &Config) {
 }
 
 /// Connects to the engine, and removes what an earlier launcher left there.
-async fn engine(config: &Config, journal: &Journal) -> Result<Docker, EngineError> {
+async fn engine(config: &Config, journal: &Journal) -> Result<(Docker, Capacity), EngineError> {
     let engine = connect(config).await?;
     tracing::info!(engine = engine.ping().await?, worker = %journal.worker(), "starting");
     reaper::reap(&engine, journal, config).await?;
-    Ok(engine)
+    let capacity = engine.capacity().await?;
+    Ok((engine, capacity))
+}
+
+/// What containers may take, and a word on what this engine cannot keep.
+fn limits(config: &Config, capacity: &Capacity) -> Limits {
+    let (limits, unkept) = limits::of_containers(&config.amounts, capacity);
+    for Unkept(what) in unkept {
+        tracing::warn!(
+            "Docker cannot limit the {what} of containers here: a run can take all of it"
+        );
+    }
+    tracing::info!(
+        memory = limits.memory,
+        nano_cpus = limits.nano_cpus,
+        processes = limits.processes,
+        "what a run may take"
+    );
+    if let Err(error) = limits::go_last() {
+        tracing::info!(%error, "the kernel may end this process when memory is short: let whoever starts it set OOMScoreAdjust=-900");
+    }
+    limits
 }
 
 /// The signals that ask something of a launcher.

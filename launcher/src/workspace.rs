@@ -10,7 +10,9 @@ mod removal;
 
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use gantry_model::{Attempt, StackId};
@@ -84,6 +86,14 @@ impl Directories {
         make(&self.source, 0o755)
     }
 
+    /// Makes the spool.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn make_spool(&self) -> io::Result<()> {
+        make_shared(&self.spool)
+    }
+
     /// Makes the directory of the order, in one that nobody but the launcher's user enters. The worker binary
     /// takes it over: what lies directly where everybody makes directories could then not be removed.
     ///
@@ -91,12 +101,7 @@ impl Directories {
     /// When it cannot be made, or somebody else has made it.
     pub fn make_order(&self) -> io::Result<()> {
         make_own(self.secrets(), 0o700)?;
-        match fs::DirBuilder::new().mode(0o700).create(&self.order) {
-            Ok(()) => fs::set_permissions(&self.order, fs::Permissions::from_mode(0o770)),
-            // Root's by now, if a container has begun to read.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-        }
+        make_shared(&self.order)
     }
 
     /// What of the attempt lies in memory.
@@ -139,6 +144,17 @@ pub fn own_groups() -> Vec<u32> {
 pub fn make(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Makes a directory that the worker binary reaches through its group. One that is there is root's by now, if a
+/// container has begun to read, and stays as it is.
+fn make_shared(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let is_ours = fs::metadata(path)?.uid() == rustix::process::geteuid().as_raw();
+    if is_ours { fs::set_permissions(path, fs::Permissions::from_mode(0o770)) } else { Ok(()) }
 }
 
 /// Makes a directory with exactly this mode where others make theirs too, as in `/dev/shm`. One that is
@@ -330,7 +346,7 @@ pub(crate) fn check(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_launcher::config::{Config, DockerHost, Host, Stages, help, variables};
+use gantry_launcher::config::{Amounts, Config, DockerHost, Host, Limit, Stages, help, variables};
 use gantry_launcher::explain::{Exit, Explain as _, explain};
 use gantry_model::{PoolId, Stage};
 use gantry_protocol::{
@@ -130,6 +130,14 @@ fn two_variables_are_enough_and_the_rest_has_the_documented_defaults() {
     assert_eq!(config.secrets_dir, Path::new("/dev/shm"));
     assert_eq!((config.docker_host, config.policy), (None, None));
     assert!(!config.shows_commands && !config.replaces_backend && !config.allows_root);
+    let amounts = Amounts {
+        memory: Limit::OfHost,
+        nano_cpus: Limit::OfHost,
+        processes: Some(4096),
+        shared_memory: 64 << 20,
+        disk_reserve: None,
+    };
+    assert_eq!(config.amounts, amounts);
     assert!(config.warnings.is_empty() && config.mounts.is_empty());
 }
 
@@ -151,6 +159,11 @@ fn every_variable_has_its_effect() {
         ("GANTRY_REPLACE_BACKEND", "True"),
         ("GANTRY_TOOL_DIR", "/opt/tools"),
         ("GANTRY_ALLOW_ROOT", "true"),
+        ("GANTRY_MEMORY_LIMIT", "6GiB"),
+        ("GANTRY_CPU_LIMIT", "1.5"),
+        ("GANTRY_PIDS_LIMIT", "none"),
+        ("GANTRY_SHM_SIZE", "1g"),
+        ("GANTRY_DISK_RESERVE", "none"),
         ("GANTRY_FORMER_POOL_KEYS", &pool().other_key),
         ("SPACELIFT_METADATA_instance_id", "i-0abc"),
         ("SPACELIFT_METADATA_Asg_ID", "workers"),
@@ -167,6 +180,14 @@ fn every_variable_has_its_effect() {
     assert_eq!(config.former_keys.len(), 1);
     assert_eq!(config.tool_dir.as_deref(), Some(std::path::Path::new("/opt/tools")));
     assert!(config.shows_commands && config.replaces_backend && config.allows_root);
+    let amounts = Amounts {
+        memory: Limit::At(6 << 30),
+        nano_cpus: Limit::At(1_500_000_000),
+        processes: None,
+        shared_memory: 1 << 30,
+        disk_reserve: Some(0),
+    };
+    assert_eq!(config.amounts, amounts);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     // The rest as one text, which shows no secret.
     let mut shown = format!("{config:#?}");
@@ -314,6 +335,11 @@ fn each_mistake_of_the_other_variables_is_one_sentence_with_the_next_step() {
             ],
         ),
         ("SPACELIFT_MASK_ENVS", &["a-b"]),
+        ("GANTRY_MEMORY_LIMIT", &["much", "1MiB", "1.5g"]),
+        ("GANTRY_CPU_LIMIT", &["0", "all"]),
+        ("GANTRY_PIDS_LIMIT", &["1"]),
+        ("GANTRY_SHM_SIZE", &["none"]),
+        ("GANTRY_DISK_RESERVE", &["5%"]),
         (
             "SPACELIFT_WORKER_EXTRA_MOUNTS",
             &[

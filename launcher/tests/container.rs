@@ -39,6 +39,7 @@ macro_rules! promises {
 
 promises! {
     it_says_what_it_is
+    it_says_what_its_host_has
     an_image_says_what_it_sets
     a_container_is_made_once_and_found_by_its_name
     a_container_is_started_once
@@ -57,4 +58,30 @@ promises! {
     an_image_that_nobody_has_cannot_be_pulled
     a_mount_of_nothing_is_refused
     what_is_not_there_cannot_be_started
+}
+
+/// What the launcher asks for is what the engine keeps, and containers are killed before their launcher.
+#[tokio::test]
+async fn docker_keeps_the_limits_of_a_container() {
+    use gantry_launcher::container::Engine as _;
+    use side::Side as _;
+    let side = DockerSide::new().await;
+    let spec = side.spec();
+    side.engine().create(&spec).await.unwrap();
+    let inspected = std::process::Command::new("docker").args(["inspect", &spec.name]).output();
+    let inspected: serde_json::Value = serde_json::from_slice(&inspected.unwrap().stdout).unwrap();
+    let host = &inspected[0]["HostConfig"];
+    for (name, limit) in [
+        ("Memory", spec.limits.memory),
+        ("NanoCpus", spec.limits.nano_cpus),
+        ("PidsLimit", spec.limits.processes),
+        ("ShmSize", Some(spec.limits.shared_memory)),
+        ("OomScoreAdj", Some(500)),
+    ] {
+        assert_eq!(host[name].as_u64(), limit, "{name}");
+    }
+    // What an image may say of itself and must not decide.
+    let config = &inspected[0]["Config"];
+    assert_eq!(config["Healthcheck"]["Test"], serde_json::json!(["NONE"]));
+    assert_eq!(config["StopSignal"], "SIGTERM");
 }

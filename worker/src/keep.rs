@@ -12,7 +12,7 @@ use gantry_spool::ANSWERS;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RawMode, Uid, chmodat, chownat, lstat};
 use rustix::thread::set_thread_groups;
 
-use crate::run::Places;
+use crate::places::Places;
 use crate::users::User;
 
 /// Nobody but root.

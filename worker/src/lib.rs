@@ -15,6 +15,7 @@ mod keep;
 mod marks;
 mod memory;
 mod own;
+mod places;
 mod reaper;
 mod run;
 mod script;
@@ -26,4 +27,5 @@ mod stop;
 mod users;
 
 pub use environment::EnvironmentSlot;
-pub use run::{Places, run};
+pub use places::Places;
+pub use run::run;

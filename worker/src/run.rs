@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use gantry_model::{Phase, RunState};
@@ -22,6 +22,7 @@ use crate::environment::{Environment, EnvironmentSlot};
 use crate::keep::{self, NotKept};
 use crate::memory::Account;
 use crate::own::{self, Owner};
+use crate::places::Places;
 use crate::reaper::Reaper;
 use crate::script;
 use crate::session::{Finished, Host, Session};
@@ -30,32 +31,6 @@ use crate::spool::{Spool, shorten};
 use crate::state::StateServer;
 use crate::stop::{Alarm, Stops};
 use crate::users::{self, User};
-
-/// Where the launcher's directories are.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// Holds all that is the launcher's. No phase enters it.
-    pub root: PathBuf,
-    /// Holds the order and what belongs to it.
-    pub order: PathBuf,
-    /// The spool.
-    pub spool: PathBuf,
-    /// Where the image says who its users are.
-    pub etc: PathBuf,
-}
-
-impl Places {
-    /// As they are mounted in a run's container.
-    #[must_use]
-    pub fn container() -> Self {
-        Self {
-            root: PathBuf::from("/gantry"),
-            order: PathBuf::from("/gantry/in"),
-            spool: PathBuf::from("/gantry/spool"),
-            etc: PathBuf::from("/etc"),
-        }
-    }
-}
 
 /// Why nothing was run.
 #[derive(Debug, thiserror::Error)]

@@ -80,6 +80,17 @@ pub enum Problem {
     /// No mount, or no directory.
     #[error(transparent)]
     Mount(#[from] InvalidMount),
+    /// No size, or too little of it.
+    #[error(
+        "it is not a size of at least {0}: give a whole number with a unit, such as 512MiB or 6GiB, or `none`"
+    )]
+    Size(&'static str),
+    /// No number of processors.
+    #[error("it is not a number of processors from 0.01 on: give one such as 2 or 1.5, or `none`")]
+    Processors,
+    /// No number of processes.
+    #[error("it is not a number from 16 to 4000000: give one, or `none`")]
+    Count,
     /// Not one of a few words.
     #[error("it has an unknown value: give {0}")]
     OneOf(&'static str),

@@ -122,6 +122,31 @@ pub const RUNS: &[Variable] = &[
         help: "A directory of this host with terraform or tofu, which containers see read-only: used where the image has neither.",
     },
     Variable {
+        name: "GANTRY_MEMORY_LIMIT",
+        default: Some("what the host has, less an eighth: at least 384MiB, at most 2GiB"),
+        help: "How much memory a run may take, such as `6GiB`, or `none`. What takes more is killed, and the run says so.",
+    },
+    Variable {
+        name: "GANTRY_CPU_LIMIT",
+        default: Some("what the host has, less a tenth, at most one"),
+        help: "How many processors a run may use, such as `1.5`, or `none`.",
+    },
+    Variable {
+        name: "GANTRY_PIDS_LIMIT",
+        default: Some("4096"),
+        help: "How many processes and threads a run may have, or `none`.",
+    },
+    Variable {
+        name: "GANTRY_SHM_SIZE",
+        default: Some("64MiB"),
+        help: "The size of a run's /dev/shm, which is part of its memory.",
+    },
+    Variable {
+        name: "GANTRY_DISK_RESERVE",
+        default: Some("a twentieth of the disk, at most 2GiB"),
+        help: "How much stays free on the disks of GANTRY_STATE_DIR and of Docker: a run is stopped when there is less. `none`: it is not.",
+    },
+    Variable {
         name: "GANTRY_ALLOW_ROOT",
         default: Some("false"),
         help: "Whether runs may be root, or in root's group, in their containers, where the image says so. They then reach what the launcher keeps from runs: see the page on security.",

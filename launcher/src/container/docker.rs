@@ -1,20 +1,18 @@
 //! Docker, through its API. Also Podman's compatible one.
 
+mod body;
 mod failure;
 mod tls;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::models::{
-    ContainerCreateBody, ContainerStateStatusEnum, HostConfig, HostConfigLogConfig,
-    Mount as BindMount, MountType,
-};
+use bollard::models::ContainerStateStatusEnum;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectNetworkOptions,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -22,9 +20,11 @@ use bollard::query_parameters::{
 };
 use futures::{Stream, StreamExt as _};
 
+use self::body::body;
 use self::failure::{Failure, bounded, said, unless_missing};
 pub use self::tls::TlsError;
-use super::{Engine, EngineError, Image, Mount, Needs, Signal, Spec, State};
+use super::{Engine, EngineError, Image, Needs, Signal, Spec, State};
+use crate::limits::Capacity;
 
 /// Where an engine listens that was not told otherwise.
 const USUAL: &str = "unix:///var/run/docker.sock";
@@ -38,10 +38,6 @@ const PULL_SILENCE: Duration = Duration::from_secs(120);
 const WAIT: Duration = Duration::from_secs(60);
 /// The pause before an engine is asked again that answered too early.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The most processes in a container.
-const PIDS: i64 = 4096;
-/// What the worker binary needs: to become the phases' user, to end their processes, to give them the workspace.
-const CAPABILITIES: [&str; 4] = ["CHOWN", "KILL", "SETGID", "SETUID"];
 
 /// A Docker engine.
 #[derive(Clone)]
@@ -157,6 +153,19 @@ impl Engine for Docker {
         Ok(lacking)
     }
 
+    async fn capacity(&self) -> Result<Capacity, EngineError> {
+        let info = self.within("say what its host has", ASK, self.api.info()).await?;
+        let amount = |amount: Option<i64>| u64::try_from(amount?).ok().filter(|it| *it > 0);
+        Ok(Capacity {
+            memory: amount(info.mem_total),
+            processors: amount(info.ncpu),
+            limits_memory: info.memory_limit == Some(true),
+            limits_processors: info.cpu_cfs_quota == Some(true),
+            limits_processes: info.pids_limit == Some(true),
+            root: info.docker_root_dir.map(PathBuf::from),
+        })
+    }
+
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
         let found = self.within("inspect the image", ASK, self.api.inspect_image(name)).await;
         let Some(image) = unless_missing(found)? else { return Ok(None) };
@@ -246,7 +255,10 @@ impl Engine for Docker {
                 | ContainerStateStatusEnum::REMOVING
                 | ContainerStateStatusEnum::EMPTY,
             )
-            | None => State::Exited { code: state.exit_code.unwrap_or(-1) },
+            | None => State::Exited {
+                code: state.exit_code.unwrap_or(-1),
+                is_out_of_memory: state.oom_killed == Some(true),
+            },
         }))
     }
 
@@ -308,44 +320,6 @@ impl Engine for Docker {
             self.within("list containers", ASK, self.api.list_containers(Some(options))).await?;
         let names = found.into_iter().filter_map(|container| container.names?.into_iter().next());
         Ok(names.map(|name| name.trim_start_matches('/').to_owned()).collect())
-    }
-}
-
-/// Everything that is fixed about a stage's container stands here.
-fn body(spec: &Spec) -> ContainerCreateBody {
-    let tmpfs = "rw,nosuid,nodev,noexec,mode=0700,size=64k".to_owned();
-    ContainerCreateBody {
-        image: Some(spec.image.clone()),
-        user: Some("0:0".to_owned()),
-        entrypoint: Some(vec![spec.entrypoint.clone()]),
-        cmd: Some(Vec::new()),
-        working_dir: Some("/".to_owned()),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        stop_timeout: Some(i64::try_from(spec.stop_grace.as_secs()).unwrap_or(i64::MAX)),
-        host_config: Some(HostConfig {
-            network_mode: Some(spec.network.clone()),
-            runtime: spec.runtime.clone(),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            pids_limit: Some(PIDS),
-            group_add: Some(spec.groups.iter().map(ToString::to_string).collect()),
-            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
-            tmpfs: Some(HashMap::from([("/gantry".to_owned(), tmpfs)])),
-            mounts: Some(spec.mounts.iter().map(bind).collect()),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
-    }
-}
-
-fn bind(mount: &Mount) -> BindMount {
-    BindMount {
-        typ: Some(MountType::BIND),
-        source: Some(mount.source.to_string_lossy().into_owned()),
-        target: Some(mount.target.clone()),
-        read_only: Some(mount.is_read_only),
-        ..BindMount::default()
     }
 }
 

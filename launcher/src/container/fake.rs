@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Engine, EngineError, Image, Needs, Signal, Spec, State};
+use crate::limits::Capacity;
 
 /// Where it says it is.
 const AT: &str = "fake:///";
@@ -44,6 +45,8 @@ pub enum Call {
     Ping,
     /// [`Engine::lacks`]
     Lacks,
+    /// [`Engine::capacity`]
+    Capacity,
     /// [`Engine::image`]
     Image,
     /// [`Engine::pull`]
@@ -69,6 +72,7 @@ impl Call {
         match self {
             Self::Ping => "say its version",
             Self::Lacks => "inspect the network",
+            Self::Capacity => "say what its host has",
             Self::Image => "inspect the image",
             Self::Pull => "pull the image",
             Self::Create => "create the container",
@@ -331,7 +335,7 @@ impl Inside {
 
     fn exit(&mut self, name: &str, code: i64) {
         if let Some(container) = self.running(name) {
-            container.state = State::Exited { code };
+            container.state = State::Exited { code, is_out_of_memory: false };
         }
     }
 
@@ -382,6 +386,20 @@ impl Engine for Fake {
         let (network, is_lacking) = (needs.network, self.inside().lacks_network);
         let lacking = is_lacking.then(|| format!("Docker has no network {network}"));
         self.answer(Call::Lacks, |_| Ok(lacking.into_iter().collect())).await
+    }
+
+    async fn capacity(&self) -> Result<Capacity, EngineError> {
+        let capacity = |_: &Self| {
+            Ok(Capacity {
+                memory: Some(8 << 30),
+                processors: Some(4),
+                limits_memory: true,
+                limits_processors: true,
+                limits_processes: true,
+                root: None,
+            })
+        };
+        self.answer(Call::Capacity, capacity).await
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {

@@ -55,7 +55,7 @@ mod tests {
     const NONE: Option<State> = None;
     const CREATED: Option<State> = Some(State::Created);
     const RUNNING: Option<State> = Some(State::Running);
-    const EXITED: Option<State> = Some(State::Exited { code: 137 });
+    const EXITED: Option<State> = Some(State::Exited { code: 137, is_out_of_memory: false });
 
     /// The table of `docs/protocol.md`, row by row: none, created, running, exited.
     #[test]

@@ -90,7 +90,7 @@ impl<E: Engine> Stage<E> {
     /// Makes the container.
     async fn create(&self, entry: &Entry) -> Result<(), StageError> {
         // The worker binary writes there through its group.
-        crate::workspace::make(&self.directories.spool, 0o770).map_err(self.at())?;
+        self.directories.make_spool().map_err(self.at())?;
         gantry_spool::lay_out(&self.directories.spool)?;
         self.shared.journal.step(self.attempt, Step::Creating)?;
         let spec = self.container()?;
@@ -269,6 +269,7 @@ impl<E: Engine> Stage<E> {
             runtime: config.runtime.clone(),
             groups,
             stop_grace: config.stop_grace.get() + super::MARGIN,
+            limits: self.shared.limits,
         })
     }
 

@@ -69,18 +69,25 @@ impl<E: Engine> Stage<E> {
         let name = super::container_name(self.attempt);
         let state = self.ask_with(log, || self.shared.engine.state(&name)).await?;
         let how = match state {
-            Some(State::Exited { code }) => format!("it ended with code {code}"),
+            Some(State::Exited { code, .. }) => format!("it ended with code {code}"),
             Some(State::Created) => "it was never started".to_owned(),
             Some(State::Running) => "it still runs".to_owned(),
             None => "it is gone".to_owned(),
         };
         let restarted = self.entry().is_some_and(|entry| entry.boot != self.shared.boot);
         let why = if restarted {
-            "the host was restarted"
+            "the host was restarted".to_owned()
         } else if state.is_none() {
-            "it was removed"
+            "it was removed".to_owned()
+        } else if let Some(State::Exited { is_out_of_memory: true, .. }) = state {
+            let limit = self.shared.limits.memory;
+            let limit =
+                limit.map_or("no limit".to_owned(), |bytes| format!("limit {} MiB", bytes >> 20));
+            format!(
+                "the kernel killed it for want of memory ({limit}): let the tool do less at once, as with -parallelism, or give runs more with GANTRY_MEMORY_LIMIT on a host that has it"
+            )
         } else {
-            "Docker or the kernel stopped it, or it ran out of memory"
+            "Docker or the kernel stopped it".to_owned()
         };
         let begun = self.has_begun().await;
         let stop = stop.filter(|_| damage.is_none());

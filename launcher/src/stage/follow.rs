@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,10 +25,13 @@ use super::waits::{self, Awaited, ENGINE};
 use super::{MARGIN, Stage, StageError, Wish, container_name};
 use crate::container::{Engine, EngineError, Signal};
 use crate::journal::{Change, Entry};
+use crate::limits::{self, LowDisk};
 use crate::log::{Log, message_id};
 
 /// The spool is looked at this often even if nothing was noticed.
 const TICK: Duration = Duration::from_secs(1);
+/// The disks are looked at this often.
+const LOOK: Duration = Duration::from_secs(2);
 /// A stop is said again this often: a container that was only just started does not hear it yet.
 const SAY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -409,6 +413,22 @@ impl<E: Engine> Stage<E> {
             () = tokio::time::sleep_until(pulse.begin + self.shared.config.run_timeout.get() + MARGIN) => {
                 waits::too_long(&self.shared.config)
             }
+            low = self.low_disk() => low.to_string(),
+        }
+    }
+
+    /// Resolves when a disk of this host has less free than is kept, and had more when the stage began: one that
+    /// was low before is not this stage's doing.
+    async fn low_disk(&self) -> LowDisk {
+        let disks = || self.shared.disks.iter().map(PathBuf::as_path);
+        let reserve = self.shared.config.amounts.disk_reserve;
+        let look = |path| limits::low_disk([path], reserve);
+        let watched: Vec<_> = disks().filter(|path| look(path).is_none()).collect();
+        loop {
+            if let Some(low) = watched.iter().find_map(|path| look(path)) {
+                return low;
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -11,7 +11,7 @@ use crate::side::{STOPPED, Side, USER};
 
 /// Far more than anything takes here; only to end a test that hangs.
 const LIMIT: Duration = Duration::from_secs(120);
-const ENDED: Option<State> = Some(State::Exited { code: 7 });
+const ENDED: Option<State> = Some(State::Exited { code: 7, is_out_of_memory: false });
 
 pub async fn in_time(test: impl Future<Output = ()>) {
     timeout(LIMIT, test).await.expect("an engine answers");
@@ -28,6 +28,11 @@ fn refusal<T: std::fmt::Debug>(answer: Result<T, EngineError>) -> String {
 pub async fn it_says_what_it_is(side: &mut impl Side) {
     let version = side.engine().ping().await.unwrap();
     assert!(version.split_once(' ').is_some_and(|(_, number)| !number.is_empty()), "{version}");
+}
+
+pub async fn it_says_what_its_host_has(side: &mut impl Side) {
+    let capacity = side.engine().capacity().await.unwrap();
+    assert!(capacity.memory > Some(256 << 20) && capacity.processors > Some(0), "{capacity:?}");
 }
 
 pub async fn an_image_says_what_it_sets(side: &mut impl Side) {
@@ -118,7 +123,10 @@ pub async fn a_container_is_asked_to_stop_or_killed(side: &mut impl Side) {
         side.is_up().await;
         engine.signal(&spec.name, signal).await.unwrap();
         engine.ended(&spec.name).await.unwrap();
-        assert_eq!(engine.state(&spec.name).await.unwrap(), Some(State::Exited { code }));
+        assert_eq!(
+            engine.state(&spec.name).await.unwrap(),
+            Some(State::Exited { code, is_out_of_memory: false })
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gantry_launcher::container::docker::Docker;
 use gantry_launcher::container::fake::{Fake, Happened, Program};
-use gantry_launcher::container::{Engine, Image, Mount, POOL_LABEL, Spec};
+use gantry_launcher::container::{Engine, Image, Limits, Mount, POOL_LABEL, Spec};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -65,6 +65,12 @@ fn spec(image: &str, directory: &Path) -> Spec {
         runtime: None,
         groups: Vec::new(),
         stop_grace: Duration::from_secs(10),
+        limits: Limits {
+            memory: Some(256 << 20),
+            nano_cpus: Some(900_000_000),
+            processes: Some(64),
+            shared_memory: 1 << 20,
+        },
     }
 }
 

@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_launcher::blob::Objects;
 use gantry_launcher::config::{Config, Host};
-use gantry_launcher::container::Image;
 use gantry_launcher::container::fake::{Answer, Call, Fake, Fault, Happened};
+use gantry_launcher::container::{Image, Limits};
 use gantry_launcher::health::Complaints;
 use gantry_launcher::journal::{Change, Ending, Journal};
 use gantry_launcher::policy::Policy;
@@ -162,6 +162,8 @@ impl Play {
             objects: self.objects.clone(),
             policy: self.policy.clone(),
             worker_binary,
+            limits: Limits::default(),
+            disks: Vec::new(),
             boot: "this boot".to_owned(),
             say: Arc::new(|_| {}),
             complaints: self.complaints.clone(),

@@ -42,7 +42,7 @@ pub fn one(docker: &Docker, spec: &Value) -> Result<Times> {
     Ok(Times { first, total: began.elapsed() })
 }
 
-/// The options of a stage's container, as `launcher/src/container/docker.rs` sets them.
+/// The options of a stage's container, as `launcher/src/container/docker/body.rs` sets them.
 pub fn spec(image: &str, network: &str, folder: &Path) -> Value {
     let bind = |target: &str, read_only: bool| json!({ "Type": "bind", "Source": folder, "Target": target, "ReadOnly": read_only });
     json!({
@@ -58,6 +58,11 @@ pub fn spec(image: &str, network: &str, folder: &Path) -> Value {
             "CapAdd": ["CHOWN", "KILL", "SETGID", "SETUID"],
             "SecurityOpt": ["no-new-privileges"],
             "PidsLimit": 4096,
+            "Memory": 1_u64 << 30,
+            "MemorySwap": 1_u64 << 30,
+            "NanoCpus": 900_000_000,
+            "ShmSize": 64 << 20,
+            "OomScoreAdj": 500,
             "LogConfig": { "Type": "none" },
             "Tmpfs": { "/gantry": "rw,nosuid,nodev,noexec,mode=0700,size=64k" },
             "Mounts": [

@@ -34,6 +34,7 @@ const LOOKED_AT: &[(&str, &str)] = &[
          grep -q new.example.com ~/.config/gantry/credentials.json\n\
          gantry pool show main\n",
     ),
+    ("Another key for a pool", "registered gantry-launcher@1\nregistered gantry-launcher@2\n"),
     ("Reading what is sealed", "grep -q '\"serial\"' terraform.tfstate\n"),
 ];
 

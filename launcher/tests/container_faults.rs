@@ -328,5 +328,5 @@ async fn a_pull_that_broke_off_is_begun_again() {
     let mut play = Play::pulling(Write, Worker::quick());
     play.engine.fail(Call::Pull, LATE);
     let outcome = in_time(play.complete()).await;
-    assert_snapshot!(play::reason(&outcome).replace(IMAGE, "<image>"), @"the image <image> is not on this host and cannot be pulled: Docker did not pull the image within 0 s: look at its log");
+    assert_snapshot!(play::reason(&outcome).replace(IMAGE, "<image>"), @"the image <image> is not on this host and cannot be pulled: Docker at fake:/// did not pull the image within 0 s: look at its log");
 }

@@ -1,6 +1,7 @@
 //! The program itself: what it checks before the pool hears of it, what it says and how it exits.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -184,6 +185,7 @@ fn a_state_directory_that_another_launcher_holds_ends_with_73_and_its_pid() {
 #[test]
 fn a_damaged_journal_ends_with_73() {
     let state = tempfile::tempdir().unwrap();
+    fs::set_permissions(state.path(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(state.path().join("journal"), "this is no journal").unwrap();
     let output = launch(state.path(), &[]);
     assert_eq!(output.status.code(), Some(73));

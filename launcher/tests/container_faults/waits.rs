@@ -119,7 +119,7 @@ async fn what_is_waited_for_stands_in_the_log_and_is_a_complaint() {
     play.engine.mend();
     assert!(is_success(&in_time(play.complete()).await));
     insta::assert_snapshot!(play.log(), @"
-    Prepare: waiting for Docker: Docker does not answer: check that it runs and that this user may use its socket (create the container): connection reset
+    Prepare: waiting for Docker: Docker does not answer at fake:///: nobody listens there (create the container)
     Apply: applying
     ");
     assert_eq!(play.complaints.present(), None);

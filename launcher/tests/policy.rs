@@ -131,8 +131,9 @@ fn an_evaluator_has_nothing_that_a_policy_could_take() {
 }
 
 #[test]
-fn a_person_who_finds_the_marker_is_told_that_there_are_no_arguments() {
+fn a_person_who_finds_the_marker_is_told_what_the_arguments_are() {
     let output = Command::new(LAUNCHER).arg(MARKER).env("HOME", "/").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("takes no arguments"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(MARKER) && said.contains("--help"), "{said}");
 }

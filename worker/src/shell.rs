@@ -57,6 +57,7 @@ mod tests {
             path
         };
         let why = |shell: &str, directory: &str| {
+            // starts: sh
             let error = Command::new(shell).current_dir(directory).spawn().unwrap_err();
             why_not(shell, directory, &error)
         };

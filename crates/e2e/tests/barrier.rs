@@ -48,7 +48,7 @@ fn a_hook_reaches_nothing_that_its_launcher_keeps() {
 #[test]
 fn an_image_that_wants_root_runs_only_where_that_is_allowed() {
     let stand = Stand::new();
-    let image = as_root(&stand.config.image);
+    let image = as_root(&stand.config.image); // starts: docker
     let stack = stand
         .stack("root")
         .file("main.tf", ONE)

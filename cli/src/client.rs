@@ -260,25 +260,16 @@ impl Client {
         Err(store_refused(url, status, &content))
     }
 
-    /// Gets an object of exactly `size` bytes from a pre-signed url.
-    pub async fn get(&self, url: &str, size: u64) -> Result<Vec<u8>, Failure> {
-        let request = self.http.get(url).timeout(Duration::from_mins(10));
-        let response = request.send().await.map_err(|error| store_unreachable(url, error))?;
+    /// Begins to get an object of exactly `size` bytes from a pre-signed url.
+    pub async fn get(&self, url: &str, size: u64) -> Result<Coming, Failure> {
+        let answer = self.http.get(url).send().await;
+        let response = answer.map_err(|error| store_unreachable(url, error))?;
         let status = response.status();
         if !status.is_success() {
             let content = bounded(response, 4096).await.unwrap_or_default();
             return Err(store_refused(url, status, &content));
         }
-        let most =
-            usize::try_from(size).or_say(|| "the object is too large for this machine".into())?;
-        let content =
-            bounded(response, most).await.map_err(|error| store_unreachable(url, error))?;
-        if content.len() == most {
-            Ok(content)
-        } else {
-            Err(Failure::new("the object store gave another length than was stored")
-                .next("try again; if it stays so, the object store lost or changed the object"))
-        }
+        Ok(Coming { url: url.to_owned(), response, left: size })
     }
 
     fn unreachable(&self, error: reqwest::Error) -> Failure {
@@ -299,6 +290,32 @@ impl Client {
         let text = format!("{} answers with status {status}: {said}", self.endpoint());
         let failure = Failure::new(text.trim_end_matches([':', ' ']));
         if status.is_server_error() { failure.with(Code::Unreachable) } else { failure }
+    }
+}
+
+/// An object on its way here.
+pub struct Coming {
+    url: String,
+    response: Response,
+    left: u64,
+}
+
+impl Coming {
+    /// The next part of it; none at its end, which comes when it should.
+    pub async fn part(&mut self) -> Result<Option<Bytes>, Failure> {
+        let part = self.response.chunk().await;
+        let part = part.map_err(|error| store_unreachable(&self.url, error))?;
+        let length = part.as_ref().map_or(0, Bytes::len) as u64;
+        match self.left.checked_sub(length) {
+            Some(left) if part.is_some() || left == 0 => {
+                self.left = left;
+                Ok(part)
+            }
+            Some(_) | None => {
+                Err(Failure::new("the object store gave another length than was stored")
+                    .next("try again; if it stays so, the object store lost or changed the object"))
+            }
+        }
     }
 }
 

@@ -47,11 +47,19 @@ pub fn create(path: &Path, content: &[u8]) -> Result<(), Failure> {
 
 /// Writes a file, 0600, in place of what was there: a reader sees the old one or the new one.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    replace_with(path, |file| file.write_all(content))
+}
+
+/// The same with whatever `write` writes.
+pub fn replace_with(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), Failure> {
     let write = || {
         // Tried first, because the error of what follows names a file that nobody asked for.
         access(folder(path), Access::WRITE_OK | Access::EXEC_OK)?;
         let mut file = tempfile::Builder::new().prefix(".gantry-").tempfile_in(folder(path))?;
-        file.write_all(content)?;
+        write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
         sync_folder(path)

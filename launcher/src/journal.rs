@@ -74,6 +74,8 @@ pub struct Entry {
     pub policy_begun: u32,
     /// What it may run, from [`Step::WorkspaceReady`] on.
     pub allowed: Option<Allowed>,
+    /// Why a state that it wrote stays on this host, if one does.
+    pub left: Option<String>,
     /// Where its log stands.
     pub mark: Mark,
     /// The state versions that are stored, the latest 256 of them.
@@ -327,6 +329,11 @@ impl Known {
             Record::Allowed { attempt, allowed } => {
                 self.change(attempt, |entry| entry.allowed = Some(allowed));
             }
+            Record::Left { attempt, reason } => {
+                self.change(attempt, |entry| {
+                    entry.left.get_or_insert(reason);
+                });
+            }
             Record::Mark { attempt, mark } => self.change(attempt, |entry| entry.mark = mark),
             Record::State { attempt, state } => {
                 self.change(attempt, |entry| {
@@ -400,6 +407,7 @@ impl Entry {
             stop: None,
             policy_begun: 0,
             allowed: None,
+            left: None,
             mark: Mark::default(),
             states: Vec::new(),
             ending: None,

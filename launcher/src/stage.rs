@@ -422,7 +422,14 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
     let secrets = directories.secrets().to_owned();
     let root = directories.root.clone();
-    let removed = tokio::task::spawn_blocking(move || directories.remove()).await;
+    let keeps = shared.journal.entry(attempt).is_some_and(|entry| entry.left.is_some());
+    let removed = tokio::task::spawn_blocking(move || {
+        if keeps {
+            directories.keep()?;
+        }
+        directories.remove()
+    })
+    .await;
     match removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
         Ok(()) => {}
         // Of another user: the worker binary was killed before it could give them back. They stand in no

@@ -41,6 +41,8 @@ pub struct Directories {
     pub workspace: PathBuf,
     /// The source within it.
     pub source: PathBuf,
+    /// Where it goes when the attempt left a state that nobody else has.
+    pub kept: PathBuf,
     /// On a tmpfs: the order and the state, until the worker binary has read them.
     pub order: PathBuf,
 }
@@ -57,6 +59,7 @@ impl Directories {
             source: workspace.join("source"),
             workspace,
             order: secrets.join(attempt.name()).join("in"),
+            kept: state.join("kept").join(attempt.name()),
             root,
         }
     }
@@ -108,6 +111,33 @@ impl Directories {
     #[must_use]
     pub fn secrets(&self) -> &Path {
         self.order.parent().unwrap_or(&self.order)
+    }
+
+    /// Puts the workspace and the states in the spool where nothing removes them. Asked again, it goes on.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn keep(&self) -> io::Result<()> {
+        if let Some(above) = self.kept.parent() {
+            make(above, 0o700)?;
+        }
+        make(&self.kept, 0o700)?;
+        let to = |name: &std::ffi::OsStr| self.kept.join(name);
+        if self.workspace.try_exists()? {
+            fs::rename(&self.workspace, to("workspace".as_ref()))?;
+        }
+        let spool = match fs::read_dir(&self.spool) {
+            Ok(spool) => spool,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in spool {
+            let name = entry?.file_name();
+            if Path::new(&name).extension().is_some_and(|extension| extension == "tfstate") {
+                fs::rename(self.spool.join(&name), to(&name))?;
+            }
+        }
+        fs::File::open(&self.kept)?.sync_all()
     }
 
     /// Removes everything of the attempt.

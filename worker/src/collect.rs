@@ -51,6 +51,9 @@ impl Collector {
             return Ok(None);
         }
         self.known = Some(identity);
+        if identity.size > MAX_STATE {
+            return Err(io::Error::other("it is larger than 1 GiB"));
+        }
         let mut target = spool.side_file(MAX_STATE).map_err(io::Error::other)?;
         let mut buffer = vec![0; 64 * 1024];
         loop {

@@ -322,9 +322,8 @@ impl Stage {
             Ok(None) => {}
             Ok(Some(file)) => self.host.spool.event(Some(phase), Event::Errored { file }),
             Err(error) => {
-                self.host
-                    .spool
-                    .note(Some(phase), format!("errored.tfstate could not be collected: {error}"));
+                let reason = shorten(format!("errored.tfstate could not be copied: {error}"));
+                self.host.spool.event(Some(phase), Event::Uncollected { reason });
             }
         }
     }

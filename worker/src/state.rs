@@ -7,19 +7,19 @@
 mod http;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use gantry_model::{InvalidState, StateHeading};
 use gantry_spool::order::{MAX_STATE, StateOrder};
 use gantry_spool::{
-    ANSWERS, BootTime, Event, MAX_LINEAGE, MAX_STATES, SideFileWriter, SideName, SpoolError,
-    is_stored, open_side_file,
+    ANSWERS, BootTime, Event, MAX_STATES, SideFileWriter, SideName, SpoolError, is_stored,
+    open_side_file, sha256_of,
 };
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -27,11 +27,16 @@ use zeroize::Zeroizing;
 use crate::spool::{Spool, changed};
 
 const USER: &str = "gantry";
+/// What helps when the state that a stage begins with is none.
+const WAY_BACK: &str = "go back to an older version with `gantry state rollback`";
+/// A phase can be refused without end.
+const MAX_NOTES: u32 = 16;
 
 /// The state of one stack during one stage.
 pub(crate) struct StateServer {
     spool: Spool,
     can_write: bool,
+    can_replace: bool,
     answer_after: Duration,
     /// The whole `Authorization` header that is asked for.
     authorization: Zeroizing<String>,
@@ -44,13 +49,15 @@ struct Inner {
     /// Versions written in this attempt.
     written: u64,
     lock: Option<Lock>,
+    /// How many refusals the log was told of.
+    noted: u32,
 }
 
 /// One state version and where it is.
 struct Version {
-    heading: Heading,
+    heading: StateHeading,
     sha256: String,
-    file: File,
+    file: Arc<File>,
     size: u64,
     /// Number and time of writing; none for the one given at start.
     written: Option<(u64, BootTime)>,
@@ -62,21 +69,6 @@ struct Lock {
     info: Bytes,
 }
 
-/// The part of a state that the server understands.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Heading {
-    serial: u64,
-    lineage: String,
-}
-
-impl Heading {
-    fn read(source: impl Read) -> Result<Self, Refused> {
-        let heading: Self =
-            serde_json::from_reader(BufReader::new(source)).map_err(|_| Refused::NoState)?;
-        if heading.lineage.len() > MAX_LINEAGE { Err(Refused::NoState) } else { Ok(heading) }
-    }
-}
-
 /// Why a write or a lock was refused.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -84,16 +76,20 @@ enum Refused {
         "a read stage may read the state, not write it: commands that change it belong in a task"
     )]
     ReadOnly,
-    #[error("the body is not a state: it needs a serial and a lineage of at most 256 bytes")]
-    NoState,
+    #[error("what was sent is not a state that Terraform could open: {0}")]
+    NoState(#[from] InvalidState),
     #[error("a stage writes at most {MAX_STATES} state versions: split its work into several runs")]
     TooMany,
-    #[error("a state may not be larger than 100 MiB")]
+    #[error("a state may not be larger than 1 GiB")]
     TooLarge,
     #[error(
         "serial {serial} was written before with other content, the present serial is {present}"
     )]
     Conflict { serial: u64, present: u64 },
+    #[error(
+        "it has another lineage than the stack's state: replace that in a task, by `terraform state push -force`"
+    )]
+    OtherLineage,
     #[error("the state is locked")]
     Locked(Bytes),
     #[error("the lock's body is not a lock: it needs an ID")]
@@ -125,10 +121,11 @@ impl StateServer {
         Ok(Self {
             spool,
             can_write: order.can_write,
+            can_replace: order.can_replace,
             answer_after: Duration::from_millis(order.answer_after_ms),
             authorization,
             password,
-            inner: Mutex::new(Inner { current, written: 0, lock: None }),
+            inner: Mutex::new(Inner { current, written: 0, lock: None, noted: 0 }),
         })
     }
 
@@ -155,14 +152,10 @@ impl StateServer {
             && header.iter().zip(wanted).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
     }
 
-    /// The present state, byte for byte.
-    fn read(&self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    /// The present state and its size.
+    fn read(&self) -> Option<(Arc<File>, u64)> {
         let inner = self.lock_inner();
-        let Some(version) = &inner.current else { return Ok(None) };
-        let size = usize::try_from(version.size).map_err(io::Error::other)?;
-        let mut bytes = Zeroizing::new(vec![0; size]);
-        version.file.read_exact_at(&mut bytes, 0)?;
-        Ok(Some(bytes))
+        inner.current.as_ref().map(|version| (Arc::clone(&version.file), version.size))
     }
 
     /// Nobody writes while another holds the lock.
@@ -183,19 +176,21 @@ impl StateServer {
 
     /// Makes what was taken in the present state. `None`: the state given at start was sent back unchanged.
     fn write(&self, file: SideFileWriter) -> Result<Option<Written>, Refused> {
-        let heading = Heading::read(file.reopen().map_err(Refused::NoRoom)?)?;
+        let heading = StateHeading::read(file.reopen().map_err(Refused::NoRoom)?)?;
         let sha256 = file.sha256();
         let mut inner = self.lock_inner();
-        if let Some(current) = &inner.current
-            && current.heading.lineage == heading.lineage
-        {
-            let (serial, present) = (heading.serial, current.heading.serial);
-            if serial == present && current.sha256 == sha256 {
+        if let Some(current) = &inner.current {
+            if current.sha256 == sha256 {
                 // A tool whose answer was lost sends the same again.
                 return Ok(current.written.map(|(number, at)| Written { number, at }));
             }
-            if serial <= present {
-                return Err(Refused::Conflict { serial, present });
+            if !self.can_replace && !heading.follows(&current.heading) {
+                let (serial, present) = (heading.serial, current.heading.serial);
+                return Err(if heading.lineage == current.heading.lineage {
+                    Refused::Conflict { serial, present }
+                } else {
+                    Refused::OtherLineage
+                });
             }
         }
         let number = inner.written + 1;
@@ -206,7 +201,8 @@ impl StateServer {
         let file =
             open_side_file(self.spool.dir(), stored.name, MAX_STATE).map_err(Refused::NoRoom)?;
         let size = stored.size;
-        let Heading { serial, lineage } = heading.clone();
+        let file = Arc::new(file);
+        let StateHeading { serial, lineage } = heading.clone();
         let event = Event::State { number, serial, lineage, file: stored };
         self.spool.event_durably(None, &event).map_err(Refused::NoRoom)?;
         let at = BootTime::now();
@@ -225,6 +221,16 @@ impl StateServer {
                 return;
             };
             changed(&answers, left.min(Duration::from_millis(250))).await;
+        }
+    }
+
+    /// Says in the log why the tool's write was refused: the tool itself shows a number only.
+    fn note(&self, refused: &Refused) {
+        let mut inner = self.lock_inner();
+        if inner.noted < MAX_NOTES {
+            inner.noted += 1;
+            drop(inner);
+            self.spool.note(None, format!("a state was not taken in: {refused}"));
         }
     }
 
@@ -277,11 +283,11 @@ fn take_current(order_dir: &Path, name: &str) -> io::Result<Version> {
     if size > MAX_STATE {
         return Err(io::Error::other(Refused::TooLarge));
     }
-    let mut bytes = Zeroizing::new(vec![0; usize::try_from(size).map_err(io::Error::other)?]);
-    file.read_exact_at(&mut bytes, 0)?;
-    let heading = Heading::read(&bytes[..]).map_err(io::Error::other)?;
-    let sha256 = gantry_spool::sha256(&bytes);
-    Ok(Version { heading, sha256, file, size, written: None })
+    let heading = StateHeading::read(&file)
+        .map_err(|error| io::Error::other(format!("{error}: {WAY_BACK}")))?;
+    (&file).seek(SeekFrom::Start(0))?;
+    let sha256 = sha256_of(&file)?;
+    Ok(Version { heading, sha256, file: Arc::new(file), size, written: None })
 }
 
 #[cfg(test)]

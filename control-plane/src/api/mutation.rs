@@ -22,7 +22,7 @@ use super::types::input::{
 };
 use super::types::pool::{RecoveryKey, WorkerPool};
 use super::types::run::Run;
-use super::types::stack::{Source, Stack};
+use super::types::stack::{Source, Stack, StateVersion};
 use super::types::word::{ForceApplyMode, RunType};
 use super::types::{Long, ulid};
 use crate::control_plane::ControlPlane;
@@ -260,6 +260,19 @@ impl First {
         };
         let set = control_plane(ctx)?.set_source(&actor(ctx)?, &stack_id(&stack)?, new).await;
         set.map_err(refused)?.source.map(Source::from).ok_or_else(|| not_found("source", &id))
+    }
+
+    /// Gantry: makes an older or an orphaned version of a stack's Terraform state the one that the next
+    /// run begins with.
+    async fn state_rollback(
+        &self,
+        ctx: &Context<'_>,
+        stack: ID,
+        #[graphql(desc = "The version's id.")] version: ID,
+    ) -> Result<StateVersion> {
+        let (actor, stack) = (actor(ctx)?, stack_id(&stack)?);
+        let rolled = control_plane(ctx)?.roll_state_back(&actor, &stack, &version).await;
+        Ok(rolled.map_err(refused)?.into())
     }
 }
 

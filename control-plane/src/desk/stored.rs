@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, Stage};
+use gantry_model::{Attempt, MAX_LINEAGE, MAX_SERIAL, RunType, Stage, StateHeading};
 use gantry_protocol::message::{
     Decision, MoreOutputs, Segment, StateStored, UrlPurpose, WorkspaceStored,
 };
@@ -19,14 +19,12 @@ use crate::dispatch::key_prefix;
 use crate::error::OperationError;
 use crate::log::{Appended, append, grow_run};
 use crate::objects::check_key;
+use crate::stacks::StateVersion;
 use crate::store::{RunRow, clear_later, to_db, to_json};
 use crate::unit::Unit;
 
 /// The longest segment, in bytes.
 const MAX_SEGMENT: u64 = 64 * 1024 * 1024;
-/// How many bytes of a lineage are kept. Terraform's has 36; nothing depends on it, so a longer one is
-/// no reason to drop a state version.
-const MAX_LINEAGE: usize = 256;
 
 impl ControlPlane {
     /// The run of something that the sender stored, unless it had no right to store it.
@@ -106,9 +104,14 @@ impl ControlPlane {
         let is_sound = is_sealed
             && state.payload_sha256.parse::<Digest>().is_ok()
             && state.predecessor.as_ref().is_none_or(|hash| hash.parse::<Digest>().is_ok())
-            && state.signature.parse::<Signature>().is_ok();
+            && state.signature.parse::<Signature>().is_ok()
+            && state.serial <= MAX_SERIAL;
         if !is_sound {
-            sender.refuse(attempt, "state version", "its header, hash or signature is not valid");
+            sender.refuse(
+                attempt,
+                "state version",
+                "its header, hash, signature or serial is not valid",
+            );
             return Ok(());
         }
         if is_known_state(unit, &row, &state).await? {
@@ -146,20 +149,18 @@ impl ControlPlane {
         if row.life.lease_of(sender.worker, state.attempt).is_none() {
             return Ok(Some("it came when its attempt was over".to_owned()));
         }
-        let current = "SELECT v.payload_sha256 FROM stacks s JOIN states v ON v.id = s.state_current \
-                       WHERE s.id = $1";
-        let current = sqlx::query(current)
-            .bind(row.stack.as_str())
-            .fetch_optional(unit.conn())
-            .await?
-            .map(|row| row.get::<String, _>("payload_sha256"));
-        Ok(match (&current, &state.predecessor) {
-            (current, predecessor) if current == predecessor => None,
-            (Some(_), None) => Some("it follows nothing, and the stack has a state".to_owned()),
-            (None, Some(_)) => Some("it follows a version that the stack does not have".to_owned()),
-            (Some(_), Some(_)) => Some("it does not follow the stack's newest version".to_owned()),
+        let current = self.read_state(unit.conn(), &row.stack, None).await?;
+        let predecessor = current.as_ref().map(|current| &current.payload_sha256);
+        let out_of_line = match (predecessor, &state.predecessor) {
+            (current, predecessor) if current == predecessor.as_ref() => None,
+            (Some(_), None) => Some("it follows nothing, and the stack has a state"),
+            (None, Some(_)) => Some("it follows a version that the stack does not have"),
+            (Some(_), Some(_)) => Some("it does not follow the stack's newest version"),
             (None, None) => None,
-        })
+        };
+        let out_of_line =
+            out_of_line.or_else(|| misfit(row.life.run_type, current.as_ref(), state));
+        Ok(out_of_line.map(str::to_owned))
     }
 
     pub(super) async fn workspace_stored(
@@ -271,6 +272,27 @@ impl ControlPlane {
 /// The most outputs of a run that are kept beside those of its result.
 const MAX_OUTPUTS: i64 = 10_000;
 
+/// What the tool itself never writes in a run that plans and applies. A task may: somebody's
+/// `terraform state push -force` is meant.
+fn misfit(
+    run_type: RunType,
+    current: Option<&StateVersion>,
+    state: &StateStored,
+) -> Option<&'static str> {
+    let current = current.filter(|_| run_type != RunType::Task)?;
+    let written = StateHeading { serial: state.serial, lineage: kept_lineage(state).to_owned() };
+    let present = StateHeading { serial: current.serial, lineage: current.lineage.clone() };
+    if written.lineage != present.lineage {
+        return Some("it has another lineage than the stack's state");
+    }
+    (!written.follows(&present))
+        .then_some("its serial is not higher than that of the stack's state")
+}
+
+fn kept_lineage(state: &StateStored) -> &str {
+    &state.lineage[..state.lineage.floor_char_boundary(MAX_LINEAGE)]
+}
+
 async fn is_known_state(
     unit: &mut Unit,
     row: &RunRow,
@@ -302,7 +324,7 @@ async fn insert_state(
         .bind(to_db(state.attempt.epoch.0))
         .bind(state.attempt.stage.as_str())
         .bind(to_db(state.serial))
-        .bind(&state.lineage[..state.lineage.floor_char_boundary(MAX_LINEAGE)])
+        .bind(kept_lineage(state))
         .bind(&state.header)
         .bind(&state.payload_sha256)
         .bind(to_db(state.payload_size))

@@ -1,8 +1,9 @@
 //! The versions of a stack's Terraform state, sealed and signed.
 
-use gantry_model::{Attempt, Epoch, StackId, Timestamp};
+use gantry_model::{Attempt, Epoch, StackId, Stage, Timestamp};
 use sqlx::Row as _;
 
+use super::read_stack_with_secrets;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::{Connection, Row, StoreError, at, from_db, id, stage, to_db};
@@ -74,6 +75,76 @@ impl ControlPlane {
         found.ok_or_else(|| OperationError::not_found("state version", wanted()))
     }
 
+    /// The state version with this id, orphaned or not.
+    ///
+    /// # Errors
+    /// When the stack has none.
+    pub async fn state_version_named(
+        &self,
+        stack: &StackId,
+        version: &str,
+    ) -> Result<StateVersion, OperationError> {
+        self.stack(stack).await?;
+        named(&mut *self.store().read().await?, stack, version).await
+    }
+
+    /// Makes an older or an orphaned version the one that the next run begins with.
+    ///
+    /// # Errors
+    /// When there is no such version, a read stage wrote it, or a run is under way that begins or began
+    /// with the present one.
+    pub async fn roll_state_back(
+        &self,
+        actor: &str,
+        stack: &StackId,
+        version: &str,
+    ) -> Result<StateVersion, OperationError> {
+        let mut unit = self.begin().await?;
+        let (present, _) = read_stack_with_secrets(unit.conn(), stack).await?;
+        if !present.manage_state {
+            return Err(OperationError::Conflict(
+                "the stack's state is in a backend of its own: go back to an older version there"
+                    .to_owned(),
+            ));
+        }
+        let wanted = named(unit.conn(), stack, version).await?;
+        if wanted.is_current {
+            return Ok(wanted);
+        }
+        if wanted.attempt.stage == Stage::Read {
+            return Err(OperationError::Conflict(
+                "a read stage wrote this version, and may not: choose another one".to_owned(),
+            ));
+        }
+        if let Some(run) = run_with_state(unit.conn(), stack).await? {
+            return Err(OperationError::Conflict(format!(
+                "run {run} works with the present version: let it end, discard or cancel it, then go back"
+            )));
+        }
+        let former = self.read_state(unit.conn(), stack, None).await?;
+        let (serial, orphaned) = (wanted.serial, wanted.orphaned.as_deref());
+        let place = |version: StateVersion| format!("{} ({})", version.serial, version.id);
+        let mut detail = format!(
+            "{serial} ({version}) in the place of {}",
+            former.map_or_else(|| "none".to_owned(), place)
+        );
+        if let Some(why) = orphaned {
+            detail = format!("{detail}; it was orphaned: {why}");
+        }
+        sqlx::query("UPDATE states SET orphaned = NULL WHERE id = $1")
+            .bind(version)
+            .execute(unit.conn())
+            .await?;
+        sqlx::query("UPDATE stacks SET state_current = $2 WHERE id = $1")
+            .bind(stack.as_str())
+            .bind(version)
+            .execute(unit.conn())
+            .await?;
+        unit.audit(actor, "stack.state_rollback", &format!("stack {stack}"), &detail).await?;
+        unit.commit().await?;
+        self.state_version_named(stack, version).await
+    }
+
     pub(crate) async fn read_state(
         &self,
         conn: &mut Connection,
@@ -92,6 +163,30 @@ impl ControlPlane {
         let row = query.fetch_optional(conn).await?;
         Ok(row.as_ref().map(read_state_version).transpose()?)
     }
+}
+
+async fn named(
+    conn: &mut Connection,
+    stack: &StackId,
+    version: &str,
+) -> Result<StateVersion, OperationError> {
+    let select = "SELECT v.*, s.state_current FROM states v JOIN stacks s ON s.id = v.stack \
+                  WHERE v.stack = $1 AND v.id = $2";
+    let row = sqlx::query(select).bind(stack.as_str()).bind(version).fetch_optional(conn).await?;
+    let row = row.ok_or_else(|| OperationError::not_found("state version", version))?;
+    Ok(read_state_version(&row)?)
+}
+
+/// A run that was planned with the present state, or is about to begin with it. One that only waits its
+/// turn, or can write none, is no matter.
+async fn run_with_state(
+    conn: &mut Connection,
+    stack: &StackId,
+) -> Result<Option<String>, OperationError> {
+    let select = "SELECT id FROM runs WHERE stack = $1 AND type <> 'PROPOSED' AND state NOT IN \
+                  ('QUEUED', 'FINISHED', 'FAILED', 'STOPPED', 'CANCELED', 'DISCARDED', 'SKIPPED') LIMIT 1";
+    let row = sqlx::query(select).bind(stack.as_str()).fetch_optional(conn).await?;
+    Ok(row.map(|row| row.get("id")))
 }
 
 fn read_state_version(row: &Row) -> Result<StateVersion, StoreError> {

@@ -89,3 +89,108 @@ async fn a_task_and_a_test_change_the_state() {
         assert!(states[0].is_current, "{run_type:?}");
     }
 }
+
+/// Versions 1 to 3 of a run that applied, and one that came too late.
+async fn applied(world: &World) -> crate::launcher::Launcher {
+    let (_, mut launcher, attempt) = world.writing().await;
+    for serial in 1..=3 {
+        world.say(&mut launcher, state(attempt, serial, (serial > 1).then_some(serial - 1))).await;
+    }
+    world.say(&mut launcher, succeeded(attempt, false)).await;
+    world.say(&mut launcher, state(attempt, 4, Some(3))).await;
+    launcher.runs.clear();
+    launcher
+}
+
+async fn id_of(world: &World, serial: u64) -> String {
+    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    states.into_iter().find(|it| it.serial == serial).unwrap().id
+}
+
+#[tokio::test]
+async fn the_state_goes_back_to_an_older_version_and_on_from_there() {
+    let world = World::new().await;
+    let mut launcher = applied(&world).await;
+    let second = id_of(&world, 2).await;
+    let rolled = world.control_plane.roll_state_back("ann", &world.stack, &second).await.unwrap();
+    assert!(rolled.is_current && rolled.serial == 2);
+    let again = world.control_plane.roll_state_back("ann", &world.stack, &second).await.unwrap();
+    assert_eq!(again, rolled);
+    let audit = world.control_plane.audit_log(None, 10).await.unwrap();
+    let entry = audit.iter().find(|entry| entry.act == "stack.state_rollback").unwrap();
+    assert!(entry.detail.starts_with(&format!("2 ({second}) in the place of 3 (")), "{entry:?}");
+
+    world.trigger(RunType::Task).await;
+    world.deliver(&mut [&mut launcher]).await;
+    let attempt = world.claim(&mut launcher).await;
+    assert_eq!(launcher.spec().state.unwrap().current.unwrap().serial, 2);
+    let mut next = state(attempt, 3, Some(2));
+    next.payload_sha256 = state_hash(30);
+    world.say(&mut launcher, next).await;
+    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    assert_eq!((current.serial, current.payload_sha256), (3, state_hash(30)));
+}
+
+/// What came too late is not lost: a person can take it as the state.
+#[tokio::test]
+async fn an_orphaned_version_can_be_taken_as_the_state() {
+    let world = World::new().await;
+    applied(&world).await;
+    let late = id_of(&world, 4).await;
+    let shown = world.control_plane.state_version_named(&world.stack, &late).await.unwrap();
+    assert!(shown.orphaned.is_some() && !shown.is_current);
+    let taken = world.control_plane.roll_state_back("ann", &world.stack, &late).await.unwrap();
+    assert!(taken.orphaned.is_none() && taken.is_current);
+    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    assert_eq!(current.serial, 4);
+}
+
+#[tokio::test]
+async fn the_state_is_not_taken_from_under_a_run() {
+    let world = World::new().await;
+    let mut launcher = applied(&world).await;
+    let first = id_of(&world, 1).await;
+    let run = world.trigger(RunType::Tracked).await;
+    let refused = world.control_plane.roll_state_back("ann", &world.stack, &first).await;
+    assert!(refused.unwrap_err().to_string().contains(&run.to_string()), "it is about to begin");
+    world.deliver(&mut [&mut launcher]).await;
+    let attempt = world.claim(&mut launcher).await;
+    world.plan(&mut launcher, attempt).await;
+    let refused = world.control_plane.roll_state_back("ann", &world.stack, &first).await;
+    assert!(refused.is_err(), "its plan is of the present version");
+    world.control_plane.discard("ann", run, None).await.unwrap();
+    world.control_plane.roll_state_back("ann", &world.stack, &first).await.unwrap();
+    let none = world.control_plane.roll_state_back("ann", &world.stack, "none").await;
+    assert!(none.unwrap_err().to_string().contains("state version"));
+}
+
+#[tokio::test]
+async fn what_a_read_stage_wrote_is_never_taken_as_the_state() {
+    let world = World::new().await;
+    let (run, mut launcher, attempt) = world.reading().await;
+    world.say(&mut launcher, state(attempt, 1, None)).await;
+    world.plan(&mut launcher, attempt).await;
+    world.control_plane.discard("ann", run, None).await.unwrap();
+    let planted = id_of(&world, 1).await;
+    let refused = world.control_plane.roll_state_back("ann", &world.stack, &planted).await;
+    assert!(refused.unwrap_err().to_string().contains("read stage"));
+}
+
+/// Terraform keeps the lineage and counts up when it applies; a task may push what it likes.
+#[tokio::test]
+async fn a_state_of_another_lineage_or_a_lower_serial_comes_from_a_task_alone() {
+    for (run_type, fits) in [(RunType::Testing, false), (RunType::Task, true)] {
+        let world = World::new().await;
+        world.trigger(run_type).await;
+        let mut launcher = world.welcomed().await;
+        let attempt = world.claim(&mut launcher).await;
+        world.say(&mut launcher, state(attempt, 5, None)).await;
+        world.say(&mut launcher, state(attempt, 4, Some(5))).await;
+        let mut other = state(attempt, 6, Some(if fits { 4 } else { 5 }));
+        other.lineage = "another".to_owned();
+        world.say(&mut launcher, other).await;
+        let states = world.control_plane.states_of(&world.stack).await.unwrap();
+        let kept: Vec<_> = states.iter().map(|it| (it.serial, it.orphaned.is_none())).collect();
+        assert_eq!(kept, [(6, fits), (4, fits), (5, true)], "{run_type:?}");
+    }
+}

@@ -10,6 +10,7 @@ mod lease;
 mod phase;
 mod run;
 mod run_life;
+mod state_file;
 mod text;
 
 pub use duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
@@ -19,4 +20,5 @@ pub use lease::{Lease, Standing, Terms, Timestamp};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use run::{RunState, RunType};
 pub use run_life::{Claimed, Concluded, Expired, InvalidTransition, Outcome, RunLife, Stopping};
+pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, StateHeading};
 pub use text::one_line;

@@ -1,13 +1,11 @@
 //! What the worker binary reports beside output.
 
-use gantry_model::Phase;
+use gantry_model::{MAX_LINEAGE, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::order::{MAX_OUTPUTS, MAX_PLAN, MAX_STATE};
 use crate::{MAX_CARRIED, SideFile, SideName};
 
-/// The longest lineage of a state, in bytes. Terraform's has 36.
-pub const MAX_LINEAGE: usize = 256;
 /// The longest text of a note and of a reason, in bytes.
 pub const MAX_TEXT: usize = 4096;
 /// The most state versions of one attempt: whoever follows the spool keeps a line of each.
@@ -64,6 +62,12 @@ pub enum Event {
         /// The collected copy.
         file: SideFile,
     },
+    /// The tool left its state in a file that could not be copied here, so the only copy of it is in the
+    /// workspace.
+    Uncollected {
+        /// Why, at most [`MAX_TEXT`], no secrets.
+        reason: String,
+    },
     /// Output was dropped here because the spool was full.
     Truncated {
         /// How much.
@@ -101,6 +105,7 @@ impl Event {
             Self::Environment { file } => file.is_bounded(SideName::Environment, MAX_CARRIED),
             Self::Errored { file } => file.is_bounded(SideName::Errored, MAX_STATE),
             Self::Note { text: said }
+            | Self::Uncollected { reason: said }
             | Self::Ended { outcome: Outcome::Failed { reason: said, .. } } => {
                 said.len() <= MAX_TEXT
             }

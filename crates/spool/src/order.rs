@@ -16,8 +16,8 @@ use crate::Limits;
 pub const FILE: &str = "order.json";
 /// No order is larger.
 pub const MAX_SIZE: u64 = 4 * 1024 * 1024;
-/// The largest state version.
-pub const MAX_STATE: u64 = 100 * 1024 * 1024;
+/// The largest state version. Nothing holds a whole one in memory.
+pub const MAX_STATE: u64 = 1024 * 1024 * 1024;
 /// The largest set of outputs as JSON.
 pub const MAX_OUTPUTS: u64 = 64 * 1024 * 1024;
 /// The largest plan as JSON. What is larger is applied all the same, and not counted.
@@ -216,6 +216,9 @@ pub struct StateOrder {
     pub can_write: bool,
     /// What the tool's requests must bring: the launcher's choice, because it must be masked.
     pub password: Secret,
+    /// Whether a state may take the present one's place without following it: in a task, where
+    /// somebody's `terraform state push -force` is meant.
+    pub can_replace: bool,
     /// How long a write waits for the launcher's answer. It is durable on the host then, and succeeds.
     pub answer_after_ms: u64,
 }

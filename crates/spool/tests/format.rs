@@ -9,12 +9,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gantry_model::Phase;
+use gantry_model::{MAX_LINEAGE, Phase};
 use gantry_spool::order::{MAX_OUTPUTS, MAX_PLAN, MAX_STATE, Order};
 use gantry_spool::{
-    Accepted, Body, BootTime, Event, Frame, Limits, MAX_EVENT, MAX_LINEAGE, MAX_PAYLOAD,
-    MAX_STATES, MAX_TEXT, Outcome, Position, Reader, SideFile, SideName, SpoolError, WhenFull,
-    Writer,
+    Accepted, Body, BootTime, Event, Frame, Limits, MAX_EVENT, MAX_PAYLOAD, MAX_STATES, MAX_TEXT,
+    Outcome, Position, Reader, SideFile, SideName, SpoolError, WhenFull, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

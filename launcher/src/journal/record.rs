@@ -126,6 +126,13 @@ impl Change {
         Self::Record(Record::Allowed { attempt, allowed: Allowed { image, spec_sha256 } })
     }
 
+    /// A state that the attempt wrote could not be kept: what holds it is not removed. The first
+    /// reason holds.
+    #[must_use]
+    pub const fn left(attempt: Attempt, reason: String) -> Self {
+        Self::Record(Record::Left { attempt, reason })
+    }
+
     /// More of the log is stored.
     #[must_use]
     pub const fn mark(attempt: Attempt, mark: Mark) -> Self {
@@ -181,6 +188,10 @@ pub enum Record {
     Allowed {
         attempt: Attempt,
         allowed: Allowed,
+    },
+    Left {
+        attempt: Attempt,
+        reason: String,
     },
     Mark {
         attempt: Attempt,

@@ -40,6 +40,7 @@ impl<E: Engine> Stage<E> {
             Some(outcome) => outcome_of(outcome, stop, &self.shared.config),
             None => self.lost(&mut log, stop, damage).await?,
         };
+        let outcome = self.outcome_of_left().unwrap_or(outcome);
         let mut ending = match outcome {
             StageOutcome::Succeeded { has_changes } => self.success(has_changes).await,
             StageOutcome::Failed { .. }
@@ -96,6 +97,10 @@ impl<E: Engine> Stage<E> {
             None => format!("the container ended without a result ({how}): {why}"),
         };
         Ok(match (begun, self.attempt.stage) {
+            (true, StageKind::Write) if self.has_uncollected() => {
+                self.leave("the container ended before it could be copied")?;
+                StageOutcome::Unknown { reason }
+            }
             (true, StageKind::Write) => StageOutcome::Unknown {
                 reason: format!("{reason}; look at what it may have changed before the next run"),
             },

@@ -5,22 +5,20 @@
 //! spool. What it has handled is durable before the mark moves behind it.
 
 use std::collections::HashSet;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gantry_model::{Phase, Stage as StageKind};
+use gantry_model::{Phase, Stage as StageKind, StateHeading};
 use gantry_protocol::message::{PhaseEvent, PhaseReport};
-use gantry_spool::order::MAX_STATE;
-use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch, open_side_file};
+use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::container::persist;
-use super::state::{ERRORED, StateError};
+use super::state::ERRORED;
 use super::waits::{self, Awaited, ENGINE};
 use super::{MARGIN, Stage, StageError, Wish, container_name};
 use crate::container::{Engine, EngineError, Signal};
@@ -296,9 +294,12 @@ impl<E: Engine> Stage<E> {
                 }
             }
             Event::State { number, serial, lineage, file } => {
-                self.keep_state(number, serial, lineage, &file).await?;
+                let said = StateHeading { serial, lineage };
+                self.keep_state(number, Some(said), &file).await?;
             }
-            Event::Errored { file } => self.keep_errored(&file).await?,
+            // A state version whose write Terraform gave up.
+            Event::Errored { file } => self.keep_state(ERRORED, None, &file).await?,
+            Event::Uncollected { reason } => self.leave(&self.secrets.hide(&reason))?,
             Event::Truncated { bytes } => {
                 let line = format!(
                     "{bytes} bytes of output were dropped: this host's disk was full (launcher: free space under GANTRY_STATE_DIR)"
@@ -332,29 +333,6 @@ impl<E: Engine> Stage<E> {
     fn report(&self, phase: Phase, event: PhaseEvent) -> Change {
         let report = PhaseReport { attempt: self.attempt, phase, event };
         Change::Queue { id: message_id(), message: report.into() }
-    }
-
-    /// An `errored.tfstate` is a state version whose write Terraform gave up.
-    async fn keep_errored(&self, file: &gantry_spool::SideFile) -> Result<(), StageError> {
-        #[derive(serde::Deserialize)]
-        struct Named {
-            serial: u64,
-            lineage: String,
-        }
-        let opened = open_side_file(&self.directories.spool, file.name, MAX_STATE)
-            .map_err(StateError::from)
-            .and_then(|opened| {
-                let opened = std::io::BufReader::new(opened.take(MAX_STATE));
-                serde_json::from_reader::<_, Named>(opened).map_err(|_| StateError::Changed)
-            });
-        match opened {
-            Ok(named) => self.keep_state(ERRORED, named.serial, named.lineage, file).await,
-            Err(error) if error.is_ours() => Err(error.into()),
-            Err(error) => {
-                tracing::error!(attempt = %self.attempt, %error, "the errored.tfstate cannot be kept");
-                Ok(())
-            }
-        }
     }
 
     /// Stops the stage when it is silent for too long or somebody asks: one interrupt, the grace, the

@@ -202,7 +202,7 @@ impl<E: Engine> Stage<E> {
             return Err(OrderError::TooLarge);
         }
         self.directories.make_order()?;
-        write_new(&self.directories.order.join(order::FILE), &json)?;
+        write_new(&self.directories.order.join(order::FILE), |file| file.write_all(&json))?;
         Ok(())
     }
 
@@ -228,12 +228,12 @@ impl<E: Engine> Stage<E> {
             // Whatever the spec says: what a read stage writes would stay when its run is discarded.
             can_write: spec.can_write && self.attempt.stage == StageKind::Write,
             password: state_password(&self.shared.config.key, self.attempt)?.as_str().into(),
+            can_replace: self.spec.run_type == RunType::Task,
             answer_after_ms: ANSWER_AFTER_MS,
         };
         if let Some(current) = &spec.current {
-            let state = self.fetch_state(current).await?;
             self.directories.make_order()?;
-            write_new(&self.directories.order.join(STATE_FILE), &state)?;
+            self.fetch_state(current, self.directories.order.join(STATE_FILE)).await?;
             order.current = Some(STATE_FILE.to_owned());
         }
         Ok(Some(order))
@@ -377,19 +377,18 @@ fn millis(duration: std::time::Duration) -> u64 {
 ///
 /// Never half of it, nor none: a start that a dead launcher asked for may be under way, and its
 /// container reads the file at this moment.
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn write_new<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut std::fs::File) -> Result<(), E>,
+) -> Result<(), E> {
     let fresh = path.with_extension("new");
     match std::fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(&fresh)?
-        .write_all(content)?;
-    std::fs::rename(&fresh, path)
+    let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&fresh);
+    write(&mut options?)?;
+    Ok(std::fs::rename(&fresh, path)?)
 }
 
 #[cfg(test)]

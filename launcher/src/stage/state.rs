@@ -1,30 +1,38 @@
 //! State versions: the one that a stage begins with, and those that it writes.
 
 use std::collections::HashSet;
-use std::io::Read as _;
+use std::fs;
+use std::io::{BufReader, BufWriter, Read as _, Seek as _, Write as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_model::{Epoch, Stage as StageKind};
-use gantry_protocol::message::{StateStored, UrlPurpose};
+use gantry_model::{Epoch, InvalidState, Stage as StageKind, StateHeading};
+use gantry_protocol::message::{StageOutcome, StateStored, UrlPurpose};
 use gantry_protocol::spec::SealedState;
 use gantry_protocol::{
-    Digest, Header, Kind, OpenError, PublicKey, Recipient, SealError, Statement, seal,
+    Digest, Header, Kind, OpenError, PublicKey, Recipient, SealError, Sealed, Statement, seal,
 };
 use gantry_spool::order::MAX_STATE;
 use gantry_spool::{SideFile, open_side_file};
 use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
+use super::order::write_new;
 use super::waits::{Awaited, STORE};
 use super::{Stage, StageError};
 use crate::blob::{BlobError, Expected, hex};
 use crate::container::Engine;
+use crate::explain::sentence;
 use crate::journal::{Change, KeptState};
 use crate::log::message_id;
 use crate::store::{Content, Keep as _};
-use crate::workspace;
+use crate::workspace::{self, Directories};
 
+/// Larger versions wait on the disk, sealed, until they are stored.
+const IN_MEMORY: u64 = 16 << 20;
+/// How much is opened at once.
+const PART: usize = 64 * 1024;
 /// The number that an `errored.tfstate` is kept under.
 pub const ERRORED: u64 = u64::MAX;
 
@@ -58,9 +66,17 @@ pub enum StateError {
     /// The file is not what its frame says.
     #[error("the state version that the stage wrote was changed after it was finished")]
     Changed,
-    /// Reading failed.
-    #[error("cannot read the state version that the stage wrote")]
+    /// It is none.
+    #[error("what the stage wrote is not a state: {0}")]
+    NoState(#[from] InvalidState),
+    /// Reading or writing failed.
+    #[error(
+        "cannot read or write a state version on this host: check the disk under GANTRY_STATE_DIR"
+    )]
     Io(#[from] std::io::Error),
+    /// The directory in memory is full.
+    #[error("cannot hand the stack's state to the container: give GANTRY_SECRETS_DIR more room")]
+    NoRoom(#[source] std::io::Error),
     /// OpenSSL failed.
     #[error(transparent)]
     Crypto(#[from] gantry_protocol::CryptoError),
@@ -71,7 +87,9 @@ impl StateError {
     pub(super) fn is_ours(&self) -> bool {
         use gantry_spool::SpoolError::{Io, NotRegular, TooLarge};
         match self {
-            Self::Changed | Self::Spool(NotRegular { .. } | TooLarge { .. }) => false,
+            Self::Changed | Self::NoState(_) | Self::Spool(NotRegular { .. } | TooLarge { .. }) => {
+                false
+            }
             Self::Spool(Io { source, .. }) => source.kind() != std::io::ErrorKind::NotFound,
             Self::Spool(_)
             | Self::Blob(_)
@@ -80,6 +98,7 @@ impl StateError {
             | Self::Seal(_)
             | Self::Recipient
             | Self::Io(_)
+            | Self::NoRoom(_)
             | Self::Crypto(_) => true,
         }
     }
@@ -88,6 +107,72 @@ impl StateError {
 /// Whether the version with this number is stored. Numbers rise, and the first ones are forgotten.
 fn is_kept(states: &[KeptState], number: u64) -> bool {
     states.iter().any(|kept| kept.n == number || (number < kept.n && kept.n != ERRORED))
+}
+
+/// A version, sealed.
+struct Version {
+    heading: StateHeading,
+    header: Header,
+    sha256: Digest,
+    length: u64,
+    payload: Payload,
+}
+
+/// Where a sealed version waits to be stored.
+enum Payload {
+    Memory(Bytes),
+    File(fs::File),
+}
+
+/// Seals a version that lies in the spool, when it is a state and what the worker binary said of it.
+fn seal_version(
+    directories: &Directories,
+    file: &SideFile,
+    said: Option<StateHeading>,
+    recipients: &[Recipient],
+) -> Result<Version, StateError> {
+    let mut plain = open_side_file(&directories.spool, file.name, MAX_STATE)?;
+    let mut hashed = Hashed { inner: (&plain).take(MAX_STATE), hash: Sha256::new() };
+    let heading = StateHeading::read(&mut hashed)?;
+    // Both times it is read it must be the same, or what is sealed need not be what was looked at.
+    if hex(&hashed.hash.finish()) != file.sha256 || said.is_some_and(|said| said != heading) {
+        return Err(StateError::Changed);
+    }
+    plain.rewind()?;
+    let (sealed, payload) = if file.size <= IN_MEMORY {
+        let mut payload = Vec::new();
+        let sealed = seal_from(&plain, file, recipients, &mut payload)?;
+        (sealed, Payload::Memory(payload.into()))
+    } else {
+        let mut payload = workspace::passing_file(&directories.root)?;
+        let sealed = seal_from(&plain, file, recipients, BufWriter::new(&mut payload))?;
+        (sealed, Payload::File(payload))
+    };
+    let (header, sha256, length) = (sealed.header, sealed.payload_sha256, sealed.payload_len);
+    Ok(Version { heading, header, sha256, length, payload })
+}
+
+fn seal_from(
+    plain: &fs::File,
+    file: &SideFile,
+    recipients: &[Recipient],
+    into: impl std::io::Write,
+) -> Result<Sealed, StateError> {
+    let mut sealer = seal(recipients, into)?;
+    let mut plain = Hashed { inner: plain.take(MAX_STATE), hash: Sha256::new() };
+    let size = std::io::copy(&mut plain, &mut sealer)?;
+    if size != file.size || hex(&plain.hash.finish()) != file.sha256 {
+        return Err(StateError::Changed);
+    }
+    Ok(sealer.finish()?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StateError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
 }
 
 /// Hashes what is read through it.
@@ -105,11 +190,12 @@ impl<R: std::io::Read> std::io::Read for Hashed<R> {
 }
 
 impl<E: Engine> Stage<E> {
-    /// Gets, checks and opens the state version that the stage begins with.
+    /// Gets, checks and opens the state version that the stage begins with, into a new file.
     pub(super) async fn fetch_state(
         &self,
         sealed: &SealedState,
-    ) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        into: PathBuf,
+    ) -> Result<(), StateError> {
         let digest: Digest = sealed
             .payload_sha256
             .parse()
@@ -137,7 +223,7 @@ impl<E: Engine> Stage<E> {
         if sealed.payload_size > MAX_STATE + (1 << 20) {
             return Err(StateError::NotOurs("it is larger than any state"));
         }
-        let mut payload = Vec::new();
+        let mut payload = workspace::passing_file(&self.directories.root)?;
         let expected = Expected {
             what: "state version",
             size: sealed.payload_size,
@@ -146,10 +232,22 @@ impl<E: Engine> Stage<E> {
         let awaited = Awaited::new(STORE);
         let got = self.get(&awaited, &sealed.url, expected, &mut payload);
         self.wait(&awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
-        let mut plain = gantry_protocol::open(&self.keys(), &header, payload.as_slice())?;
-        let mut state = Zeroizing::new(Vec::with_capacity(payload.len()));
-        plain.read_to_end(&mut state).map_err(OpenError::from_io)?;
-        Ok(state)
+        payload.rewind()?;
+        let config = Arc::clone(&self.shared.config);
+        blocking(move || {
+            let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
+            let mut plain = gantry_protocol::open(&keys, &header, BufReader::new(payload))?;
+            write_new(&into, |file| {
+                let mut part = Zeroizing::new(vec![0; PART]);
+                loop {
+                    match plain.read(&mut part).map_err(OpenError::from_io)? {
+                        0 => return Ok(()),
+                        read => file.write_all(&part[..read]).map_err(StateError::NoRoom)?,
+                    }
+                }
+            })
+        })
+        .await
     }
 
     /// Whether what it writes as state is never stored: there is no place for it, however long one waits.
@@ -158,44 +256,64 @@ impl<E: Engine> Stage<E> {
         self.attempt.stage == StageKind::Read || !may_write
     }
 
-    /// Seals, signs and stores a version that the stage wrote, unless that was done before.
+    /// Seals, signs and stores a version that the stage wrote, unless that was done before. `said` is
+    /// what the worker binary says of it.
     pub(super) async fn keep_state(
         &self,
         number: u64,
-        serial: u64,
-        lineage: String,
+        said: Option<StateHeading>,
         file: &SideFile,
     ) -> Result<(), StageError> {
         let Some(entry) = self.entry() else { return Ok(()) };
-        let (Some(spec), false) = (&self.spec.state, is_kept(&entry.states, number)) else {
+        if is_kept(&entry.states, number) {
             return Ok(());
+        }
+        let Some(spec) = &self.spec.state else {
+            return self.leave("the stack's own backend did not take it");
         };
         let predecessor = entry
             .states
             .last()
             .map(|kept| kept.payload_sha256.clone())
             .or_else(|| spec.current.as_ref().map(|current| current.payload_sha256.clone()));
-        let (sealed, statement) = match self.seal_state(serial, predecessor.as_deref(), file) {
+        let recipients = self.recipients()?;
+        let (directories, file) = (self.directories.clone(), file.clone());
+        let sealed = blocking(move || seal_version(&directories, &file, said, &recipients)).await;
+        let Version { heading, header, sha256, length, payload } = match sealed {
             Ok(sealed) => sealed,
             // What this host cannot do now it may do later, and until then nothing of the version goes.
             Err(error) if error.is_ours() => return Err(error.into()),
-            Err(error) => {
-                tracing::error!(attempt = %self.attempt, %error, "a state version cannot be kept");
-                return Ok(());
-            }
+            Err(error) => return self.leave(&sentence(&error)),
         };
-        let payload = Bytes::from(sealed.payload);
-        let key = self.store.put(UrlPurpose::State, Content::Bytes(&payload)).await?;
+        let StateHeading { serial, lineage } = heading;
+        let statement = Statement {
+            kind: Kind::State,
+            stack: self.spec.stack.clone(),
+            run: self.attempt.run,
+            epoch: self.attempt.epoch,
+            serial,
+            predecessor: predecessor.as_deref().and_then(|digest| digest.parse().ok()),
+            payload_sha256: sha256,
+            payload_len: length,
+        };
+        let content = match &payload {
+            Payload::Memory(bytes) => Content::Bytes(bytes),
+            Payload::File(file) => Content::File(&Bytes::new(), file),
+        };
+        let key = match self.store.put(UrlPurpose::State, content).await {
+            Err(error @ BlobError::Unwanted { .. }) => return self.leave(&sentence(&error)),
+            put => put?,
+        };
         let signature = self.shared.config.key.sign_statement(&statement);
         let signature = signature.map_err(|error| self.at()(std::io::Error::other(error)))?;
-        let payload_sha256 = statement.payload_sha256.to_string();
+        let payload_sha256 = sha256.to_string();
         let message = StateStored {
             attempt: self.attempt,
             serial,
             lineage,
-            header: sealed.header.to_string(),
+            header: header.to_string(),
             payload_sha256: payload_sha256.clone(),
-            payload_size: statement.payload_len,
+            payload_size: length,
             predecessor,
             signature: signature.to_string(),
             key,
@@ -211,33 +329,39 @@ impl<E: Engine> Stage<E> {
         Ok(())
     }
 
-    fn seal_state(
-        &self,
-        serial: u64,
-        predecessor: Option<&str>,
-        file: &SideFile,
-    ) -> Result<(gantry_protocol::SealedBytes, Statement), StateError> {
-        let recipients = self.recipients()?;
-        let plain = open_side_file(&self.directories.spool, file.name, MAX_STATE)?;
-        let mut payload = Vec::new();
-        let mut sealer = seal(&recipients, &mut payload)?;
-        let mut plain = Hashed { inner: plain.take(MAX_STATE), hash: Sha256::new() };
-        let size = std::io::copy(&mut plain, &mut sealer)?;
-        let sealed = sealer.finish()?;
-        if size != file.size || hex(&plain.hash.finish()) != file.sha256 {
-            return Err(StateError::Changed);
+    /// A state that the stage wrote cannot be kept. What may be its only copy is not removed; what a
+    /// read stage left is nobody's state.
+    pub(super) fn leave(&self, reason: &str) -> Result<(), StageError> {
+        tracing::error!(attempt = %self.attempt, reason, "a state of the stage cannot be kept");
+        if self.attempt.stage == StageKind::Write {
+            let left = Change::left(self.attempt, reason.to_owned());
+            self.shared.journal.write(vec![left])?;
         }
-        let statement = Statement {
-            kind: Kind::State,
-            stack: self.spec.stack.clone(),
-            run: self.attempt.run,
-            epoch: self.attempt.epoch,
-            serial,
-            predecessor: predecessor.and_then(|digest| digest.parse().ok()),
-            payload_sha256: sealed.payload_sha256,
-            payload_len: sealed.payload_len,
+        Ok(())
+    }
+
+    /// Whether the tool left a state that the worker binary did not live to copy.
+    pub(super) fn has_uncollected(&self) -> bool {
+        let project = self.directories.source.join(&self.spec.project_root);
+        let found = project.join("errored.tfstate").symlink_metadata();
+        found.is_ok_and(|found| found.is_file())
+    }
+
+    /// How a stage ended whose state stays on this host: a person has to bring it in before the next run.
+    pub(super) fn outcome_of_left(&self) -> Option<StageOutcome> {
+        let why = self.entry()?.left?;
+        let (stack, worker) = (&self.spec.stack, self.shared.journal.worker());
+        let kept = self.directories.kept.display();
+        let bring = if self.spec.state.is_some() {
+            format!("`gantry state push {stack} FILE`")
+        } else {
+            "`terraform state push FILE`".to_owned()
         };
-        Ok((gantry_protocol::SealedBytes { header: sealed.header, payload }, statement))
+        Some(StageOutcome::Unknown {
+            reason: format!(
+                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: look for errored.tfstate there, bring it in with {bring} before the next run, then lift the stack's lock and remove that directory"
+            ),
+        })
     }
 
     /// A state that could not be kept must not be made.
@@ -303,7 +427,9 @@ mod tests {
             source: kind.into(),
         };
         let link = gantry_spool::SpoolError::NotRegular { name: String::new() };
-        for theirs in [link.into(), io(std::io::ErrorKind::NotFound).into(), StateError::Changed] {
+        let none = StateError::NoState(InvalidState::Version);
+        let missing = io(std::io::ErrorKind::NotFound).into();
+        for theirs in [link.into(), missing, none, StateError::Changed] {
             assert!(!theirs.is_ours(), "{theirs}");
         }
         for ours in [io(std::io::ErrorKind::PermissionDenied).into(), StateError::Recipient] {

@@ -1,14 +1,18 @@
 //! The state server's protocol, on the container's own loopback.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +30,8 @@ use gantry_spool::SpoolError;
 const MAX_LOCK: usize = 64 * 1024;
 /// No request line and headers together are larger.
 const MAX_HEAD: usize = 16 * 1024;
+/// How much of a state is sent at once.
+const PART: usize = 64 * 1024;
 /// More connections than these wait.
 const MAX_CONNECTIONS: usize = 32;
 /// How long a connection may take to send the head of its next request, and how long each part of a
@@ -45,21 +51,26 @@ impl StateServer {
         Ok((serve(Arc::new(self), listener), variables))
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
         let header = request.headers().get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
         if !header.is_some_and(|header| self.is_authorized(header)) {
             return Ok(text(StatusCode::UNAUTHORIZED, "who are you?"));
         }
         Ok(match (request.method().as_str(), request.uri().path()) {
             ("GET", "/state") => match self.read() {
-                Ok(Some(state)) => json(StatusCode::OK, Bytes::from_owner(state)),
-                Ok(None) => text(StatusCode::NOT_FOUND, "there is no state yet"),
-                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the state cannot be read"),
+                Some((file, size)) => {
+                    let content = Content { file, at: 0, size };
+                    respond(StatusCode::OK, "application/json", Either::Right(content))
+                }
+                None => text(StatusCode::NOT_FOUND, "there is no state yet"),
             },
-            ("POST", "/state") => done(self.post(request).await),
+            ("POST", "/state") => {
+                let posted = self.post(request).await;
+                if let Err(refused) = &posted {
+                    self.note(refused);
+                }
+                done(posted)
+            }
             ("LOCK", "/lock") => done(self.lock_from(request).await),
             ("UNLOCK", "/lock") => done(self.unlock_from(request).await),
             ("DELETE", "/state") if !self.can_write => done(Err(Refused::ReadOnly)),
@@ -101,6 +112,46 @@ impl StateServer {
 
     async fn unlock_from(&self, request: Request<Incoming>) -> Result<(), Refused> {
         self.unlock(&small_body(request).await?)
+    }
+}
+
+/// What is answered: a few words, or a state.
+type Answer = Either<Full<Bytes>, Content>;
+
+/// A state on its way out, a part at a time.
+struct Content {
+    file: Arc<File>,
+    at: u64,
+    size: u64,
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let left = self.size - self.at;
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        let length = usize::try_from(left).unwrap_or(PART).min(PART);
+        let mut part = Zeroizing::new(vec![0; length]);
+        if let Err(error) = self.file.read_exact_at(&mut part, self.at) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.at += length as u64;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(part)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.at == self.size
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.size - self.at)
     }
 }
 
@@ -150,14 +201,14 @@ async fn part(body: &mut Incoming) -> Result<Option<Bytes>, Refused> {
     Ok(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
-fn done(result: Result<(), Refused>) -> Response<Full<Bytes>> {
+fn done(result: Result<(), Refused>) -> Response<Answer> {
     let Err(refused) = result else { return text(StatusCode::OK, "") };
     let status = match &refused {
         // Tools do not try again after these.
         Refused::ReadOnly | Refused::TooMany => StatusCode::FORBIDDEN,
-        Refused::NoState | Refused::NoLock | Refused::CutOff => StatusCode::BAD_REQUEST,
+        Refused::NoState(_) | Refused::NoLock | Refused::CutOff => StatusCode::BAD_REQUEST,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Refused::Conflict { .. } => StatusCode::CONFLICT,
+        Refused::Conflict { .. } | Refused::OtherLineage => StatusCode::CONFLICT,
         Refused::Locked(info) => return json(StatusCode::LOCKED, info.clone()),
         // Tools try again after this one.
         Refused::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -165,16 +216,17 @@ fn done(result: Result<(), Refused>) -> Response<Full<Bytes>> {
     text(status, &refused.to_string())
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    respond(status, "text/plain", Bytes::copy_from_slice(text.as_bytes()))
+fn text(status: StatusCode, text: &str) -> Response<Answer> {
+    let bytes = Bytes::copy_from_slice(text.as_bytes());
+    respond(status, "text/plain", Either::Left(Full::new(bytes)))
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    respond(status, "application/json", body)
+fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
+    respond(status, "application/json", Either::Left(Full::new(body)))
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn respond(status: StatusCode, kind: &'static str, body: Answer) -> Response<Answer> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Read, Write};
 
 use gantry_spool::{Body, Limits, Position, Reader, WhenFull, lay_out, mark_stored};
 
@@ -10,6 +10,10 @@ struct Stage {
 }
 
 fn stage(current: Option<&str>, can_write: bool) -> Stage {
+    stage_of(current, can_write, false)
+}
+
+fn stage_of(current: Option<&str>, can_write: bool, can_replace: bool) -> Stage {
     let dir = tempfile::tempdir().unwrap();
     lay_out(dir.path()).unwrap();
     let limits = Limits { quota: Limits::MIN_QUOTA, when_full: WhenFull::Block };
@@ -22,6 +26,7 @@ fn stage(current: Option<&str>, can_write: bool) -> Stage {
     let order = StateOrder {
         current,
         can_write,
+        can_replace,
         answer_after_ms: 60_000,
         password: "state-password".into(),
     };
@@ -38,6 +43,14 @@ impl Stage {
         let mut file = self.server.begin_write()?;
         file.write_all(state.as_bytes()).unwrap();
         Ok(self.server.write(file)?.map(|written| written.number))
+    }
+
+    fn present(&self) -> Option<String> {
+        let (file, _) = self.server.read()?;
+        let mut text = String::new();
+        (&*file).seek(SeekFrom::Start(0)).unwrap();
+        (&*file).read_to_string(&mut text).unwrap();
+        Some(text)
     }
 
     fn events(&self) -> Vec<Event> {
@@ -59,10 +72,10 @@ fn state(serial: u64, more: &str) -> String {
 #[test]
 fn a_state_is_read_back_as_it_was_written() {
     let stage = stage(None, true);
-    assert!(stage.server.read().unwrap().is_none());
+    assert!(stage.present().is_none());
     assert_eq!(stage.post(&state(1, "a")).unwrap(), Some(1));
     assert_eq!(stage.post(&state(2, "b")).unwrap(), Some(2));
-    assert_eq!(stage.server.read().unwrap().unwrap().as_slice(), state(2, "b").as_bytes());
+    assert_eq!(stage.present().unwrap(), state(2, "b"));
     let serials: Vec<_> = stage
         .events()
         .into_iter()
@@ -88,7 +101,7 @@ fn the_same_again_is_no_new_version_and_other_bytes_are_a_conflict() {
 #[test]
 fn the_given_state_sent_back_is_no_new_version() {
     let stage = stage(Some(&state(7, "a")), true);
-    assert_eq!(stage.server.read().unwrap().unwrap().as_slice(), state(7, "a").as_bytes());
+    assert_eq!(stage.present().unwrap(), state(7, "a"));
     assert_eq!(stage.post(&state(7, "a")).unwrap(), None);
     assert!(matches!(stage.post(&state(7, "b")), Err(Refused::Conflict { .. })));
     assert_eq!(stage.post(&state(8, "a")).unwrap(), Some(1));
@@ -97,11 +110,15 @@ fn the_given_state_sent_back_is_no_new_version() {
 #[test]
 fn what_is_no_state_is_refused_and_leaves_nothing() {
     let stage = stage(None, true);
-    let long = format!(r#"{{"serial":1,"lineage":"{}"}}"#, "x".repeat(300));
-    for wrong in
-        ["", "{}", "[]", r#"{"serial":-1,"lineage":"l"}"#, r#"{"serial":1,"lineage":"l"} x"#, &long]
-    {
-        assert!(matches!(stage.post(wrong), Err(Refused::NoState)), "{wrong}");
+    // Terraform could open none of these, and every later run would fail.
+    for wrong in [
+        "",
+        "{}",
+        "[]",
+        r#"{"serial":1,"lineage":"l"}"#,
+        r#"{"version":4,"serial":1,"lineage":""}"#,
+    ] {
+        assert!(matches!(stage.post(wrong), Err(Refused::NoState(_))), "{wrong}");
     }
     let left = std::fs::read_dir(stage.dir.path()).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
@@ -147,13 +164,48 @@ async fn an_unstored_version_is_answered_after_a_while() {
     stage.server.stored(Written { number: 1, at: long_ago }).await;
 }
 
+/// Terraform keeps the lineage when it applies; whoever pushes another one has a task for that.
 #[test]
-fn a_lineage_has_at_most_256_bytes() {
+fn only_a_task_puts_another_state_in_the_place_of_the_present_one() {
+    let other = r#"{"version":4,"serial":9,"lineage":"m"}"#;
+    let applying = stage(Some(&state(7, "a")), true);
+    assert!(matches!(applying.post(other), Err(Refused::OtherLineage)));
+    assert_eq!(applying.present().unwrap(), state(7, "a"));
+    let task = stage_of(Some(&state(7, "a")), true, true);
+    let none = r#"{"serial":9,"lineage":"m"}"#;
+    assert!(matches!(task.post(none), Err(Refused::NoState(_))));
+    for (number, pushed) in [(1, state(3, "a").as_str()), (2, other), (3, &state(7, "b"))] {
+        assert_eq!(task.post(pushed).unwrap(), Some(number));
+        assert_eq!(task.post(pushed).unwrap(), Some(number), "the same again");
+        assert_eq!(task.present().unwrap(), pushed);
+    }
+}
+
+#[test]
+fn a_refusal_is_noted_and_not_without_end() {
     let stage = stage(None, true);
-    let state = |length| format!(r#"{{"serial":1,"lineage":"{}"}}"#, "x".repeat(length));
-    assert!(matches!(stage.post(&state(257)), Err(Refused::NoState)));
-    assert_eq!(stage.post(&state(256)).unwrap(), Some(1));
-    assert_eq!(stage.events().len(), 1, "a reader takes it");
+    for _ in 0..100 {
+        stage.server.note(&stage.post("{}").unwrap_err());
+    }
+    let notes: Vec<_> = stage
+        .events()
+        .into_iter()
+        .filter_map(|event| if let Event::Note { text } = event { Some(text) } else { None })
+        .collect();
+    assert_eq!(notes.len(), 16);
+    assert!(
+        notes[0].starts_with("a state was not taken in: what was sent is not a state"),
+        "{}",
+        notes[0]
+    );
+}
+
+#[test]
+fn a_present_state_that_is_none_says_the_way_back() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("current"), "{}").unwrap();
+    let error = take_current(dir.path(), "current").err().unwrap();
+    assert!(error.to_string().contains("gantry state rollback"), "{error}");
 }
 
 #[test]
@@ -167,14 +219,11 @@ fn a_stage_writes_a_bounded_number_of_versions() {
 }
 
 #[test]
-fn a_state_has_at_most_100_mib() {
+fn a_state_has_at_most_1_gib() {
     let stage = stage(None, true);
-    let mut file = stage.server.begin_write().unwrap();
-    let piece = vec![b' '; 1 << 20];
-    for _ in 0..MAX_STATE >> 20 {
-        file.write_all(&piece).unwrap();
-    }
-    assert_eq!(file.size(), MAX_STATE);
+    assert_eq!(MAX_STATE, 1 << 30);
+    let mut file = stage.server.spool.side_file(3).unwrap();
+    file.write_all(b"abc").unwrap();
     assert_eq!(file.write_all(b" ").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
 }
 
@@ -183,9 +232,9 @@ fn a_state_has_at_most_100_mib() {
 fn a_deep_state_is_a_state() {
     let stage = stage(None, true);
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-    let state = format!(r#"{{"serial":1,"lineage":"l","more":{deep}}}"#);
+    let state = format!(r#"{{"version":4,"serial":1,"lineage":"l","more":{deep}}}"#);
     assert_eq!(stage.post(&state).unwrap(), Some(1));
-    assert!(matches!(stage.post(&deep), Err(Refused::NoState)));
+    assert!(matches!(stage.post(&deep), Err(Refused::NoState(_))));
     let lock = Bytes::from(format!(r#"{{"ID":"a","more":{deep}}}"#));
     stage.server.lock(lock).unwrap();
 }
@@ -214,6 +263,24 @@ async fn ask(port: u16, request: &[u8]) -> String {
     }
     let answer = String::from_utf8_lossy(&answer[..filled]).into_owned();
     answer.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Larger than what is sent at once.
+#[tokio::test]
+async fn a_large_state_comes_whole() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let large = state(1, &"x".repeat(300_000));
+    let (port, authorization, _tasks, _dir) = served(stage(Some(&large), true)).await;
+    let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!(
+        "GET /state HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: {authorization}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("content-length: {}", large.len())), "{head}");
+    assert!(body == large, "{} bytes", body.len());
 }
 
 #[tokio::test]

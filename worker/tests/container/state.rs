@@ -15,7 +15,7 @@ const WGET: &str = r#"
     wget -q -O - --post-file state $url 2>&1; echo "post $?"
     wget -q -O - --post-file state $url 2>&1; echo "again $?"
     wget -q -O - $url 2>&1; echo " get $?"
-    sed -i s/4/5/ state; wget -q -O - --post-file state $url 2>&1; echo "other $?"
+    sed -i 's/}/,"x":1}/' state; wget -q -O - --post-file state $url 2>&1; echo "other $?"
     wget -q -O - $TF_HTTP_ADDRESS 2>&1; echo "nobody $?"
 "#;
 const MAIN: &str = r#"
@@ -38,7 +38,13 @@ const MAIN: &str = r#"
 "#;
 
 fn state(can_write: bool, answer_after_ms: u64) -> StateOrder {
-    StateOrder { current: None, can_write, answer_after_ms, password: "state-password".into() }
+    StateOrder {
+        current: None,
+        can_write,
+        can_replace: false,
+        answer_after_ms,
+        password: "state-password".into(),
+    }
 }
 
 fn versions(run: &Run) -> Vec<(u64, u64, SideFile)> {
@@ -198,6 +204,20 @@ fn a_state_that_could_not_be_handed_over_is_collected() {
     assert_eq!(side_file(&run, file.unwrap()), "hunter2-in-the-order\n");
 }
 
+/// The launcher keeps the workspace then: it has the only copy.
+#[test]
+fn a_state_that_is_too_large_to_be_collected_is_said_to_be_left() {
+    let command = "dd if=/dev/zero of=errored.tfstate bs=1 count=1 seek=1100000000 2>&1; exit 1";
+    let mut run = Run::start(&orders(&[(Phase::Apply, command)]));
+    assert!(matches!(run.outcome(), Outcome::Failed { .. }));
+    let left = |event| match event {
+        Event::Uncollected { reason } => Some(reason),
+        _ => None,
+    };
+    let reasons: Vec<_> = run.events().into_iter().filter_map(left).collect();
+    assert_eq!(reasons, ["errored.tfstate could not be copied: it is larger than 1 GiB"]);
+}
+
 #[test]
 fn what_is_no_file_or_was_in_the_source_is_not_collected() {
     let mut run = Run::lay_out(&orders(&[
@@ -210,6 +230,8 @@ fn what_is_no_file_or_was_in_the_source_is_not_collected() {
     symlink("/etc/passwd", run.source().join("link")).unwrap();
     run.again();
     assert_eq!(run.outcome(), Outcome::Succeeded);
-    let taken = |event: &Event| matches!(event, Event::Errored { .. } | Event::Note { .. });
+    let taken = |event: &Event| {
+        matches!(event, Event::Errored { .. } | Event::Uncollected { .. } | Event::Note { .. })
+    };
     assert!(!run.events().iter().any(taken), "{:?}", run.events());
 }

@@ -40,6 +40,7 @@ fn tools(calls: &[(Phase, &str)]) -> Order {
         current: None,
         can_write: true,
         password: "state-password".into(),
+        can_replace: false,
         answer_after_ms: 600_000,
     });
     order.show_plan = Some(show("show -json gantry.tfplan"));

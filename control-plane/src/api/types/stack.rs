@@ -279,14 +279,20 @@ impl Stack {
         Ok(versions.into_iter().map(StateVersion).collect())
     }
 
-    /// Gantry: the version of its Terraform state with this serial; the newest if none is named.
+    /// Gantry: a version of its Terraform state: with this id, orphaned or not; with this serial, not
+    /// orphaned; the current one if neither is named.
     async fn state_version(
         &self,
         ctx: &Context<'_>,
+        id: Option<ID>,
         serial: Option<Long>,
     ) -> Result<Option<StateVersion>> {
+        let (control_plane, stack) = (ctx.data::<ControlPlane>()?, &self.0.id);
         let serial = serial.map(|Long(serial)| serial);
-        let version = ctx.data::<ControlPlane>()?.state_version(&self.0.id, serial).await;
+        let version = match id {
+            Some(id) => control_plane.state_version_named(stack, &id).await,
+            None => control_plane.state_version(stack, serial).await,
+        };
         Ok(found(version)?.map(StateVersion))
     }
 }
@@ -381,6 +387,12 @@ impl From<stacks::StackSource> for Source {
 
 /// Gantry: a version of a stack's Terraform state. Only a pool's key or the recovery key opens it.
 pub(crate) struct StateVersion(stacks::StateVersion);
+
+impl From<stacks::StateVersion> for StateVersion {
+    fn from(version: stacks::StateVersion) -> Self {
+        Self(version)
+    }
+}
 
 #[Object]
 impl StateVersion {

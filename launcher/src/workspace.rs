@@ -6,6 +6,7 @@
 
 mod archive;
 mod handover;
+mod place;
 mod removal;
 
 use std::fs;
@@ -239,6 +240,14 @@ pub enum WorkspaceError {
     /// It cannot be opened.
     #[error("the workspace cannot be opened with this pool's key: {0}")]
     Open(#[from] OpenError),
+    /// The source is no age file.
+    #[error("the source is not sealed as it should be: upload it again with `gantry stack upload`")]
+    NotSealed,
+    /// The source cannot be opened.
+    #[error(
+        "the source cannot be opened with this pool's key: {0}; if the stack or its pool got another key, upload the source again, or set GANTRY_FORMER_POOL_KEYS"
+    )]
+    Source(#[source] OpenError),
     /// It is not what this pool's launcher stored for this run.
     #[error(
         "the stored workspace is not the one that this pool signed for this run ({0}): it was altered, truncated or replaced; trigger a new run"
@@ -356,6 +365,25 @@ pub fn open(
     directories.empty_workspace()?;
     let plain = gantry_protocol::open(keys, &header, payload)?;
     unpack(plain, &directories.workspace)?;
+    Ok(())
+}
+
+/// Opens a source and unpacks it into the attempt's directories.
+///
+/// `file` is the whole age file, whose hash was checked against what the control plane named.
+///
+/// # Errors
+/// Any [`WorkspaceError`].
+pub fn open_source(
+    directories: &Directories,
+    file: fs::File,
+    keys: &[&PoolKey],
+) -> Result<(), WorkspaceError> {
+    let (header, payload) =
+        gantry_protocol::split(BufReader::new(file)).map_err(|_| WorkspaceError::NotSealed)?;
+    directories.empty_workspace()?;
+    let plain = gantry_protocol::open(keys, &header, payload).map_err(WorkspaceError::Source)?;
+    unpack(plain, &directories.source)?;
     Ok(())
 }
 

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Archive, Builder, Entry, EntryType, Header};
+
+use super::place::{Look, Placer};
 
 /// The most entries of an archive.
 const MAX_ENTRIES: u64 = 1_000_000;
@@ -24,6 +26,8 @@ const MAX_UNPACKED: u64 = 32 << 30;
 const MAX_NAMES: u64 = 256 << 20;
 /// The most bytes of an archive that stand between two entries' contents: headers and long names.
 const MAX_HEAD: u64 = 1 << 20;
+/// The deepest tree that the worker binary lends to a run's user.
+const MAX_DEPTH: usize = 256;
 /// Fast, and still half the size for sources and providers.
 const LEVEL: i32 = 1;
 
@@ -40,9 +44,12 @@ pub enum ArchiveError {
     },
     /// It is too large.
     #[error(
-        "the archive has more than {MAX_ENTRIES} files or unpacks to more than 32 GiB: leave out what the run does not need"
+        "with {0} the archive has more than {MAX_ENTRIES} files or unpacks to more than 32 GiB, counting what a sparse file only claims: leave out what the run does not need"
     )]
-    TooLarge,
+    TooLarge(PathBuf),
+    /// It goes too deep.
+    #[error("{0} lies deeper than {MAX_DEPTH} directories: flatten it, or leave it out")]
+    TooDeep(PathBuf),
     /// It wants out of its directory.
     #[error("the archive's entry {0} would lie outside of the workspace: nothing more is unpacked")]
     Escapes(PathBuf),
@@ -69,7 +76,8 @@ impl Room {
     }
 
     fn take(&mut self, name: &Path, bytes: u64) -> Result<(), ArchiveError> {
-        let left = |left: u64, taken| left.checked_sub(taken).ok_or(ArchiveError::TooLarge);
+        let too_large = || ArchiveError::TooLarge(name.to_owned());
+        let left = |left: u64, taken| left.checked_sub(taken).ok_or_else(too_large);
         self.entries = left(self.entries, 1)?;
         self.names = left(self.names, name.as_os_str().len() as u64)?;
         self.bytes = left(self.bytes, bytes)?;
@@ -93,6 +101,9 @@ pub fn pack(directory: &Path, into: impl Write) -> Result<(), ArchiveError> {
         let listed = descend(&root, &inner).map_err(at(&directory.join(&inner)))?;
         for file_name in names(&listed, &room).map_err(at(&directory.join(&inner)))? {
             let name = inner.join(&file_name);
+            if name.components().count() > MAX_DEPTH {
+                return Err(ArchiveError::TooDeep(name));
+            }
             let size = append(&mut builder, &listed, &file_name, &name, &room)
                 .map_err(at(&directory.join(&name)))?;
             match size {
@@ -101,7 +112,7 @@ pub fn pack(directory: &Path, into: impl Write) -> Result<(), ArchiveError> {
                     room.take(&name, 0)?;
                     waiting.push(name);
                 }
-                Appended::TooLarge => return Err(ArchiveError::TooLarge),
+                Appended::TooLarge => return Err(ArchiveError::TooLarge(name)),
             }
         }
     }
@@ -237,7 +248,7 @@ pub fn unpack(archive: impl Read, directory: &Path) -> Result<(), ArchiveError> 
         left: MAX_UNPACKED + MAX_ENTRIES * 1024,
         allowance: Rc::clone(&allowance),
     });
-    archive.set_preserve_mtime(true);
+    let mut placer = Placer::below(directory).map_err(&failed)?;
     let mut room = Room::new();
     for entry in archive.entries().map_err(&failed)? {
         let mut entry = entry.map_err(&failed)?;
@@ -247,13 +258,28 @@ pub fn unpack(archive: impl Read, directory: &Path) -> Result<(), ArchiveError> 
         if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
             return Err(ArchiveError::Special(path));
         }
-        allowance.set(entry.size() + MAX_HEAD);
-        if !entry.unpack_in(directory).map_err(at(&path))? {
+        if !Placer::is_below(&path) {
             return Err(ArchiveError::Escapes(path));
         }
+        allowance.set(entry.size() + MAX_HEAD);
+        place(&mut placer, &path, &mut entry).map_err(at(&path))?;
         allowance.set(MAX_HEAD);
     }
-    Ok(())
+    placer.finish().map_err(|(path, source)| ArchiveError::Io { path, source })
+}
+
+fn place(placer: &mut Placer, path: &Path, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+    let header = entry.header();
+    let look = Look { mode: header.mode()?, mtime: header.mtime()? };
+    let kind = header.entry_type();
+    if kind.is_dir() {
+        placer.directory(path, look)
+    } else if kind.is_symlink() {
+        let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?.into_owned();
+        placer.link(path, &target)
+    } else {
+        placer.file(path, look, entry)
+    }
 }
 
 /// What comes out of a compressed archive: a megabyte can stand for all that there is.
@@ -333,7 +359,10 @@ mod tests {
         let sparse = fs::File::create(from.path().join("sparse")).unwrap();
         sparse.set_len(MAX_UNPACKED + 1).unwrap();
         let refused = pack(from.path(), io::sink()).unwrap_err();
-        assert!(matches!(refused, ArchiveError::TooLarge), "{refused}");
+        assert!(
+            matches!(&refused, ArchiveError::TooLarge(path) if path == Path::new("sparse")),
+            "{refused}"
+        );
     }
 
     /// Names are read into memory: one of gigabytes, in an archive of kilobytes, would take it all.
@@ -350,6 +379,84 @@ mod tests {
             let refused = unpack(archive.as_slice(), to.path()).unwrap_err();
             let ArchiveError::Io { source, .. } = refused else { panic!("{refused}") };
             assert!(source.to_string().contains("longer than any path"), "{source}");
+        }
+    }
+
+    /// What takes no place in the container takes none after it was packed and unpacked.
+    #[test]
+    fn a_sparse_file_stays_sparse() {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+        let from = tempfile::tempdir().unwrap();
+        let sparse = fs::File::create(from.path().join("sparse")).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        sparse.write_all_at(b"middle", 500 << 20).unwrap();
+        let mut archive = Vec::new();
+        pack(from.path(), &mut archive).unwrap();
+        assert!(archive.len() < 1 << 20, "{}", archive.len());
+        let to = tempfile::tempdir().unwrap();
+        unpack(archive.as_slice(), to.path()).unwrap();
+        let file = fs::File::open(to.path().join("sparse")).unwrap();
+        let meta = file.metadata().unwrap();
+        assert!(meta.len() == 1 << 30 && meta.blocks() * 512 < 1 << 20, "{meta:?}");
+        let mut middle = [0; 8];
+        file.read_exact_at(&mut middle, (500 << 20) - 1).unwrap();
+        assert_eq!(&middle, b"\0middle\0");
+    }
+
+    /// The way to the workspace is longer on the host than in the container.
+    #[test]
+    fn a_path_longer_than_the_kernel_takes_comes_back() {
+        let from = tempfile::tempdir().unwrap();
+        let name = "n".repeat(200);
+        let mut directory = open(&CWD, from.path().as_os_str(), OFlags::DIRECTORY).unwrap();
+        for _ in 0..30 {
+            rustix::fs::mkdirat(&directory, &*name, Mode::RWXU).unwrap();
+            directory = open(&directory, OsStr::new(&name), OFlags::DIRECTORY).unwrap();
+        }
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        drop(openat(&directory, "deep", flags, Mode::RUSR).unwrap());
+        let mut archive = Vec::new();
+        pack(from.path(), &mut archive).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        unpack(archive.as_slice(), to.path()).unwrap();
+        let root = open(&CWD, to.path().as_os_str(), OFlags::DIRECTORY).unwrap();
+        let inner: PathBuf = std::iter::repeat_n(name.as_str(), 30).collect();
+        assert!(inner.as_os_str().len() > 4096);
+        let found = descend(&root, &inner).unwrap();
+        open(&found, OsStr::new("deep"), OFlags::empty()).unwrap();
+        for directory in [from.path(), to.path()] {
+            super::super::remove(&directory.join(&name)).unwrap();
+        }
+    }
+
+    /// The apply could not lend it to its user, so the plan must not promise it.
+    #[test]
+    fn a_tree_that_is_too_deep_for_the_apply_is_refused_at_the_plan() {
+        let from = tempfile::tempdir().unwrap();
+        fs::create_dir_all(from.path().join("d/".repeat(300))).unwrap();
+        let refused = pack(from.path(), io::sink()).unwrap_err();
+        assert!(matches!(refused, ArchiveError::TooDeep(_)), "{refused}");
+    }
+
+    /// A launcher that is not root could not write into it otherwise.
+    #[test]
+    fn a_directory_that_is_read_only_comes_back_with_its_content() {
+        let from = tempfile::tempdir().unwrap();
+        let closed = from.path().join("closed/inner");
+        fs::create_dir_all(&closed).unwrap();
+        fs::write(closed.join("file"), "x").unwrap();
+        for directory in [&closed, &from.path().join("closed")] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        let mut archive = Vec::new();
+        pack(from.path(), &mut archive).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        unpack(archive.as_slice(), to.path()).unwrap();
+        let closed = to.path().join("closed");
+        assert_eq!(fs::metadata(&closed).unwrap().permissions().mode() & 0o777, 0o555);
+        assert_eq!(fs::read(closed.join("inner/file")).unwrap(), b"x");
+        for directory in [from.path(), to.path()] {
+            super::super::remove(&directory.join("closed")).unwrap();
         }
     }
 

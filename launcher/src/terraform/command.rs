@@ -13,11 +13,12 @@ pub const TOOL_DIR: &str = "/opt/gantry/tool";
 /// Exit code of a plan that has something to apply.
 const HAS_CHANGES: i32 = 2;
 /// What the script gives up with, by number.
-const REFUSALS: [&str; 4] = [
+const REFUSALS: [&str; 5] = [
     "the image has neither terraform nor tofu on its PATH: use an image that has one of them, or set GANTRY_TOOL_DIR on the launcher to a directory with one",
     "the tool ended well and left no gantry.tfplan: look for what calls the tool with other arguments, in the image or in TF_CLI_ARGS_plan",
     "the source seems to declare a backend in a file that this launcher cannot read, and this stack's state is kept by Gantry: take the backend out of the source, or set GANTRY_REPLACE_BACKEND=true on the launcher to have it replaced",
     "after init the backend is not the one by which Gantry keeps this stack's state: look for a backend that hooks or an override file bring, or for -backend=false in TF_CLI_ARGS_init",
+    "this stack's state is left to a backend of the source's own, and init found none that outlives the container, so the state would be lost: declare a backend in the source, or make the stack without --own-backend, so that Gantry keeps its state",
 ];
 
 /// What the commands of a stage depend on.
@@ -101,7 +102,7 @@ mod tests {
             .skip(1)
             .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
             .collect();
-        assert_eq!(numbers, [0, 2, 3, 1]);
+        assert_eq!(numbers, [0, 2, 3, 4, 1]);
         assert!(numbers.iter().all(|number| *number < REFUSALS.len()));
         assert!(FUNCTIONS.contains(&format!("{TOOL_DIR}/*)")));
     }

@@ -52,6 +52,23 @@ gantry_is_ours() {
   return 1
 }
 
+# Whether init took a backend that outlives this container. Without one the state lies in the workspace,
+# which is removed: so does what a local backend with a relative path keeps.
+gantry_has_own() {
+  [ -z "$gantry_keeps" ] && gantry_source || return 0
+  gantry_kind= gantry_where=
+  [ -s "${TF_DATA_DIR:-.terraform}/terraform.tfstate" ] || return 1
+  while IFS= read -r gantry_line; do
+    case $gantry_line in
+      *'"type": "local"'*) gantry_kind=${gantry_kind:-local} ;;
+      *'"type": '*) gantry_kind=${gantry_kind:-other} ;;
+      *'"path": "/mnt/workspace/'*) ;;
+      *'"path": "/'*) gantry_where=outside ;;
+    esac
+  done <"${TF_DATA_DIR:-.terraform}/terraform.tfstate"
+  case $gantry_kind:$gantry_where in other:* | local:outside) return 0 ;; *) return 1 ;; esac
+}
+
 # $1: always, for a run that destroys; $2: doubt, where a file seems to declare a backend and nobody but
 # the tool can read it.
 gantry_init() {
@@ -64,6 +81,7 @@ gantry_init() {
   gantry_backend "$1"
   "$gantry_tool" init -input=false -reconfigure || return
   gantry_is_ours || gantry_refuse 3
+  gantry_has_own || gantry_refuse 4
 }
 
 # $1: as for init; what follows goes to the tool. 2 says that there is something to apply.

@@ -308,3 +308,28 @@ fn an_image_without_a_tool_is_told_in_one_sentence_and_the_host_s_is_used() {
     let mut run = run(&order, &[("main.tf", ONE)]);
     assert_eq!(run.outcome(), Outcome::Succeeded, "{}", run.log());
 }
+
+/// Without a backend that outlives the container an apply would succeed, and its state be thrown away.
+#[test]
+fn a_state_that_nobody_would_keep_is_refused_at_init() {
+    let local = |path: &str| format!("terraform {{\n  backend \"local\" {{\n{path}\n}}\n}}\n{ONE}");
+    for (source, is_kept) in [
+        (ONE.to_owned(), false),
+        (local(""), false),
+        (local("path = \"states/one.tfstate\""), false),
+        (local("path = \"/tmp/states/one.tfstate\""), true),
+    ] {
+        let mut order = tools(&[INIT]);
+        for tool in order.phases.iter_mut().filter_map(|phase| phase.tool.as_mut()) {
+            tool.script = tool.script.replace("gantry_keeps=yes", "gantry_keeps=");
+            tool.refusals.push("nobody keeps it".to_owned());
+        }
+        (order.state, order.show_plan, order.show_outputs) = (None, None, None);
+        let mut run = run(&order, &[("main.tf", &source)]);
+        let outcome = run.outcome();
+        assert_eq!(outcome == Outcome::Succeeded, is_kept, "{source}: {outcome:?}\n{}", run.log());
+        if !is_kept {
+            assert!(format!("{outcome:?}").contains("nobody keeps it"), "{outcome:?}");
+        }
+    }
+}

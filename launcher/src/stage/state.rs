@@ -350,16 +350,16 @@ impl<E: Engine> Stage<E> {
     /// How a stage ended whose state stays on this host: a person has to bring it in before the next run.
     pub(super) fn outcome_of_left(&self) -> Option<StageOutcome> {
         let why = self.entry()?.left?;
-        let (stack, worker) = (&self.spec.stack, self.shared.journal.worker());
+        let worker = self.shared.journal.worker();
         let kept = self.directories.kept.display();
         let bring = if self.spec.state.is_some() {
-            format!("`gantry state push {stack} FILE`")
+            "`terraform state push -force` in a task, as `gantry run task --help` says".to_owned()
         } else {
             "`terraform state push FILE`".to_owned()
         };
         Some(StageOutcome::Unknown {
             reason: format!(
-                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: look for errored.tfstate there, bring it in with {bring} before the next run, then lift the stack's lock and remove that directory"
+                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: look for errored.tfstate there, lift the stack's lock, bring it in with {bring} before any other run, and remove that directory"
             ),
         })
     }

@@ -24,6 +24,7 @@ mod output;
 mod pool;
 mod run;
 mod server;
+mod source;
 mod stack;
 mod state;
 mod variable;

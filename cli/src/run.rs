@@ -18,11 +18,31 @@ use crate::find::{self, RunArgument};
 use crate::follow::{Seen, follow};
 use crate::output::Output;
 
+const BRING_IN: &str = "\
+To bring in a state that lies in a file, from another backend or from a worker's host:
+  put it into the source directory, as old.tfstate
+  gantry stack upload STACK DIR --allow-sensitive
+  gantry run task STACK 'terraform state push old.tfstate' --follow
+  take it out of the directory, and upload that again
+`push -force` puts it in the place of a state that it does not follow.";
+
 /// `gantry run …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a run of a stack.
     Trigger(trigger::Trigger),
+    /// Run one command of a shell in a stack's source, after init: what changes the state, such as
+    /// `terraform state mv` and `terraform state push`, is done so.
+    #[command(after_help = BRING_IN)]
+    Task {
+        /// The stack's id or name
+        stack: String,
+        /// The command, as one argument
+        command: String,
+        /// Print the log as it comes, until the run is over
+        #[arg(long)]
+        follow: bool,
+    },
     /// List runs, of a stack or of all, newest first, 50 at a time.
     List {
         /// The stack's id or name [default: all stacks]
@@ -98,6 +118,9 @@ pub async fn perform(
     let client = Client::new(Credentials::find(environment)?)?;
     match command {
         Command::Trigger(arguments) => trigger::trigger(&client, arguments, output).await,
+        Command::Task { stack, command, follow } => {
+            trigger::task(&client, &stack, &command, follow, output).await
+        }
         Command::List { stack, before } => {
             list::list(&client, stack.as_deref(), before.as_ref(), output).await
         }

@@ -8,21 +8,21 @@ mod lock;
 mod set;
 mod show;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gantry_model::StackId;
+use gantry_model::{ProjectRoot, StackId};
 use gantry_protocol::spec::SecretBundle;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::archive::{self, Packed};
 use crate::client::Client;
 use crate::config::{Credentials, Environment};
 use crate::failure::{Code, Explain as _, Failure};
 use crate::find::{self, Match};
 use crate::keys;
 use crate::output::{self, Output};
+use crate::source::{self, Sending};
 use crate::variable::{self, Clear, SecretArgument};
 
 /// `gantry stack …`
@@ -61,7 +61,7 @@ pub enum Command {
         yes: bool,
     },
     /// Upload a new version of a stack's source. Later runs use it.
-    #[command(after_help = SOURCE_HELP)]
+    #[command(after_help = source::HELP)]
     Upload {
         /// The stack's id or name
         stack: String,
@@ -70,17 +70,14 @@ pub enum Command {
         /// What changed
         #[arg(long, value_name = "TEXT")]
         message: Option<String>,
+        #[command(flatten)]
+        sending: Sending,
     },
 }
 
-const SOURCE_HELP: &str = "\
-The source is packed with all its files and symbolic links; .git and .terraform are left out at every
-depth. .gitignore is not looked at: move away what must not be uploaded, such as keys. At most 1 GiB
-and 200,000 entries.";
-
 /// Arguments of `gantry stack create`.
 #[derive(Debug, Args)]
-#[command(after_help = SOURCE_HELP)]
+#[command(after_help = source::HELP)]
 pub struct Create {
     /// The stack's name
     name: String,
@@ -95,7 +92,7 @@ pub struct Create {
     source: PathBuf,
     /// The part of the source that the stack lives in
     #[arg(long, value_name = "PATH")]
-    project_root: Option<String>,
+    project_root: Option<ProjectRoot>,
     /// What the stack is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -119,6 +116,8 @@ pub struct Create {
     /// Leave the Terraform state to the backend that the source names
     #[arg(long)]
     own_backend: bool,
+    #[command(flatten)]
+    sending: Sending,
     #[command(flatten)]
     hooks: Hooks,
 }
@@ -166,31 +165,29 @@ const RECIPIENTS: &str = "query($id:ID!){workerPool(id:$id){recipients{publicKey
 const CREATE: &str = "mutation($environment:[EnvVarInput!]$input:StackInput!$manageState:Boolean!\
     $secrets:SealedSecretsInput$slug:String){stackCreate(input:$input,manageState:$manageState,\
     slug:$slug,environment:$environment,secrets:$secrets){id,name}}";
-const UPLOAD: &str = "mutation($stack:ID!){sourceUpload(stack:$stack)\
-    {id,uploadUrl,uploadHeaders{entries{key,value}}}}";
-const USE: &str = "mutation($id:ID!$message:String$sha256:String!$size:Long!$stack:ID!){\
-    sourceUse(stack:$stack,id:$id,sha256:$sha256,size:$size,message:$message)\
-    {id,sha256,size,createdAt}}";
-
 /// Does what `command` says.
 pub async fn perform(
     command: Command,
     environment: &Environment,
     output: Output,
 ) -> Result<Code, Failure> {
-    let client = Client::new(Credentials::find(environment)?)?;
+    // Nobody has to be logged in to see what would be sent.
+    let client = || Client::new(Credentials::find(environment)?);
     match command {
-        Command::Create(arguments) => create(&client, *arguments, environment, output).await,
-        Command::List => list::list(&client, output).await,
-        Command::Show { stack } => show::show(&client, &stack, output).await,
-        Command::Set(arguments) => set::set(&client, *arguments, environment, output).await,
-        Command::Lock { stack, note } => lock::lock(&client, &stack, note, output).await,
-        Command::Unlock { stack } => lock::unlock(&client, &stack, output).await,
-        Command::Delete { stack, yes } => delete::delete(&client, &stack, yes, output).await,
-        Command::Upload { stack, dir, message } => {
+        Command::Create(arguments) => create(client, *arguments, environment, output).await,
+        Command::List => list::list(&client()?, output).await,
+        Command::Show { stack } => show::show(&client()?, &stack, output).await,
+        Command::Set(arguments) => set::set(&client()?, *arguments, environment, output).await,
+        Command::Lock { stack, note } => lock::lock(&client()?, &stack, note, output).await,
+        Command::Unlock { stack } => lock::unlock(&client()?, &stack, output).await,
+        Command::Delete { stack, yes } => delete::delete(&client()?, &stack, yes, output).await,
+        Command::Upload { stack, dir, message, sending } => {
+            let Some(packed) = source::prepare(&dir, &sending, output)? else {
+                return Ok(Code::Done);
+            };
+            let client = client()?;
             let stack = find::stack(&client, &stack, Match::Prefix).await?;
-            let packed = pack(&dir, output)?;
-            let source = upload(&client, &stack, packed, message.as_deref()).await?;
+            let source = source::upload(&client, &stack, packed, message.as_deref()).await?;
             let value = json!({ "stack": stack, "source": source.to_json() });
             output.answer(&value, || format!("stack {stack} has source {}", source.id))?;
             Ok(Code::Done)
@@ -227,60 +224,8 @@ struct Named {
     name: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct UploadAnswer {
-    source_upload: Upload,
-}
-
-#[derive(Deserialize)]
-struct Upload {
-    id: String,
-    #[serde(rename = "uploadUrl")]
-    url: String,
-    #[serde(rename = "uploadHeaders")]
-    headers: Entries,
-}
-
-#[derive(Deserialize)]
-struct Entries {
-    entries: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    key: String,
-    value: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct UseAnswer {
-    source_use: Source,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Source {
-    id: String,
-    sha256: String,
-    size: u64,
-    created_at: i64,
-}
-
-impl Source {
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "sha256": self.sha256,
-            "size": self.size,
-            "created": output::time(self.created_at),
-        })
-    }
-}
-
 async fn create(
-    client: &Client,
+    client: impl FnOnce() -> Result<Client, Failure>,
     arguments: Create,
     environment: &Environment,
     output: Output,
@@ -299,7 +244,10 @@ async fn create(
         output.note(&line);
     }
     check_project_root(&arguments)?;
-    let packed = pack(&arguments.source, output)?;
+    let Some(packed) = source::prepare(&arguments.source, &arguments.sending, output)? else {
+        return Ok(Code::Done);
+    };
+    let client = &client()?;
     let pool = find::pool(client, &arguments.pool, Match::Prefix).await?;
     let bundle = SecretBundle { stack: id.to_string(), secrets };
     let sealed = if bundle.secrets.is_empty() {
@@ -321,7 +269,7 @@ async fn create(
     });
     let answer: CreateAnswer = client.ask(CREATE, variables).await?;
     let stack = answer.stack_create;
-    let source = upload(client, &stack.id, packed, None).await.map_err(|failure| {
+    let source = source::upload(client, &stack.id, packed, None).await.map_err(|failure| {
         let first = failure.next_step().map_or(String::new(), |step| format!("{step}; "));
         let again = format!("`gantry stack upload {} DIR`", stack.id);
         failure.next(format!("{first}the stack exists, so upload its source again: {again}"))
@@ -350,13 +298,13 @@ fn stack_id(arguments: &Create) -> Result<StackId, Failure> {
     })
 }
 
-/// The server checks its form; that it is there can be seen here only.
+/// That it is there can be seen here only.
 fn check_project_root(arguments: &Create) -> Result<(), Failure> {
-    let Some(root) = arguments.project_root.as_deref().filter(|root| !root.is_empty()) else {
+    let Some(root) = arguments.project_root.as_ref().filter(|root| !root.is_whole()) else {
         return Ok(());
     };
     let source = &arguments.source;
-    if source.is_dir() && !source.join(root).is_dir() {
+    if source.is_dir() && !source.join(root.as_str()).is_dir() {
         return Err(Failure::usage(format!("{} has no directory {root}", source.display()))
             .next("give --project-root a directory below the source"));
     }
@@ -383,7 +331,7 @@ fn stack_input(arguments: &Create, pool: &str) -> Value {
         "description": arguments.description,
         "labels": arguments.labels,
         "workerPool": pool,
-        "projectRoot": arguments.project_root,
+        "projectRoot": arguments.project_root.as_ref().map(ProjectRoot::as_str),
         "runnerImage": arguments.image,
         "autodeploy": arguments.autodeploy,
         "administrative": false,
@@ -420,38 +368,6 @@ async fn recipients(client: &Client, pool: &str) -> Result<Vec<String>, Failure>
     let pool =
         answer.worker_pool.ok_or_else(|| find::missing("pool", pool, "see `gantry pool list`"))?;
     Ok(pool.recipients.into_iter().map(|it| it.public_key).collect())
-}
-
-fn pack(dir: &Path, output: Output) -> Result<Packed, Failure> {
-    let packed = archive::pack(dir)?;
-    output.note(&format!(
-        "packed {} entries of {} into {} bytes",
-        packed.entries,
-        dir.display(),
-        packed.size
-    ));
-    Ok(packed)
-}
-
-async fn upload(
-    client: &Client,
-    stack: &str,
-    packed: Packed,
-    message: Option<&str>,
-) -> Result<Source, Failure> {
-    let UploadAnswer { source_upload: upload } =
-        client.ask(UPLOAD, json!({ "stack": stack })).await?;
-    let headers: Vec<_> = upload.headers.entries.into_iter().map(|it| (it.key, it.value)).collect();
-    client.put(&upload.url, &headers, packed.file, packed.size).await?;
-    let variables = json!({
-        "stack": stack,
-        "id": upload.id,
-        "sha256": packed.sha256.to_string(),
-        "size": packed.size,
-        "message": message,
-    });
-    let answer: UseAnswer = client.ask(USE, variables).await?;
-    Ok(answer.source_use)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::str::FromStr;
 
+use gantry_model::MAX_VARIABLE;
 use gantry_protocol::spec::Secret;
 use gantry_protocol::{Unmaskable, check_maskable};
 use zeroize::Zeroizing;
@@ -12,8 +13,8 @@ use crate::config::Environment;
 use crate::failure::{Explain as _, Failure};
 use crate::file;
 
-/// The longest value, and the longest file with one.
-const MAX_VALUE: usize = 128 * 1024;
+/// The longest file with a value.
+const MAX_FILE: u64 = 128 * 1024;
 /// The most bytes that all secrets of a stack have together.
 const MAX_TOTAL: usize = 1 << 20;
 /// The most variables of either kind.
@@ -34,7 +35,7 @@ impl FromStr for Clear {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').ok_or("NAME=VALUE is expected")?;
         check_name(name)?;
-        check_value(value)?;
+        check_value(name, value)?;
         Ok(Self { name: name.to_owned(), value: value.to_owned() })
     }
 }
@@ -93,14 +94,14 @@ impl SecretArgument {
                 Zeroizing::new(value.to_owned())
             }
             Given::File(path) => {
-                let content = file::read(Path::new(path), MAX_VALUE as u64)?;
+                let content = file::read(Path::new(path), MAX_FILE)?;
                 let text = std::str::from_utf8(&content)
                     .or_say(|| format!("{path} is not UTF-8 text, which variables must be"))?;
                 // Editors end files with a line break that is no part of the secret.
                 Zeroizing::new(text.strip_suffix('\n').unwrap_or(text).to_owned())
             }
         };
-        check_value(&value)
+        check_value(&self.name, &value)
             .map_err(|why| Failure::usage(format!("secret {}: {why}", self.name)))?;
         if let Given::Value(value) = &self.given
             && looks_like_a_file(value)
@@ -172,7 +173,7 @@ pub fn check_total<'a>(values: impl Iterator<Item = &'a str>) -> Result<(), Fail
         return Err(Failure::usage(format!(
             "the secrets have more than {MAX_TOTAL} bytes together"
         ))
-        .next("put what is large into the source, or where a hook can fetch it"));
+        .next("put what is large where a hook can fetch it"));
     }
     Ok(())
 }
@@ -190,9 +191,11 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-fn check_value(value: &str) -> Result<(), String> {
-    if value.len() > MAX_VALUE {
-        Err(format!("the value is longer than {MAX_VALUE} bytes"))
+fn check_value(name: &str, value: &str) -> Result<(), String> {
+    if name.len() + value.len() > MAX_VARIABLE {
+        Err(format!(
+            "name and value have more than {MAX_VARIABLE} bytes together, which no program can be given: let a hook fetch it"
+        ))
     } else if value.contains('\0') {
         Err("the value has a zero byte, which no variable can have".into())
     } else {
@@ -234,6 +237,21 @@ mod tests {
         }
         let secret: SecretArgument = "GOOD=hush".parse().unwrap();
         assert_eq!(format!("{secret:?}"), "GOOD=[redacted]");
+    }
+
+    /// Linux gives a program no longer text, whether the name or the value makes it long.
+    #[test]
+    fn a_name_and_a_value_fit_together() {
+        let long = "v".repeat(MAX_VARIABLE - 4);
+        assert!(format!("NAME={long}").parse::<Clear>().is_ok());
+        let refused = format!("NAMES={long}").parse::<Clear>().unwrap_err();
+        assert!(refused.contains("together"), "{refused}");
+        let secret: SecretArgument = format!("NAMES={long}").parse().unwrap();
+        let refused = secret.read(&Environment::of(&[])).err().unwrap();
+        assert!(refused.to_string().contains("secret NAMES: name and value"), "{refused}");
+        let env = std::process::Command::new("true").env("NAME", &long).status();
+        assert!(env.unwrap().success(), "the longest one can be given");
+        assert!(std::process::Command::new("true").env("NAMES", &long).status().is_err());
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Limits of what people give.
 
+use gantry_model::{InvalidProjectRoot, MAX_VARIABLE, ProjectRoot};
+use gantry_protocol::spec::Variable;
+
 use crate::error::OperationError;
 
 /// The longest name, in characters.
@@ -59,18 +62,11 @@ pub(crate) fn labels(labels: &[String]) -> Result<(), OperationError> {
     })
 }
 
-/// A path below the source's root, or nothing for the root itself.
-pub(crate) fn relative_path(what: &'static str, path: &str) -> Result<(), OperationError> {
-    text(what, path, 0, 1_000)?;
-    let is_below = path.is_empty()
-        || !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if is_below {
-        return Ok(());
-    }
-    Err(OperationError::invalid(
-        what,
-        "give a path below the source's root, such as `network/prod`",
-    ))
+/// The part of a source that a stack lives in, in its one spelling.
+pub(crate) fn project_root(text: &str) -> Result<ProjectRoot, OperationError> {
+    text.parse().map_err(|error: InvalidProjectRoot| {
+        OperationError::invalid("project root", error.to_string())
+    })
 }
 
 /// The name of an environment variable.
@@ -84,4 +80,21 @@ pub(crate) fn variable_name(name: &str) -> Result<(), OperationError> {
     let shown: String = name.chars().take(64).collect();
     let problem = format!("{shown:?} is not one: use A-Z, a-z, 0-9 and _, and no digit in front");
     Err(OperationError::invalid("variable name", problem))
+}
+
+/// A variable in the clear.
+pub(crate) fn variable(variable: &Variable) -> Result<(), OperationError> {
+    variable_name(&variable.name)?;
+    if variable.value.contains('\0') {
+        let problem = format!("{} has a zero byte, which no variable can have", variable.name);
+        return Err(OperationError::invalid("environment", problem));
+    }
+    if variable.name.len() + variable.value.len() > MAX_VARIABLE {
+        let problem = format!(
+            "{} and its value have more than {MAX_VARIABLE} bytes together, which no program can be given: let a hook fetch it",
+            variable.name
+        );
+        return Err(OperationError::invalid("environment", problem));
+    }
+    Ok(())
 }

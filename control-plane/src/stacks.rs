@@ -2,6 +2,7 @@
 
 mod change;
 mod lock;
+mod sealing;
 mod secrets;
 mod sources;
 mod states;
@@ -287,7 +288,7 @@ fn check_settings(stack: &Stack) -> Result<(), OperationError> {
         check::text(what, text, 0, MAX_REPOSITORY)?;
     }
     check::labels(&stack.labels)?;
-    check::relative_path("project root", &stack.project_root)?;
+    check::project_root(&stack.project_root)?;
     if let Some(image) = &stack.image {
         check::image(image)?;
     }
@@ -303,7 +304,7 @@ fn check_settings(stack: &Stack) -> Result<(), OperationError> {
             "it is longer than 256 KiB: put large values into files of the source",
         ));
     }
-    stack.environment.iter().try_for_each(|variable| check::variable_name(&variable.name))
+    stack.environment.iter().try_for_each(check::variable)
 }
 
 async fn insert_stack(unit: &mut Unit, new: &NewStack) -> Result<(), OperationError> {
@@ -316,7 +317,7 @@ async fn insert_stack(unit: &mut Unit, new: &NewStack) -> Result<(), OperationEr
         .bind(new.id.as_str())
         .bind(&new.name)
         .bind(new.pool.to_string())
-        .bind(&new.project_root)
+        .bind(check::project_root(&new.project_root)?.as_str())
         .bind(new.image.as_deref())
         .bind(to_json(&new.hooks))
         .bind(to_json(&new.environment))

@@ -16,6 +16,8 @@ const MAX_METADATA: usize = 4096;
 const TRIGGER: &str =
     "mutation($stack:ID!$type:RunType){runTrigger(stack:$stack,runType:$type){id,state}}";
 const RETRY: &str = "mutation($run:ID!$stack:ID!){runRetry(stack:$stack,run:$run){id,state}}";
+const TASK: &str =
+    "mutation($command:String!$stack:ID!){taskCreate(stack:$stack,command:$command){id,state}}";
 const OF: &str = "query($id:ID!){run(id:$id){stack{id}}}";
 const WAITS: &str = "query($id:ID!){run(id:$id){waits{kind,reason,next}}}";
 
@@ -94,6 +96,12 @@ pub(super) async fn trigger(
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TaskAnswer {
+    task_create: Triggered,
+}
+
+#[derive(Deserialize)]
 struct OfAnswer {
     run: Option<Of>,
 }
@@ -113,6 +121,20 @@ pub(super) async fn retry(
     let stack = of.ok_or_else(|| not_found(run))?.stack.id;
     let answer: RetryAnswer = client.ask(RETRY, json!({ "run": run, "stack": stack })).await?;
     begun(client, answer.run_retry, &stack, is_followed, output).await
+}
+
+/// Starts a task.
+pub(super) async fn task(
+    client: &Client,
+    stack: &str,
+    command: &str,
+    is_followed: bool,
+    output: Output,
+) -> Result<Code, Failure> {
+    let stack = find::stack(client, stack, Match::Whole).await?;
+    let answer: TaskAnswer =
+        client.ask(TASK, json!({ "stack": stack, "command": command })).await?;
+    begun(client, answer.task_create, &stack, is_followed, output).await
 }
 
 /// Shows a run that was just started, or follows it.

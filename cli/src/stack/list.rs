@@ -3,10 +3,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Named, Source};
+use super::Named;
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Output};
+use crate::source::Source;
 
 const LIST: &str = "{stacks{id,name,state,labels,autodeploy,createdAt,lockedBy,lockNote,workerPool{id,name},\
     source{id,sha256,size,author,message,createdAt}}}";

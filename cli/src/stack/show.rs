@@ -3,11 +3,12 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Named, Source};
+use super::Named;
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::find::{self, Match};
 use crate::output::{self, Output};
+use crate::source::Source;
 
 const SHOW: &str = "query($id:ID!){stack(id:$id){id,name,description,state,labels,autodeploy,createdAt,updatedAt,lockedBy,\
     lockedAt,lockNote,projectRoot,runnerImage,managesStateFile,secretsVersion,environment{key,value},workerPool{id,name},\

@@ -119,8 +119,10 @@ CREATE TABLE sources (
     size BIGINT NOT NULL,
     author TEXT NOT NULL,
     message TEXT NOT NULL,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    uploaded TEXT NOT NULL
 );
+CREATE INDEX sources_as_uploaded ON sources (stack, uploaded);
 
 CREATE TABLE runs (
     id TEXT PRIMARY KEY,

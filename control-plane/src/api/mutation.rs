@@ -165,6 +165,23 @@ impl First {
         Ok(control_plane(ctx)?.trigger(&actor(ctx)?, new).await.map_err(refused)?.into())
     }
 
+    /// Starts a run of one command in the stack's newest source: what changes the state belongs here.
+    async fn task_create(
+        &self,
+        ctx: &Context<'_>,
+        stack: ID,
+        #[graphql(desc = "What the shell runs, after init.")] command: String,
+        #[graphql(desc = "Not done here: a task initializes.")] skip_initialization: Option<bool>,
+    ) -> Result<Run> {
+        if skip_initialization == Some(true) {
+            return Err(invalid("this version initializes before each task"));
+        }
+        let metadata = metadata(ctx)?.into_iter().collect();
+        let (stack, run_type) = (stack_id(&stack)?, Model::Task);
+        let new = NewRun { stack, run_type, command: Some(command), metadata };
+        Ok(control_plane(ctx)?.trigger(&actor(ctx)?, new).await.map_err(refused)?.into())
+    }
+
     /// Lets a run carry out its plan.
     async fn run_confirm(
         &self,
@@ -240,14 +257,14 @@ impl First {
         })
     }
 
-    /// Gantry: makes an uploaded source the newest version.
+    /// Gantry: makes an uploaded source the newest version, sealed if it is not yet.
     async fn source_use(
         &self,
         ctx: &Context<'_>,
         stack: ID,
         #[graphql(desc = "As sourceUpload named it.")] id: ID,
-        #[graphql(desc = "Lower-case hex of the archive's SHA-256.")] sha256: String,
-        #[graphql(desc = "The archive's length in bytes.")] size: Long,
+        #[graphql(desc = "Lower-case hex of the SHA-256 of what was uploaded.")] sha256: String,
+        #[graphql(desc = "Its length in bytes.")] size: Long,
         #[graphql(desc = "What changed.")] message: Option<String>,
     ) -> Result<Source> {
         let viewer = ctx.data::<Viewer>()?;

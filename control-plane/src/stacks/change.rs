@@ -8,6 +8,7 @@ use sqlx::Row as _;
 
 use super::secrets::check_secrets;
 use super::{Hooks, MAX_VARIABLES, Repository, Stack, check_settings, read_stack_with_secrets};
+use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::{to_db, to_json};
@@ -291,7 +292,7 @@ async fn write(
         .bind(stack.id.as_str())
         .bind(&stack.name)
         .bind(stack.pool.to_string())
-        .bind(&stack.project_root)
+        .bind(check::project_root(&stack.project_root)?.as_str())
         .bind(stack.image.as_deref())
         .bind(to_json(&stack.hooks))
         .bind(to_json(&stack.environment))

@@ -6,7 +6,7 @@ use gantry_model::{StackId, Timestamp};
 use gantry_protocol::Digest;
 use sqlx::Row as _;
 
-use super::Stack;
+use super::{Stack, sealing};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
@@ -20,7 +20,7 @@ const UPLOAD_TTL: Duration = Duration::from_hours(1);
 /// The largest source, in bytes.
 const MAX_SOURCE: u64 = 1024 * 1024 * 1024;
 
-/// A version of a stack's source: an archive, `tar` in `zstd`.
+/// A version of a stack's source: an archive, `tar` in `zstd`, in an age file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackSource {
     /// Its id.
@@ -77,7 +77,8 @@ impl ControlPlane {
         Ok(SourceUpload { key, url, valid_ms: millis(UPLOAD_TTL) })
     }
 
-    /// Makes an uploaded source the newest version. Asked again with the same key, it changes nothing.
+    /// Makes an uploaded source the newest version, sealed if it is not yet. Asked again with the same
+    /// key, it changes nothing.
     ///
     /// # Errors
     /// When there is no such stack or object, or the object has another length.
@@ -87,20 +88,60 @@ impl ControlPlane {
         stack: &StackId,
         source: NewSource,
     ) -> Result<Stack, OperationError> {
-        self.check_source(stack, &source).await?;
-        let mut unit = self.begin().await?;
-        let known = sqlx::query("SELECT 1 FROM sources WHERE stack = $1 AND key = $2")
-            .bind(stack.as_str())
-            .bind(&source.key)
-            .fetch_optional(unit.conn())
-            .await?;
-        if known.is_none() {
-            insert_source(&mut unit, stack, &source).await?;
-            let subject = format!("stack {stack}");
-            unit.audit(actor, "stack.source", &subject, &source.key).await?;
+        if self.is_known_source(stack, &source.key).await? {
+            return self.stack(stack).await;
         }
+        self.check_source(stack, &source).await?;
+        let uploaded = source.key.clone();
+        let source = self.sealed_source(stack, source).await?;
+        let mut unit = self.begin().await?;
+        insert_source(&mut unit, stack, &source, &uploaded).await?;
+        let subject = format!("stack {stack}");
+        unit.audit(actor, "stack.source", &subject, &source.key).await?;
         unit.commit().await?;
+        self.drop_clear(&uploaded, &source.key).await?;
         self.stack(stack).await
+    }
+
+    /// Whether what was uploaded under this key was taken in before.
+    async fn is_known_source(&self, stack: &StackId, key: &str) -> Result<bool, OperationError> {
+        let mut conn = self.store().read().await?;
+        let row = sqlx::query("SELECT key FROM sources WHERE stack = $1 AND uploaded = $2")
+            .bind(stack.as_str())
+            .bind(key)
+            .fetch_optional(&mut *conn)
+            .await?;
+        let Some(row) = row else { return Ok(false) };
+        // Whoever asks again may have been cut off before the clear archive was gone.
+        self.drop_clear(key, row.get("key")).await?;
+        Ok(true)
+    }
+
+    async fn drop_clear(&self, uploaded: &str, kept: &str) -> Result<(), OperationError> {
+        if uploaded != kept {
+            self.objects().delete(uploaded).await?;
+        }
+        Ok(())
+    }
+
+    /// The source as it is kept: as it was uploaded if that is an age file, and else sealed.
+    async fn sealed_source(
+        &self,
+        stack: &StackId,
+        source: NewSource,
+    ) -> Result<NewSource, OperationError> {
+        if sealing::is_sealed(self.objects().as_ref(), &source.key).await? {
+            return Ok(source);
+        }
+        let recipients = self.recipients_of(stack).await?;
+        let (key, size) = (&source.key, source.size);
+        let sealed =
+            sealing::seal_object(self.objects().as_ref(), key, size, &source.sha256, &recipients)
+                .await?;
+        let key = format!("source/{stack}/{}", self.ids().ulid(self.now()));
+        let (sha256, size) = (sealed.sha256, sealed.file.len() as u64);
+        self.objects().put(&key, sealed.file).await?;
+        Ok(NewSource { key, sha256, size, ..source })
     }
 
     async fn check_source(
@@ -132,11 +173,12 @@ async fn insert_source(
     unit: &mut Unit,
     stack: &StackId,
     source: &NewSource,
+    uploaded: &str,
 ) -> Result<(), OperationError> {
     let now = to_db(unit.now().0);
     let source_id = unit.control_plane().ids().ulid(unit.now()).to_string();
-    let insert = "INSERT INTO sources (id, stack, key, sha256, size, author, message, created_at) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let insert = "INSERT INTO sources (id, stack, key, sha256, size, author, message, created_at, uploaded) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     sqlx::query(insert)
         .bind(&source_id)
         .bind(stack.as_str())
@@ -146,6 +188,7 @@ async fn insert_source(
         .bind(&source.author)
         .bind(&source.message)
         .bind(now)
+        .bind(uploaded)
         .execute(unit.conn())
         .await?;
     sqlx::query("UPDATE stacks SET source = $2, updated_at = $3 WHERE id = $1")

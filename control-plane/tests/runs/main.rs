@@ -23,6 +23,7 @@ mod restart;
 mod restore;
 mod retention;
 mod served;
+mod sources;
 mod states;
 mod tracked;
 mod waits;

@@ -1,6 +1,7 @@
 //! Runs that do not go to their end.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use gantry_e2e::{Stand, find, mask, stage_log};
@@ -101,4 +102,32 @@ fn discarded() {
     stand.cli.reaches(&waiting, "FINISHED", LIMIT);
     assert_eq!(stand.count("applies"), 1);
     stand.nothing_left(&launcher);
+}
+
+/// Terraform leaves its state in a file when it cannot hand it over. One that is too large to be taken has
+/// no other copy: it stays, nobody can say how the run ended, and the next one does not begin.
+#[test]
+fn a_state_that_cannot_be_kept_stays_on_its_host() {
+    let stand = Stand::new();
+    let launcher = stand.launcher("launcher").start();
+    let leave =
+        "dd if=/dev/zero of=errored.tfstate bs=1 count=1 seek=1100000000 2>/dev/null; exit 1";
+    let stack = stand
+        .stack("left")
+        .file("main.tf", "resource \"terraform_data\" \"a\" {}\n")
+        .flag("--autodeploy")
+        .hook("after-apply", leave)
+        .create();
+    let run = stand.cli.trigger(&stack.id);
+    let view = stand.cli.over(&run, LIMIT);
+    assert_eq!(view.state(), "FAILED", "{}", view.note());
+    let (_, rest) = view.note().split_once("below ").expect("the note names a directory");
+    let (kept, _) = rest.split_once(": look for").expect("and says what to look for");
+    let left = Path::new(kept).join("workspace/source/errored.tfstate");
+    stand.nothing_left(&launcher);
+    assert_eq!(fs::metadata(left).expect("it is there").len(), 1_100_000_001);
+    let log = stand.cli.log(&run);
+    assert!(find(&log, kept.as_bytes()).is_some(), "the log does not say where it is");
+    let stacks = stand.cli.ask(&["stack", "list"]);
+    assert!(stacks[0]["locked_by"].is_string(), "{stacks}");
 }

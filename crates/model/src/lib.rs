@@ -8,6 +8,7 @@ mod id;
 mod image;
 mod lease;
 mod phase;
+mod project_root;
 mod run;
 mod run_life;
 mod state_file;
@@ -18,7 +19,12 @@ pub use id::{Epoch, InvalidId, JournalId, MessageId, PoolId, RunId, SessionId, S
 pub use image::{InvalidImage, check_image};
 pub use lease::{Lease, Standing, Terms, Timestamp};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
+pub use project_root::{InvalidProjectRoot, ProjectRoot};
 pub use run::{RunState, RunType};
 pub use run_life::{Claimed, Concluded, Expired, InvalidTransition, Outcome, RunLife, Stopping};
 pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, StateHeading};
 pub use text::one_line;
+
+/// The most bytes that the name of a variable and its value have together: Linux gives a program no
+/// longer text than 128 KiB, in which `=` and the byte at its end count too.
+pub const MAX_VARIABLE: usize = 128 * 1024 - 2;

@@ -91,7 +91,7 @@ impl StateHeading {
 
     /// Whether this version may follow `present` in a run that plans and applies: Terraform keeps the
     /// lineage then and counts the serial up. Another one comes from a person's
-    /// `terraform state push -force`, and belongs into a task.
+    /// `terraform state push -force`, and belongs in a task.
     #[must_use]
     pub fn follows(&self, present: &Self) -> bool {
         self.lineage == present.lineage && self.serial > present.serial

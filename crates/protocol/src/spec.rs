@@ -73,7 +73,7 @@ pub struct SealedBundle {
     pub payload: String,
 }
 
-/// An archive of the source: `tar` in `zstd`.
+/// A sealed archive of the source: `tar` in `zstd` in an age file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Where to get it.

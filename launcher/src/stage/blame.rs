@@ -79,6 +79,8 @@ impl Blame for WorkspaceError {
             Self::Archive(_)
             | Self::Seal(_)
             | Self::Open(_)
+            | Self::NotSealed
+            | Self::Source(_)
             | Self::NotOurs(_)
             | Self::Crypto(_) => false,
         }
@@ -89,9 +91,10 @@ impl Blame for StateError {
     fn is_ours(&self) -> bool {
         match self {
             Self::Blob(error) => error.is_ours(),
-            Self::Io(error) => is_of_the_disk(error),
+            Self::Io(error) | Self::NoRoom(error) => is_of_the_disk(error),
             Self::Open(_)
             | Self::NotOurs(_)
+            | Self::NoState(_)
             | Self::Seal(_)
             | Self::Recipient
             | Self::Spool(_)

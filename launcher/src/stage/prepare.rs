@@ -319,12 +319,12 @@ impl<E: Engine> super::Stage<E> {
         let got = self.get(&awaited, &source.url, expected, &mut file);
         self.wait_with(log, &awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
         let directories = self.directories.clone();
+        let config = Arc::clone(&self.shared.config);
         blocking(move || {
             use std::io::Seek as _;
             file.rewind()?;
-            directories.empty_workspace()?;
-            workspace::unpack(std::io::BufReader::new(file), &directories.source)?;
-            Ok(())
+            let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
+            workspace::open_source(&directories, file, &keys)
         })
         .await?;
         Ok(())

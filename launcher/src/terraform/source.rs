@@ -31,7 +31,7 @@ pub enum BackendError {
     },
     /// The source has its own.
     #[error(
-        "{file} declares a {what}, and this stack's state is kept by Gantry: import the state and take the {what} out of the source, or set GANTRY_REPLACE_BACKEND=true on the launcher to have it replaced"
+        "{file} declares a {what}, and this stack's state is kept by Gantry: take the {what} out of the source and bring its state in, as `gantry run task --help` says, or set GANTRY_REPLACE_BACKEND=true on the launcher to have it replaced"
     )]
     Declared {
         /// The file that declares it.

@@ -355,7 +355,7 @@ pub(crate) struct EnvVar {
     value: String,
 }
 
-/// Gantry: a version of a stack's source: an archive, `tar` in `zstd`.
+/// Gantry: a version of a stack's source: an archive, `tar` in `zstd`, sealed as an age file.
 #[derive(SimpleObject)]
 pub(crate) struct Source {
     /// Its id.

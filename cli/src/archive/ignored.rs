@@ -168,7 +168,7 @@ mod tests {
         let lines = rules.lines().filter(|line| !line.is_empty());
         let rules = lines.map(|line| rule(line).unwrap()).collect();
         let ignored = Ignored { root: PathBuf::new(), uses_git: false, rules };
-        ignored.ruled(Path::new(path), path.ends_with('/'))
+        ignored.ruled(Path::new(path.trim_end_matches('/')), path.ends_with('/'))
     }
 
     /// Rules with which other tools packed nothing, or failed.

@@ -148,7 +148,10 @@ fn what_is_not_there_is_named() {
             "run 01J00000000000000000000000 not found",
         ),
         (&["state", "list", "none"], "stack none not found"),
-        (&["stack", "create", "a", "--pool", "none", "--source", "data"], "pool none not found"),
+        (
+            &["stack", "create", "a", "--pool", "none", "--source", "data", "--allow-sensitive"],
+            "pool none not found",
+        ),
     ] {
         let (code, said) = server.fail(arguments);
         assert_eq!(code, 1, "{arguments:?}: {said}");

@@ -74,7 +74,7 @@ async fn an_uploaded_source_is_used_by_later_runs() {
     let (pool, _) = server.pool("network").await;
     server.stack("net", &pool).await;
     let source = server.source("net", b"another archive").await;
-    assert_eq!(source["size"], 15);
+    assert!(source["size"].as_u64() > Some(15), "it is kept sealed: {source}");
     let query = "{stack(id:\"net\"){source{id,sha256,size,author,message}}}";
     let shown = server.ask(query, json!({})).await["stack"]["source"].take();
     assert_eq!((&shown["id"], &shown["author"]), (&source["id"], &json!("tester")));

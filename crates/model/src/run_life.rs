@@ -6,34 +6,14 @@
 
 mod give_back;
 mod hold;
+mod refusal;
 
 use crate::{
     Attempt, Epoch, JournalId, Lease, Phase, RunId, RunState, RunType, Stage, Standing, Terms,
     Timestamp, WorkerId,
 };
 
-/// What was asked of a run does not fit its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {act} a run that is {state}{}", hint(.act, *.state))]
-pub struct InvalidTransition {
-    /// What was asked.
-    pub act: &'static str,
-    /// The state that it was in.
-    pub state: RunState,
-}
-
-fn hint(act: &str, state: RunState) -> &'static str {
-    match (act, state) {
-        ("stop" | "confirm" | "discard", _) if state.is_terminal() => {
-            ": it is over; trigger or retry it to run it again"
-        }
-        ("stop", RunState::Unconfirmed) => ": discard it instead",
-        ("discard", RunState::Confirmed) => ": cancel it instead",
-        ("discard", _) => ": stop it instead",
-        ("confirm", _) => ": wait until it is UNCONFIRMED",
-        _ => "",
-    }
-}
+pub use self::refusal::InvalidTransition;
 
 /// What a claim led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,41 +281,6 @@ impl RunLife {
                 self.lose("its worker did not report its end in time");
                 Expired::Unknown(lease.worker)
             }
-        }
-    }
-
-    /// The owner's journal, the very one in which it would have noted the start, does not know this
-    /// attempt: nothing of it was started, so it may be offered again. False if `worker` is not the
-    /// owner or has another journal.
-    pub fn never_started(&mut self, worker: WorkerId, journal: JournalId) -> bool {
-        let Standing::Granted(lease) = self.standing else { return false };
-        if lease.worker != worker || lease.journal != journal {
-            return false;
-        }
-        if lease.is_continued {
-            // Its workspace was never stored: there is nothing to hand over but a fresh start.
-            self.stage = Stage::Read;
-        }
-        if self.stage == Stage::Read {
-            self.read_attempts = self.read_attempts.saturating_sub(1);
-        }
-        self.hand_back(None);
-        true
-    }
-
-    /// The owner lost the journal in which it kept what it did. A read stage is started anew; of a
-    /// write stage nobody knows, so it stays until its deadline.
-    pub fn journal_lost(&mut self, worker: WorkerId, terms: &Terms) -> Expired {
-        let Standing::Granted(lease) = self.standing else { return Expired::NotDue };
-        if lease.worker != worker {
-            return Expired::NotDue;
-        }
-        match self.stage {
-            Stage::Read => {
-                self.take("its worker lost what it knew", terms);
-                Expired::Taken(worker)
-            }
-            Stage::Write => Expired::NotDue,
         }
     }
 

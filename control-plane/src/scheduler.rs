@@ -157,7 +157,7 @@ async fn choose(
     if row.life.read_attempts == 0 || row.life.stage != Stage::Read {
         return Ok((!idle.is_empty()).then(|| idle.remove(0)));
     }
-    let had = "SELECT DISTINCT worker FROM attempts WHERE run = $1 AND granted_at IS NOT NULL";
+    let had = "SELECT worker FROM attempts WHERE run = $1 AND granted_at IS NOT NULL";
     let had = sqlx::query(had).bind(row.life.run.to_string()).fetch_all(&mut *conn).await?;
     let mut tried: Vec<WorkerId> = Vec::new();
     for worker in &had {

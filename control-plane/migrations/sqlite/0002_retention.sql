@@ -11,11 +11,13 @@ ALTER TABLE journals ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0;
 UPDATE journals SET heard_at = COALESCE(
     (SELECT w.heard_at FROM workers w WHERE w.pool = journals.pool AND w.id = journals.worker), 0);
 CREATE INDEX journals_by_age ON journals (heard_at);
+CREATE INDEX journals_of_worker ON journals (pool, worker, heard_at, journal);
 
 ALTER TABLE nonces ADD COLUMN at BIGINT NOT NULL DEFAULT 0;
 UPDATE nonces SET at = COALESCE(
     (SELECT w.heard_at FROM workers w WHERE w.pool = nonces.pool AND w.id = nonces.worker), 0);
 CREATE INDEX nonces_by_age ON nonces (at);
+CREATE INDEX nonces_of_worker ON nonces (pool, worker, at, nonce);
 
 ALTER TABLE stacks ADD COLUMN description TEXT NOT NULL DEFAULT '';
 ALTER TABLE stacks ADD COLUMN provider TEXT NOT NULL DEFAULT '';

@@ -87,10 +87,10 @@ pub(super) async fn forget_old(
 ) -> Result<(), OperationError> {
     let nonces = "DELETE FROM nonces WHERE pool = $1 AND worker = $2 AND nonce NOT IN \
                   (SELECT nonce FROM nonces WHERE pool = $1 AND worker = $2 \
-                  ORDER BY at DESC, nonce LIMIT $3)";
+                  ORDER BY at DESC, nonce DESC LIMIT $3)";
     let journals = "DELETE FROM journals WHERE pool = $1 AND worker = $2 AND journal NOT IN \
                     (SELECT journal FROM journals WHERE pool = $1 AND worker = $2 \
-                    ORDER BY heard_at DESC, journal LIMIT $3)";
+                    ORDER BY heard_at DESC, journal DESC LIMIT $3)";
     for (delete, most) in [(nonces, NONCES), (journals, JOURNALS)] {
         sqlx::query(delete)
             .bind(pool.to_string())

@@ -20,6 +20,8 @@ const SHORT: Duration = Duration::from_secs(30);
 const KEY_LIMIT: Duration = Duration::from_mins(2);
 /// The subject that the Spacelift page names. The server discards it.
 const SUBJECT: &str = "/CN=workers.spacelift.io";
+/// What a launcher logs when nothing of a stage is left on its host.
+pub const REMOVED: &str = "removed what the stage left on this host";
 
 /// A whole Gantry in one directory.
 pub struct Stand {
@@ -134,7 +136,7 @@ impl Stand {
         let mut done = 0;
         self.worker_mut()?.wait_for("the removal of its containers", SHORT, |line| {
             let entry: Value = serde_json::from_str(line).ok()?;
-            done += usize::from(entry.get("msg")?.as_str()? == "done");
+            done += usize::from(entry.get("msg")?.as_str()? == REMOVED);
             (done == stages).then_some(())
         })
     }

@@ -17,8 +17,8 @@ fn pools_cannot_reach_each_other() {
         .env("SPACELIFT_POOL_PRIVATE_KEY", &foreign.key_text())
         .start_unregistered();
     let ended = wrong.left(Duration::from_secs(30));
-    assert_eq!(ended.code, Some(64), "{}", ended.complaint());
-    assert!(ended.complaint().contains("does not match"), "{}", ended.complaint());
+    assert_eq!(ended.code, Some(64), "{}", ended.text());
+    assert!(ended.text().contains("does not match"), "{}", ended.text());
 
     let stack = stand
         .stack("foreign")

@@ -24,7 +24,7 @@ use crate::{
     context::Context,
     engine, image,
     process::{self, each_line},
-    stand::Stand,
+    stand::{REMOVED, Stand},
     tools::{self, OPENSSL},
 };
 
@@ -151,8 +151,9 @@ fn one_run(cx: &Context, stand: &mut Stand) -> Result<Run> {
     let granted = stand
         .worker_mut()?
         .wait_for("grant of the run", LOGGED, |line| logged(line, "granted", &id))?;
-    let removed =
-        stand.worker_mut()?.wait_for("end of the run", LOGGED, |line| logged(line, "done", &id))?;
+    let removed = stand
+        .worker_mut()?
+        .wait_for("end of the run", LOGGED, |line| logged(line, REMOVED, &id))?;
     let stored = output_stored(&stand.dir.join("data/objects"), &id)?;
     let since = |ms: i64| Duration::from_millis(u64::try_from(ms - queued).unwrap_or_default());
     Ok(Run {

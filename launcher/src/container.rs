@@ -196,9 +196,7 @@ pub enum EngineError {
         limit: Duration,
     },
     /// Nobody waits for it any more.
-    #[error(
-        "waiting for Docker was given up: the stage is being stopped, or took longer than it may"
-    )]
+    #[error("waiting for Docker was given up: look at the Docker of this host")]
     CalledOff,
     /// The engine said no.
     #[error("Docker cannot {what}: {message}")]

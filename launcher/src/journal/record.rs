@@ -14,6 +14,8 @@ use super::{Entry, JournalError};
 
 /// The longest body of a message that waits as it is.
 const MAX_BODY: usize = 48 * 1024;
+/// How many characters of a reason are kept.
+const MAX_REASON: usize = 4096;
 
 /// Where an attempt's log stands: everything before it is stored, everything behind it is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +131,8 @@ impl Change {
     /// A state that the attempt wrote could not be kept: what holds it is not removed. The first
     /// reason holds.
     #[must_use]
-    pub const fn left(attempt: Attempt, reason: String) -> Self {
+    pub fn left(attempt: Attempt, reason: &str) -> Self {
+        let reason = reason.chars().take(MAX_REASON).collect();
         Self::Record(Record::Left { attempt, reason })
     }
 
@@ -147,7 +150,8 @@ impl Change {
 
     /// The stage has ended.
     #[must_use]
-    pub fn ended(attempt: Attempt, ending: Ending) -> Self {
+    pub fn ended(attempt: Attempt, mut ending: Ending) -> Self {
+        ending.outcome.cut_reason(MAX_REASON);
         Self::Record(Record::Ended { attempt, ending: Box::new(ending) })
     }
 

@@ -39,15 +39,22 @@ pub(super) fn is_of_the_disk(error: &io::Error) -> bool {
         || error.raw_os_error().is_some_and(|raw| errors.iter().any(|it| it.raw_os_error() == raw))
 }
 
+/// Whether the engine did not answer: a wait that was called off too, because a stop and the time limit
+/// are looked at before anybody is blamed.
+const fn has_no_answer(error: &EngineError) -> bool {
+    error.is_passing() || matches!(error, EngineError::CalledOff)
+}
+
 /// Of making and starting: image, user and command were looked at before, so what is refused is how this
 /// host's launcher or its Docker is set up.
 impl Blame for EngineError {
     fn is_ours(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Late { .. } | Self::Refused { .. } | Self::Tls(_) => {
-                true
-            }
-            Self::CalledOff => false,
+            Self::Unreachable { .. }
+            | Self::Late { .. }
+            | Self::Refused { .. }
+            | Self::Tls(_)
+            | Self::CalledOff => true,
         }
     }
 }
@@ -108,7 +115,7 @@ impl Blame for OrderError {
     fn is_ours(&self) -> bool {
         match self {
             Self::Io(error) => is_of_the_disk(error),
-            Self::Engine(error) => error.is_passing(),
+            Self::Engine(error) => has_no_answer(error),
             Self::State(error) => error.is_ours(),
             Self::Password(_) | Self::Json(_) | Self::TooLarge | Self::Source(_) => false,
         }
@@ -120,7 +127,7 @@ impl Blame for PrepareError {
         match self {
             Self::Blob(error) => error.is_ours(),
             Self::Workspace(error) => error.is_ours(),
-            Self::Image { source, .. } => source.is_passing(),
+            Self::Image { source, .. } => has_no_answer(source),
             Self::State(error) => error.is_ours(),
             // Whoever removes images here does not do so elsewhere.
             Self::Gone { .. } => true,
@@ -128,5 +135,28 @@ impl Blame for PrepareError {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever writes the object store would have every worker of the pool take nothing.
+    #[test]
+    fn an_altered_state_is_not_the_host_s_fault() {
+        let altered = || BlobError::Altered { what: "state version", why: "its hash is different" };
+        let of_order = OrderError::State(StateError::Blob(altered()));
+        let of_preparing = PrepareError::State(StateError::Blob(altered()));
+        assert!(!Blame::is_ours(&of_order) && !Blame::is_ours(&of_preparing));
+        let full = || StateError::Io(io::ErrorKind::StorageFull.into());
+        assert!(OrderError::State(full()).is_ours() && PrepareError::State(full()).is_ours());
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_is_the_host_s_fault() {
+        assert!(OrderError::Engine(EngineError::CalledOff).is_ours());
+        let image = String::new();
+        assert!(PrepareError::Image { image, source: EngineError::CalledOff }.is_ours());
     }
 }

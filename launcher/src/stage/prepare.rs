@@ -196,6 +196,8 @@ pub(super) enum PrepareError {
 impl<E: Engine> super::Stage<E> {
     /// Brings the image here, asks the policy and lays the workspace out.
     pub(super) async fn prepare(&self, entry: &Entry) -> Result<(), StageError> {
+        // Whoever waited before this may have said so in the log.
+        let entry = &self.entry().unwrap_or_else(|| entry.clone());
         let mut log = self.log(entry);
         if !self.unmasked.is_empty() {
             log.say(Section::Prepare, &self.unmasked, Vec::new()).await?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -83,8 +83,9 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether the fault is this host's, and not that of whoever wrote into the spool.
-    pub(super) fn is_ours(&self) -> bool {
+    /// Whether a version that the container left can still be kept later: what is in the way is not the
+    /// version itself.
+    fn may_pass(&self) -> bool {
         use gantry_spool::SpoolError::{Io, NotRegular, TooLarge};
         match self {
             Self::Changed | Self::NoState(_) | Self::Spool(NotRegular { .. } | TooLarge { .. }) => {
@@ -282,7 +283,7 @@ impl<E: Engine> Stage<E> {
         let Version { heading, header, sha256, length, payload } = match sealed {
             Ok(sealed) => sealed,
             // What this host cannot do now it may do later, and until then nothing of the version goes.
-            Err(error) if error.is_ours() => return Err(error.into()),
+            Err(error) if error.may_pass() => return Err(error.into()),
             Err(error) => return self.leave(&sentence(&error)),
         };
         let StateHeading { serial, lineage } = heading;
@@ -334,7 +335,7 @@ impl<E: Engine> Stage<E> {
     pub(super) fn leave(&self, reason: &str) -> Result<(), StageError> {
         tracing::error!(attempt = %self.attempt, reason, "a state of the stage cannot be kept");
         if self.attempt.stage == StageKind::Write {
-            let left = Change::left(self.attempt, reason.to_owned());
+            let left = Change::left(self.attempt, reason);
             self.shared.journal.write(vec![left])?;
         }
         Ok(())
@@ -352,6 +353,9 @@ impl<E: Engine> Stage<E> {
         let why = self.entry()?.left?;
         let worker = self.shared.journal.worker();
         let kept = self.directories.kept.display();
+        let project = Path::new("workspace/source").join(&self.spec.project_root);
+        let project: PathBuf = project.components().collect();
+        let project = project.display();
         let bring = if self.spec.state.is_some() {
             "`terraform state push -force` in a task, as `gantry run task --help` says".to_owned()
         } else {
@@ -359,7 +363,7 @@ impl<E: Engine> Stage<E> {
         };
         Some(StageOutcome::Unknown {
             reason: format!(
-                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: look for errored.tfstate there, lift the stack's lock, bring it in with {bring} before any other run, and remove that directory"
+                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: look for errored.tfstate in {project}, else for a file that ends in .tfstate in spool; lift the stack's lock, bring it in with {bring} before any other run, and remove that directory"
             ),
         })
     }
@@ -430,10 +434,10 @@ mod tests {
         let none = StateError::NoState(InvalidState::Version);
         let missing = io(std::io::ErrorKind::NotFound).into();
         for theirs in [link.into(), missing, none, StateError::Changed] {
-            assert!(!theirs.is_ours(), "{theirs}");
+            assert!(!theirs.may_pass(), "{theirs}");
         }
         for ours in [io(std::io::ErrorKind::PermissionDenied).into(), StateError::Recipient] {
-            assert!(ours.is_ours(), "{ours}");
+            assert!(ours.may_pass(), "{ours}");
         }
     }
 }

@@ -89,6 +89,10 @@ impl Limit {
         *now = until.max(*now);
     }
 
+    fn step(&self) -> Option<Step> {
+        self.journal.entry(self.attempt).map(|entry| entry.step)
+    }
+
     async fn is_late(&self) {
         // It may be put off meanwhile.
         while !self.has_passed() {
@@ -102,7 +106,7 @@ impl Limit {
 
     /// Whether a write stage has begun, or may have: who cannot look must take it that it has.
     fn is_endless(&self) -> bool {
-        let step = self.journal.entry(self.attempt).map(|entry| entry.step);
+        let step = self.step();
         self.attempt.stage == StageKind::Write
             && match step {
                 None => false,
@@ -117,13 +121,18 @@ impl Limit {
 struct ForObjects {
     limit: Limit,
     complaints: Complaints,
+    /// How long a read stage's container that was asked to stop has to end, and its last words after that.
+    stopping: Duration,
 }
 
 impl Patience for ForObjects {
     fn over(&self) -> BoxFuture<'_, ()> {
-        // Last words get a little time of their own.
         let over = async {
-            tokio::join!(self.limit.over(), tokio::time::sleep(LAST_WORDS));
+            self.limit.over().await;
+            // Last words get a little time of their own, and a container as long as it has to end: what it
+            // says meanwhile may still be stored.
+            let is_running = self.limit.step() == Some(Step::Started);
+            tokio::time::sleep(if is_running { self.stopping } else { LAST_WORDS }).await;
         };
         Box::pin(over)
     }
@@ -143,7 +152,8 @@ impl Patience for ForObjects {
 
 /// For the objects of one stage.
 pub(super) fn patience<E>(shared: &Shared<E>, limit: &Limit) -> Arc<dyn Patience> {
-    Arc::new(ForObjects { limit: limit.clone(), complaints: shared.complaints.clone() })
+    let stopping = super::follow::READ_GRACE.min(shared.config.stop_grace.get()) + LAST_WORDS;
+    Arc::new(ForObjects { limit: limit.clone(), complaints: shared.complaints.clone(), stopping })
 }
 
 /// What a stage that took too long is told: which limit, and how to change it.
@@ -303,7 +313,12 @@ impl<E: Engine> Stage<E> {
             | Step::Started => {}
             // Whether it was started nobody can say. With the mark made here, it can never begin.
             Step::Starting => match gantry_spool::make_begun(&self.directories.spool) {
-                Ok(_begun) => {}
+                // At once: until this is durable, the mark says that a container has begun.
+                Ok(_begun) => {
+                    let ending = plain(self.too_late(Some(what)));
+                    self.shared.journal.write(vec![Change::ended(attempt, ending)])?;
+                    return Ok(());
+                }
                 Err(BegunError::Already) => {
                     return Ok(self.shared.journal.step(attempt, Step::Started)?);
                 }

@@ -88,7 +88,9 @@ pub fn read_outputs(outputs: impl Read, secrets: &Secrets) -> Result<Outputs, se
     let mut reported = Vec::new();
     for (name, shown) in shown {
         let name: String = secrets.hide(&name).chars().take(200).collect();
-        let Some(left) = room.checked_sub(name.len() + AROUND) else {
+        // As JSON spells it: a control character takes six bytes.
+        let spelled = serde_json::to_string(&name)?.len();
+        let Some(left) = room.checked_sub(spelled + AROUND) else {
             passed_over += 1;
             continue;
         };
@@ -153,6 +155,17 @@ mod tests {
             (&reported[601].value, &reported[600].value),
             (&None, &Some(serde_json::json!(599)))
         );
+    }
+
+    /// One write of the journal takes them all, and would fail for ever if it were too large.
+    #[test]
+    fn names_are_counted_as_they_are_written() {
+        let names = (0..1489).map(|n| format!("{n:04}{}", "\u{1}".repeat(196)));
+        let outputs = names.map(|name| (name, serde_json::json!({ "sensitive": true })));
+        let shown = serde_json::Value::Object(outputs.collect()).to_string();
+        let Outputs { reported, left_out } = read(&shown);
+        assert!(left_out > 0);
+        assert!(serde_json::to_string(&reported).unwrap().len() <= MAX_OUTPUT_BYTES);
     }
 
     #[test]

@@ -447,6 +447,23 @@ pub enum StageOutcome {
     },
 }
 
+impl StageOutcome {
+    /// Cuts the reason to so many characters. It can quote what a container or an archive says.
+    pub fn cut_reason(&mut self, most: usize) {
+        match self {
+            Self::Failed { reason, .. }
+            | Self::Stopped { reason }
+            | Self::GivenBack { reason }
+            | Self::Unknown { reason } => {
+                if let Some((end, _)) = reason.char_indices().nth(most) {
+                    reason.truncate(end);
+                }
+            }
+            Self::Succeeded { .. } | Self::Denied => {}
+        }
+    }
+}
+
 /// One output of a stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {

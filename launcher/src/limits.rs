@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Amounts, Limit};
@@ -112,19 +113,39 @@ impl fmt::Display for LowDisk {
     }
 }
 
-/// The first of these directories whose disk has less free than `reserve`, or than the default. One that
-/// cannot be asked, as that of an engine elsewhere, is passed over.
+/// Says so if the disk of this directory has less free than `reserve`, or than the default. One that cannot be
+/// asked, as that of an engine elsewhere, is passed over. What is `held` counts as free on its own disk.
 #[must_use]
-pub fn low_disk<'a>(
-    directories: impl IntoIterator<Item = &'a Path>,
-    reserve: Option<u64>,
-) -> Option<LowDisk> {
-    directories.into_iter().find_map(|path| {
-        let disk = rustix::fs::statvfs(path).ok()?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reserve = reserve.unwrap_or_else(|| disk_reserve(disk.f_blocks, disk.f_frsize));
-        (free < reserve).then(|| LowDisk { path: path.to_owned(), free, reserve })
+pub fn low_disk(path: &Path, reserve: Option<u64>, held: Held<'_>) -> Option<LowDisk> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let reserve = reserve.unwrap_or_else(|| disk_reserve(disk.f_blocks, disk.f_frsize));
+    (free < reserve && free.saturating_add(held.on_disk_of(path)) < reserve).then(|| LowDisk {
+        path: path.to_owned(),
+        free,
+        reserve,
     })
+}
+
+/// Bytes that go by themselves when an outage is over.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held<'a> {
+    /// A directory on their disk; there are none without it.
+    pub by: Option<&'a Path>,
+    /// How many they may be at most.
+    pub at_most: u64,
+}
+
+impl Held<'_> {
+    fn on_disk_of(self, path: &Path) -> u64 {
+        let disk = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+        match self.by {
+            Some(by) if disk(by).is_some_and(|disk_of_them| Some(disk_of_them) == disk(path)) => {
+                gantry_spool::held(by).unwrap_or(0).min(self.at_most)
+            }
+            Some(_) | None => 0,
+        }
+    }
 }
 
 fn disk_reserve(blocks: u64, size: u64) -> u64 {
@@ -221,11 +242,26 @@ mod tests {
     #[test]
     fn a_disk_is_low_below_its_reserve() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(low_disk([dir.path()], Some(0)), None);
-        let low = low_disk([Path::new("/none"), dir.path()], Some(u64::MAX)).unwrap();
+        let none = Held::default();
+        assert_eq!(low_disk(dir.path(), Some(0), none), None);
+        assert_eq!(low_disk(Path::new("/none"), Some(u64::MAX), none), None);
+        let low = low_disk(dir.path(), Some(u64::MAX), none).unwrap();
         assert_eq!(low.path, dir.path());
         assert!(low.to_string().contains("GANTRY_DISK_RESERVE"), "{low}");
         assert_eq!(disk_reserve(100 << 20, 4096), DISK_RESERVE);
         assert_eq!(disk_reserve(1 << 20, 1000), (1000 << 20) / 20);
+    }
+
+    #[test]
+    fn what_a_spool_holds_back_counts_as_free_on_its_own_disk() {
+        let spool = tempfile::tempdir().unwrap();
+        fs::write(spool.path().join("00000000.seg"), vec![1; 1 << 20]).unwrap();
+        fs::write(spool.path().join("plan.json"), vec![1; 1 << 20]).unwrap();
+        let held = |at_most| Held { by: Some(spool.path()), at_most };
+        assert!(held(GIB).on_disk_of(spool.path()) >= 1 << 20);
+        assert!(held(GIB).on_disk_of(spool.path()) < 2 << 20);
+        assert_eq!(held(1000).on_disk_of(spool.path()), 1000);
+        assert_eq!(held(GIB).on_disk_of(Path::new("/proc")), 0);
+        assert_eq!(Held::default().on_disk_of(spool.path()), 0);
     }
 }

@@ -434,7 +434,11 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
         Ok(()) => {}
         // Of another user: the worker binary was killed before it could give them back. They stand in no
         // run's way, and the next start tries again.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !secrets.exists() => {
+        Err(error)
+            if !keeps
+                && error.kind() == std::io::ErrorKind::PermissionDenied
+                && !secrets.exists() =>
+        {
             tracing::error!(
                 %attempt,
                 directory = %root.display(),

@@ -86,8 +86,8 @@ impl Directories {
     /// When the disk does not take it.
     pub fn empty_workspace(&self) -> io::Result<()> {
         remove(&self.workspace)?;
-        make(&self.workspace, 0o755)?;
-        make(&self.source, 0o755)
+        make_below(&self.workspace, 0o755)?;
+        make_below(&self.source, 0o755)
     }
 
     /// Makes the spool.
@@ -114,31 +114,20 @@ impl Directories {
         self.order.parent().unwrap_or(&self.order)
     }
 
-    /// Puts the workspace and the states in the spool where nothing removes them. Asked again, it goes on.
+    /// Puts all of it where nothing removes it. Asked again, it goes on.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub fn keep(&self) -> io::Result<()> {
-        if let Some(above) = self.kept.parent() {
-            make(above, 0o700)?;
+        let above = self.kept.parent().unwrap_or(&self.kept);
+        make(above, 0o700)?;
+        Handover::remove(self)?;
+        // The root is ours. What is in it may be another user's, and only its owner moves a directory elsewhere.
+        match fs::rename(&self.root, &self.kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
         }
-        make(&self.kept, 0o700)?;
-        let to = |name: &std::ffi::OsStr| self.kept.join(name);
-        if self.workspace.try_exists()? {
-            fs::rename(&self.workspace, to("workspace".as_ref()))?;
-        }
-        let spool = match fs::read_dir(&self.spool) {
-            Ok(spool) => spool,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in spool {
-            let name = entry?.file_name();
-            if Path::new(&name).extension().is_some_and(|extension| extension == "tfstate") {
-                fs::rename(self.spool.join(&name), to(&name))?;
-            }
-        }
-        fs::File::open(&self.kept)?.sync_all()
+        fs::File::open(above)?.sync_all()
     }
 
     /// Removes everything of the attempt.
@@ -147,6 +136,8 @@ impl Directories {
     /// When something cannot be removed.
     pub fn remove(&self) -> io::Result<()> {
         remove(self.secrets())?;
+        // It is ours, and has secrets in the clear: it goes even where files of another user stay.
+        Handover::remove(self)?;
         remove(&self.root)
     }
 }
@@ -174,6 +165,13 @@ pub fn own_groups() -> Vec<u32> {
 /// When the disk does not take it.
 pub fn make(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Makes a directory with exactly this mode in one that is there. A thread that unpacks is not ended with its
+/// stage: it must not bring back what was removed meanwhile.
+fn make_below(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
@@ -365,7 +363,7 @@ pub fn open(
     directories.empty_workspace()?;
     let plain = gantry_protocol::open(keys, &header, payload)?;
     unpack(plain, &directories.workspace)?;
-    Ok(())
+    Ok(Handover::take_out(directories)?)
 }
 
 /// Opens a source and unpacks it into the attempt's directories.
@@ -406,7 +404,116 @@ pub(crate) fn check(
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use gantry_model::{Epoch, RunId, Stage};
+    use ulid::Ulid;
+
     use super::*;
+
+    fn attempt() -> Attempt {
+        Attempt {
+            run: RunId::from_ulid(Ulid::from_parts(1, 1)),
+            stage: Stage::Write,
+            epoch: Epoch(1),
+        }
+    }
+
+    fn directories(host: &Path) -> Directories {
+        fs::create_dir(host.join("secrets")).unwrap();
+        let directories = Directories::of(attempt(), &host.join("state"), &host.join("secrets"));
+        directories.keep_spec(b"sealed").unwrap();
+        directories
+    }
+
+    fn sealed(content: &Path, key: &PoolKey) -> fs::File {
+        let mut payload = tempfile::tempfile().unwrap();
+        let recipient = Recipient::new(key.public().clone()).unwrap();
+        let mut plain = Vec::new();
+        pack(content, &mut plain).unwrap();
+        let mut body = Vec::new();
+        let mut sealer = gantry_protocol::seal(&[recipient], &mut body).unwrap();
+        sealer.write_all(&plain).unwrap();
+        let sealed = sealer.finish().unwrap();
+        payload.write_all(sealed.header.as_bytes()).unwrap();
+        payload.write_all(&body).unwrap();
+        payload.rewind().unwrap();
+        payload
+    }
+
+    /// The thread that unpacks outlives a stage that is dropped.
+    #[test]
+    fn what_is_unpacked_after_its_attempt_was_removed_comes_to_nothing() {
+        let host = tempfile::tempdir().unwrap();
+        let directories = directories(host.path());
+        let content = tempfile::tempdir().unwrap();
+        fs::write(content.path().join("main.tf"), "secret").unwrap();
+        let key = PoolKey::generate(2048).unwrap();
+        open_source(&directories, sealed(content.path(), &key), &[&key]).unwrap();
+        assert!(directories.source.join("main.tf").exists());
+        directories.remove().unwrap();
+        open_source(&directories, sealed(content.path(), &key), &[&key]).unwrap_err();
+        assert!(!directories.root.exists());
+    }
+
+    /// The worker binary may be killed before it gives back what it lent to the user of the phases.
+    #[test]
+    fn what_is_kept_moves_as_a_whole_whoever_owns_what_is_in_it() {
+        let host = tempfile::tempdir().unwrap();
+        let directories = directories(host.path());
+        directories.empty_workspace().unwrap();
+        directories.make_spool().unwrap();
+        directories.make_order().unwrap();
+        fs::write(directories.source.join("errored.tfstate"), "{}").unwrap();
+        fs::write(directories.spool.join("state-1.tfstate"), "{}").unwrap();
+        // Nobody but root moves a directory that is closed like this by itself, as if it were another's.
+        fs::set_permissions(&directories.workspace, fs::Permissions::from_mode(0o555)).unwrap();
+        for _ in 0..2 {
+            directories.keep().unwrap();
+            directories.remove().unwrap();
+            assert!(!directories.root.exists());
+            for file in ["workspace/source/errored.tfstate", "spool/state-1.tfstate"] {
+                assert!(directories.kept.join(file).exists(), "{file}");
+            }
+        }
+        fs::set_permissions(directories.kept.join("workspace"), fs::Permissions::from_mode(0o755))
+            .unwrap();
+    }
+
+    /// It has what a read stage knew, which no container of the write stage may see.
+    #[test]
+    fn what_is_handed_over_is_not_in_the_workspace_that_was_opened() {
+        let host = tempfile::tempdir().unwrap();
+        let directories = directories(host.path());
+        directories.empty_workspace().unwrap();
+        fs::write(directories.source.join("main.tf"), "").unwrap();
+        let image = Some(PlannedIn { id: "sha256:1".into(), digests: Vec::new() });
+        let handover = Handover { environment: Vec::new(), image };
+        handover.put(&directories.workspace).unwrap();
+        let key = PoolKey::generate(2048).unwrap();
+        let stack: StackId = "stack".parse().unwrap();
+        let attempt = attempt();
+        let mut leaving = seal(&directories, &stack, attempt, &key).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(leaving.header.as_bytes()).unwrap();
+        io::copy(&mut leaving.payload, &mut file).unwrap();
+        // A second time, as after a restart of the launcher.
+        for _ in 0..2 {
+            let mut file = file.try_clone().unwrap();
+            file.rewind().unwrap();
+            let sealed = SealedWorkspace {
+                url: String::new(),
+                size: 0,
+                epoch: attempt.epoch.0,
+                payload_sha256: leaving.statement.payload_sha256.to_string(),
+                payload_size: leaving.statement.payload_len,
+                signature: leaving.signature.to_string(),
+            };
+            open(&directories, file, &sealed, &stack, attempt, &[&key]).unwrap();
+            let names = fs::read_dir(&directories.workspace).unwrap();
+            let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, ["source"]);
+            assert_eq!(Handover::read(&directories.workspace).unwrap(), handover);
+        }
+    }
 
     /// Any user of the host can make directories in `/dev/shm`, under the names of stages to come.
     #[test]

@@ -27,7 +27,7 @@ pub use error::SpoolError;
 pub use event::{Event, MAX_STATES, MAX_TEXT, Outcome, StopReason};
 pub use frame::{Body, Frame, MAX_EVENT, MAX_OUTPUT, MAX_PAYLOAD, Position, SEGMENT_SIZE, VERSION};
 pub use layout::{ANSWERS, InvalidSideName, SideName, is_stored, lay_out, mark_stored};
-pub use reader::Reader;
+pub use reader::{Reader, held};
 pub use side::{SideFile, SideFileWriter, open_side_file, sha256, sha256_of};
 pub use time::BootTime;
 pub use watch::Watch;

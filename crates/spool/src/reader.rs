@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, unlinkat};
+use rustix::fs::{AtFlags, Dir, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::frame::{FRAME_HEADER, Header, MAGIC, SEGMENT_HEADER, segment_header};
@@ -209,4 +209,26 @@ impl Reader {
         self.passed += bytes;
         self.position.offset += bytes as u64;
     }
+}
+
+/// How many bytes of the disk the segments in `dir` take that nobody has removed yet.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn held(dir: &Path) -> Result<u64, SpoolError> {
+    let failed = |error: Errno| SpoolError::io("list", ".", error.into());
+    let dir = open_dir(dir)?;
+    let mut bytes = 0u64;
+    for entry in Dir::read_from(&dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if name.to_str().ok().and_then(segment_number).is_none() {
+            continue;
+        }
+        // One that is gone meanwhile takes nothing.
+        if let Ok(stat) = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
+        }
+    }
+    Ok(bytes)
 }

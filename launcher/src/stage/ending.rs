@@ -155,6 +155,7 @@ impl<E: Engine> Stage<E> {
         match read.await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(planned) => Some(planned),
             Err(error) => {
+                let error = self.secrets.hide(&error);
                 tracing::warn!(attempt = %self.attempt, error, "the plan is not counted");
                 None
             }

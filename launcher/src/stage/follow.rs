@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gantry_model::{Phase, Stage as StageKind, StateHeading};
 use gantry_protocol::message::{PhaseEvent, PhaseReport};
-use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch};
+use gantry_spool::{Body, Event, Frame, Limits, Outcome, Reader, SpoolError, Watch};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use super::waits::{self, Awaited, ENGINE};
 use super::{MARGIN, Stage, StageError, Wish, container_name};
 use crate::container::{Engine, EngineError, Signal};
 use crate::journal::{Change, Entry};
-use crate::limits::{self, LowDisk};
+use crate::limits::{self, Held, LowDisk};
 use crate::log::{Log, message_id};
 
 /// The spool is looked at this often even if nothing was noticed.
@@ -396,11 +396,18 @@ impl<E: Engine> Stage<E> {
     }
 
     /// Resolves when a disk of this host has less free than is kept, and had more when the stage began: one that
-    /// was low before is not this stage's doing.
+    /// was low before is not this stage's doing. An apply is not stopped for an outage: what its spool holds back
+    /// while the store is away does not count, up to the spool's own limit.
     async fn low_disk(&self) -> LowDisk {
         let disks = || self.shared.disks.iter().map(PathBuf::as_path);
         let reserve = self.shared.config.amounts.disk_reserve;
-        let look = |path| limits::low_disk([path], reserve);
+        let held = match self.attempt.stage {
+            StageKind::Read => Held::default(),
+            StageKind::Write => {
+                Held { by: Some(&self.directories.spool), at_most: Limits::WRITE_QUOTA }
+            }
+        };
+        let look = |path| limits::low_disk(path, reserve, held);
         let watched: Vec<_> = disks().filter(|path| look(path).is_none()).collect();
         loop {
             if let Some(low) = watched.iter().find_map(|path| look(path)) {

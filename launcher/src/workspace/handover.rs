@@ -8,7 +8,7 @@ use gantry_spool::{Carried, MAX_CARRIED};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{make, private, remove};
+use super::{Directories, make_below, private, remove};
 
 /// Within the workspace, beside the source: no source brings one.
 const DIRECTORY: &str = ".gantry";
@@ -45,18 +45,49 @@ impl Handover {
         }
         let directory = workspace.join(DIRECTORY);
         remove(&directory)?;
-        make(&directory, 0o700)?;
+        make_below(&directory, 0o700)?;
         let json = Zeroizing::new(serde_json::to_vec(self)?);
         io::Write::write_all(&mut private().create_new(true).open(directory.join(FILE))?, &json)
     }
 
-    /// Reads it from a workspace that was just opened.
+    /// Takes it out of a workspace that was just opened, to beside it: it has what the first half of the run
+    /// knew, and the workspace is mounted in the container of the second one.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(super) fn take_out(directories: &Directories) -> io::Result<()> {
+        Self::remove(directories)?;
+        let directory = directories.workspace.join(DIRECTORY);
+        match fs::rename(directory.join(FILE), beside(&directories.workspace)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        remove(&directory)
+    }
+
+    /// Removes what was taken out.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(super) fn remove(directories: &Directories) -> io::Result<()> {
+        match fs::remove_file(beside(&directories.workspace)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads what was taken out of a workspace, or what is still in it.
     ///
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read(workspace: &Path) -> io::Result<Self> {
-        let path: PathBuf = [workspace, Path::new(DIRECTORY), Path::new(FILE)].iter().collect();
-        let file = match fs::File::open(path) {
+        let within = || fs::File::open(workspace.join(DIRECTORY).join(FILE));
+        // Another version of the launcher may have opened the workspace.
+        let file = match fs::File::open(beside(workspace)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => within(),
+            opened => opened,
+        };
+        let file = match file {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             opened => opened?,
         };
@@ -66,21 +97,28 @@ impl Handover {
     }
 }
 
+/// In the attempt's own directory, which no container sees.
+fn beside(workspace: &Path) -> PathBuf {
+    workspace.with_file_name(FILE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_put_is_read_whatever_a_phase_planted_in_its_place() {
-        let workspace = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let workspace = root.path().join("workspace");
+        fs::create_dir(&workspace).unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
-        assert_eq!(Handover::read(workspace.path()).unwrap(), Handover::default());
-        std::os::unix::fs::symlink(elsewhere.path(), workspace.path().join(DIRECTORY)).unwrap();
+        assert_eq!(Handover::read(&workspace).unwrap(), Handover::default());
+        std::os::unix::fs::symlink(elsewhere.path(), workspace.join(DIRECTORY)).unwrap();
         let environment = vec![Carried { name: "A".into(), value: Some("1".into()), was: None }];
         let image = Some(PlannedIn { id: "sha256:1".into(), digests: Vec::new() });
         let handover = Handover { environment, image };
-        handover.put(workspace.path()).unwrap();
-        assert_eq!(Handover::read(workspace.path()).unwrap(), handover);
+        handover.put(&workspace).unwrap();
+        assert_eq!(Handover::read(&workspace).unwrap(), handover);
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 }

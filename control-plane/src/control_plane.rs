@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_model::{PoolId, Terms, Timestamp, WorkerId};
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) lines: Rate<PoolId>,
     /// Of hellos, by worker and by pool.
     pub(crate) hellos: Hellos,
+    /// Whose turn it is to have a source sealed: one at a time, for the memory that it takes.
+    pub(crate) sealing: Semaphore,
     /// What people change and may not be left half done.
     changes: TaskTracker,
 }
@@ -102,6 +104,7 @@ impl ControlPlane {
             to_close: Mutex::new(to_close),
             lines: rate::of_lines(),
             hellos: Hellos::new(),
+            sealing: Semaphore::new(1),
             changes: TaskTracker::new(),
         };
         let control_plane = Self { inner: Arc::new(inner) };

@@ -306,6 +306,13 @@ async fn read_recovery_key(conn: &mut Connection) -> Result<Option<String>, Oper
     Ok(row.map(|row| row.get("value")))
 }
 
+/// That there is such a pool, and will be until the transaction is over.
+pub(crate) async fn check_there(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
+    let live = "SELECT 1 FROM pools WHERE id = $1 AND deleted_at IS NULL";
+    let live = sqlx::query(live).bind(pool.to_string()).fetch_optional(unit.conn()).await?;
+    live.map(drop).ok_or_else(|| OperationError::not_found("pool", pool))
+}
+
 fn read_pool(row: &Row) -> Result<Pool, OperationError> {
     Ok(Pool {
         id: id("pool", row.get("id"))?,

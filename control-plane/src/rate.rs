@@ -45,7 +45,8 @@ impl<K: Hash + Eq> Rate<K> {
         if buckets.len() >= self.most && !buckets.contains_key(&key) {
             buckets.retain(|_, bucket| {
                 self.refill(bucket, now_ms);
-                bucket.left < self.burst || bucket.held_back > 0
+                // What was held back only counts for the log: it keeps no bucket, and so no room.
+                bucket.left < self.burst
             });
             if buckets.len() >= self.most {
                 return None;
@@ -114,5 +115,8 @@ mod tests {
         assert!(rate.take(1, 0).is_some() && rate.take(2, 0).is_some());
         assert_eq!(rate.take(3, 0), None);
         assert!(rate.take(3, 1000).is_some(), "full buckets go");
+        assert_eq!([1, 2].map(|key| rate.take(key, 1000).is_some()), [true, false]);
+        assert_eq!([1, 3].map(|key| rate.take(key, 1000)), [None, None]);
+        assert!(rate.take(4, 2000).is_some(), "those that once held something back go, too");
     }
 }

@@ -98,6 +98,11 @@ impl ControlPlane {
         Ok(is_any)
     }
 
+    /// Since when a worker must have been heard for a stage that came back to wait for it.
+    pub(crate) fn heard_since(&self) -> Timestamp {
+        Timestamp(self.now().0.saturating_sub(self.terms().lease_ms))
+    }
+
     async fn pairs(&self) -> Result<Vec<Pair>, OperationError> {
         let mut conn = self.store().read().await?;
         let pools = format!(
@@ -126,7 +131,7 @@ impl ControlPlane {
                 .bind(BATCH)
                 .fetch_all(&mut *conn)
                 .await?;
-            let heard = Timestamp(self.now().0.saturating_sub(self.terms().lease_ms));
+            let heard = self.heard_since();
             let mut idle = Vec::new();
             for worker in &workers {
                 idle.push(id("worker", worker.get("id"))?);
@@ -166,18 +171,49 @@ async fn choose(
     if let Some(at) = idle.iter().position(|worker| !tried.contains(worker)) {
         return Ok(Some(idle.remove(at)));
     }
+    let waits = is_one_busy(conn, row, heard).await?;
+    Ok((!waits && !idle.is_empty()).then(|| idle.remove(0)))
+}
+
+/// Whether a stage that came back waits though workers are free: all of those have had it, and another one
+/// that has not is busy.
+pub(crate) async fn waits_for_another(
+    conn: &mut Connection,
+    row: &RunRow,
+    heard: Timestamp,
+) -> Result<bool, OperationError> {
+    if row.life.read_attempts == 0 || row.life.stage != Stage::Read {
+        return Ok(false);
+    }
+    let fresh = format!(
+        "SELECT 1 FROM workers w WHERE w.pool = $1 AND {IS_IDLE} AND NOT EXISTS (SELECT 1 FROM attempts a \
+         WHERE a.run = $2 AND a.worker = w.id AND a.granted_at IS NOT NULL) LIMIT 1"
+    );
+    let fresh = sqlx::query(sqlx::AssertSqlSafe(fresh))
+        .bind(row.pool.to_string())
+        .bind(row.life.run.to_string())
+        .fetch_optional(&mut *conn)
+        .await?;
+    Ok(fresh.is_none() && is_one_busy(conn, row, heard).await?)
+}
+
+/// Whether a worker that has not had the stage could have it, were it free.
+async fn is_one_busy(
+    conn: &mut Connection,
+    row: &RunRow,
+    heard: Timestamp,
+) -> Result<bool, OperationError> {
     let others = "SELECT 1 FROM workers w WHERE w.pool = $1 AND w.is_connected = 1 \
                   AND w.is_drained = 0 AND w.is_healthy = 1 AND w.is_passed_over = 0 \
                   AND w.heard_at >= $3 AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.run = $2 AND a.worker = w.id \
                   AND a.granted_at IS NOT NULL) LIMIT 1";
-    let is_one_busy = sqlx::query(others)
+    let found = sqlx::query(others)
         .bind(row.pool.to_string())
         .bind(row.life.run.to_string())
         .bind(to_db(heard.0))
-        .fetch_optional(&mut *conn)
-        .await?
-        .is_some();
-    Ok((!is_one_busy && !idle.is_empty()).then(|| idle.remove(0)))
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
 }
 
 /// The worker is not connected until its next hello.

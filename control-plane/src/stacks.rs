@@ -22,6 +22,7 @@ use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::dispatch::bundle;
 use crate::error::OperationError;
+use crate::pools::check_there;
 use crate::runs::Run;
 use crate::store::{Connection, at, from_db, id, json, run_state, to_db, to_json};
 use crate::unit::Unit;
@@ -163,8 +164,8 @@ impl ControlPlane {
     /// When the slug is taken, there is no such pool, or something given is not acceptable.
     pub async fn create_stack(&self, actor: &str, new: NewStack) -> Result<Stack, OperationError> {
         check_new(&new)?;
-        self.pool(new.pool).await?;
         let mut unit = self.begin().await?;
+        check_there(&mut unit, new.pool).await?;
         let taken = sqlx::query("SELECT deleted_at FROM stacks WHERE id = $1")
             .bind(new.id.as_str())
             .fetch_optional(unit.conn())

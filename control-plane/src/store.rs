@@ -20,7 +20,7 @@ pub(crate) use code::{
     at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
     to_json,
 };
-pub(crate) use locks::{hold, lock_against, lock_of};
+pub(crate) use locks::{SERVER, hold, lock_against, lock_of};
 pub(crate) use runs::{
     RUN_COLUMNS, RunRow, block, clear_later, insert_run, load_run, promote, read_run, save_run,
 };

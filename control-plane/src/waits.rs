@@ -8,10 +8,13 @@ use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{Connection, Row, RunRow, at, from_db, id, load_run};
+use crate::scheduler::waits_for_another;
+use crate::store::{Connection, Row, RunRow, at, from_db, id, load_run, to_db};
 
 /// How many of a kind are named.
 const NAMED: usize = 3;
+/// How many runs that go first are counted.
+const COUNTED: u64 = 1000;
 
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,21 +107,26 @@ impl ControlPlane {
         if let Some(wait) = pool.nobody(self.now()) {
             return Ok(vec![wait]);
         }
-        let ahead = "SELECT COUNT(*) AS n FROM runs r JOIN runs own ON own.id = $1 \
-                     WHERE r.pool = own.pool AND r.standing = 'waiting' \
-                     AND (r.rank < own.rank OR r.rank = own.rank AND r.id < own.id)";
-        let ahead = sqlx::query(ahead).bind(row.life.run.to_string()).fetch_one(&mut *conn).await?;
-        let ahead = from_db(ahead.get("n"));
+        let ahead = ahead(conn, row).await?;
         let mut waits = Vec::new();
-        if ahead > 0 && ahead >= pool.idle {
+        if ahead > COUNTED || ahead > 0 && ahead >= pool.idle {
             let reason = match ahead {
                 1 => format!("another run of pool {} goes first", pool.name),
+                _ if ahead > COUNTED => {
+                    format!("more than {COUNTED} other runs of pool {} go first", pool.name)
+                }
                 _ => format!("{ahead} other runs of pool {} go first", pool.name),
             };
             waits.push(Wait::new(WaitKind::Behind, reason));
         }
         if pool.idle == 0 {
             waits.extend(pool.taken(conn, row.pool).await?);
+        } else if waits.is_empty() && waits_for_another(conn, row, self.heard_since()).await? {
+            let reason = format!(
+                "every free worker of pool {} had it already: it waits for another one that is busy",
+                pool.name
+            );
+            waits.push(Wait::new(WaitKind::Busy, reason));
         } else if waits.is_empty() {
             let reason =
                 format!("a worker of pool {} is free and is about to be offered it", pool.name);
@@ -167,6 +175,19 @@ impl ControlPlane {
         }
         Ok(waits)
     }
+}
+
+/// How many runs of its pool go before this one; no more than are counted, and one.
+async fn ahead(conn: &mut Connection, row: &RunRow) -> Result<u64, OperationError> {
+    let ahead = "SELECT COUNT(*) AS n FROM (SELECT 1 FROM runs r JOIN runs own ON own.id = $1 \
+                 WHERE r.pool = own.pool AND r.standing = 'waiting' \
+                 AND (r.rank < own.rank OR r.rank = own.rank AND r.id < own.id) LIMIT $2)";
+    let ahead = sqlx::query(ahead)
+        .bind(row.life.run.to_string())
+        .bind(to_db(COUNTED + 1))
+        .fetch_one(conn)
+        .await?;
+    Ok(from_db(ahead.get("n")))
 }
 
 /// What a person does about an UNCONFIRMED run.

@@ -127,7 +127,9 @@ impl Ignored {
     fn ruled(&self, path: &Path, is_folder: bool) -> Option<bool> {
         let fits = |rule: &Rule| {
             let of_itself = (is_folder || !rule.only_directories) && rule.matcher.is_match(path);
-            of_itself || path.ancestors().skip(1).any(|above| rule.matcher.is_match(above))
+            // The root comes last, as the empty path, which `**/*` fits: it is no directory of the source.
+            let mut above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+            of_itself || above.any(|above| rule.matcher.is_match(above))
         };
         self.rules.iter().rev().find(|rule| fits(rule)).map(|rule| rule.sends)
     }
@@ -189,6 +191,9 @@ mod tests {
             ("a/**/b", "a/x/y/b", Some(false)),
             ("a/*", "a/x/y", Some(false)),
             ("./build/", "build/x", Some(false)),
+            ("*/", "main.tf", None),
+            ("*/", "a/main.tf", Some(false)),
+            ("*\n!*/", "secrets.env", Some(false)),
             ("", "main.tf", None),
         ] {
             assert_eq!(ruled(rules, path), sends, "{rules:?} {path}");

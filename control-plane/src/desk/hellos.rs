@@ -76,7 +76,8 @@ impl Hellos {
 
     /// Whether a worker may say hello now.
     pub(super) fn admit(&self, key: WorkerKey, now_ms: u64) -> bool {
-        self.workers.take(key, now_ms).is_some() && self.pools.take(key.0, now_ms).is_some()
+        // The pool's turn comes first: a pool that has none left makes no more workers known.
+        self.pools.take(key.0, now_ms).is_some() && self.workers.take(key, now_ms).is_some()
     }
 }
 

@@ -4,7 +4,7 @@ use gantry_model::{PoolId, RunId, Stage, Standing};
 use gantry_protocol::message::{Cycle, FromControlPlane};
 use sqlx::Row as _;
 
-use super::Pool;
+use super::{Pool, check_there};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
@@ -42,6 +42,7 @@ impl ControlPlane {
         check::text("description", &description, 0, check::MAX_NOTE)?;
         check::labels(&labels)?;
         let mut unit = self.begin().await?;
+        check_there(&mut unit, pool).await?;
         super::check_free(&mut unit, &name, Some(pool)).await?;
         let update = "UPDATE pools SET name = $2, description = $3, labels = $4, updated_at = $5 \
                       WHERE id = $1";
@@ -96,6 +97,8 @@ impl ControlPlane {
     pub async fn delete_pool(&self, actor: &str, pool: PoolId) -> Result<Pool, OperationError> {
         let present = self.pool(pool).await?;
         let mut unit = self.begin().await?;
+        // Somebody else may have deleted it since.
+        check_there(&mut unit, pool).await?;
         check_unused(&mut unit, &present).await?;
         let now = to_db(unit.now().0);
         let ends = [

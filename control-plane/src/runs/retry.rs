@@ -20,7 +20,7 @@ impl ControlPlane {
     /// Creates a run like one that did not end well: of the same kind, with the same source and command.
     ///
     /// # Errors
-    /// When there is no such run, or it is not over or ended well.
+    /// When there is no such run, it is not over or ended well, or its stack has another pool by now.
     pub async fn retry(&self, actor: &str, run: RunId) -> Result<Run, OperationError> {
         let old = self.run(run).await?;
         if !old.can_retry() {
@@ -36,6 +36,13 @@ impl ControlPlane {
             return Err(OperationError::not_found("run", run));
         };
         let (stack, _) = read_stack_with_secrets(unit.conn(), &old.stack).await?;
+        if stack.pool != old.pool {
+            return Err(OperationError::Conflict(format!(
+                "the source of run {run} is sealed to the pool that stack {} had then: upload the source \
+                 again and trigger a new run",
+                old.stack
+            )));
+        }
         let new = RunId::from_ulid(self.ids().ulid(unit.now()));
         let mut row = RunRow {
             life: RunLife::queued(new, old.life.run_type, stack.autodeploy),

@@ -11,6 +11,7 @@ use super::{Hooks, MAX_VARIABLES, Repository, Stack, check_settings, read_stack_
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
+use crate::pools::check_there;
 use crate::store::{to_db, to_json};
 use crate::unit::Unit;
 
@@ -112,7 +113,8 @@ impl From<Hooks> for HooksChange {
 
 impl ControlPlane {
     /// Changes a stack. Runs that were triggered before begin their stages with what is set when they do;
-    /// whether they need a person stays as it was.
+    /// whether they need a person stays as it was. A stack that gets another pool has no source until one
+    /// is uploaded again.
     ///
     /// # Errors
     /// When there is no such stack, or something given is not acceptable.
@@ -126,12 +128,16 @@ impl ControlPlane {
         let (mut present, secrets) = read_stack_with_secrets(unit.conn(), stack).await?;
         let had_pool = present.pool;
         let mut secrets = secrets;
-        let changed = apply(&mut present, &mut secrets, change)?;
+        let mut changed = apply(&mut present, &mut secrets, change)?;
         check_settings(&present)?;
         if present.pool != had_pool {
-            self.pool(present.pool).await?;
+            check_there(&mut unit, present.pool).await?;
             let keeps = secrets.is_some() && !changed.contains("secrets");
             check_move(&mut unit, &present, keeps).await?;
+            // It is sealed to the old pool's key: a run with it could not even begin.
+            if present.source.take().is_some() {
+                changed.insert("source");
+            }
         }
         write(&mut unit, &present, secrets.as_ref()).await?;
         let detail = changed.into_iter().collect::<Vec<_>>().join(", ");
@@ -203,6 +209,11 @@ fn apply(
         note("image");
         stack.image = Some(image).filter(|image| !image.is_empty());
     }
+    // Each is looked for among all that there are.
+    if change.set_environment.len().max(change.unset_environment.len()) > MAX_VARIABLES {
+        let problem = format!("more than {MAX_VARIABLES} variables at once: give fewer");
+        return Err(OperationError::invalid("environment", problem));
+    }
     for variable in change.set_environment {
         note("environment");
         match stack.environment.iter_mut().find(|it| it.name == variable.name) {
@@ -260,7 +271,7 @@ async fn check_move(
     let select = "SELECT state_current FROM stacks WHERE id = $1 AND state_current IS NOT NULL";
     let has_state =
         sqlx::query(select).bind(stack.id.as_str()).fetch_optional(unit.conn()).await?.is_some();
-    if has_state && stack.manage_state {
+    if has_state {
         return Err(OperationError::Conflict(format!(
             "the state of stack {} is sealed to its present pool, and the new one cannot open it: stacks with \
              a state cannot change their pool yet",
@@ -286,7 +297,7 @@ async fn write(
     let update = "UPDATE stacks SET name = $2, pool = $3, project_root = $4, image = $5, hooks = $6, \
         environment = $7, secrets_version = $8, secrets = $9, labels = $10, is_autodeploy = $11, \
         keeps_state = $12, updated_at = $13, description = $14, provider = $15, namespace = $16, \
-        repository = $17, branch = $18 WHERE id = $1";
+        repository = $17, branch = $18, source = $19 WHERE id = $1";
     let now = to_db(unit.now().0);
     sqlx::query(update)
         .bind(stack.id.as_str())
@@ -307,6 +318,7 @@ async fn write(
         .bind(&stack.repository.namespace)
         .bind(&stack.repository.name)
         .bind(&stack.repository.branch)
+        .bind(stack.source.as_ref().map(|source| source.id.as_str()))
         .execute(unit.conn())
         .await?;
     Ok(())

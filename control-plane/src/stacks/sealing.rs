@@ -7,8 +7,7 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use gantry_protocol::{Digest, Digester, Recipient, seal};
-use tokio::sync::Semaphore;
+use gantry_protocol::{Digest, Digester, MAX_HEADER, Recipient, seal};
 
 use crate::error::OperationError;
 use crate::objects::Objects;
@@ -19,8 +18,6 @@ const MAX_CLEAR: u64 = 256 << 20;
 const PART: u64 = 4 << 20;
 /// How every age file begins.
 const AGE: &[u8] = b"age-encryption.org/v1\n";
-/// One at a time, for the memory that it takes.
-static TURN: Semaphore = Semaphore::const_new(1);
 
 /// A source, sealed.
 pub(super) struct Sealed {
@@ -33,7 +30,7 @@ pub(super) async fn is_sealed(objects: &dyn Objects, key: &str) -> Result<bool, 
     Ok(objects.get_range(key, 0..AGE.len() as u64).await? == AGE)
 }
 
-/// Reads an archive of `size` bytes with this hash, and seals it.
+/// Reads an archive of `size` bytes with this hash, and seals it. One at a time: it is held in memory.
 pub(super) async fn seal_object(
     objects: &dyn Objects,
     key: &str,
@@ -53,10 +50,10 @@ pub(super) async fn seal_object(
         .map(|pem| Recipient::parse(pem.as_bytes()))
         .collect::<Result<_, _>>()
         .map_err(|error| cannot(&error))?;
-    // Nobody closes it.
-    let _turn = TURN.acquire().await.map_err(|error| cannot(&error))?;
     let mut digester = Digester::new();
-    let mut payload = Vec::new();
+    // Sized up front for the chunks' tags and the header, so that it is never copied to grow.
+    let room = usize::try_from(size + size / 4096).map_err(|error| cannot(&error))? + MAX_HEADER;
+    let mut payload = Vec::with_capacity(room);
     let mut sealer = seal(&recipients, &mut payload).map_err(|error| cannot(&error))?;
     let mut at = 0;
     while at < size {
@@ -72,7 +69,8 @@ pub(super) async fn seal_object(
         return Err(invalid("what is stored has another hash: upload it again"));
     }
     let header = sealer.finish().map_err(|error| cannot(&error))?.header;
-    let file = Bytes::from([header.as_bytes(), &payload].concat());
+    drop(payload.splice(0..0, header.as_bytes().iter().copied()));
+    let file = Bytes::from(payload);
     let sha256 = Digest::of(&file).to_string();
     Ok(Sealed { file, sha256 })
 }

@@ -6,7 +6,7 @@ use gantry_model::{StackId, Timestamp};
 use gantry_protocol::Digest;
 use sqlx::Row as _;
 
-use super::{Stack, sealing};
+use super::{Stack, read_stack_with_secrets, sealing};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
@@ -81,7 +81,8 @@ impl ControlPlane {
     /// key, it changes nothing.
     ///
     /// # Errors
-    /// When there is no such stack or object, or the object has another length.
+    /// When there is no such stack or object, the object has another length, or another source is being
+    /// sealed.
     pub async fn set_source(
         &self,
         actor: &str,
@@ -91,10 +92,16 @@ impl ControlPlane {
         if self.is_known_source(stack, &source.key).await? {
             return self.stack(stack).await;
         }
+        let pool = self.stack(stack).await?.pool;
         self.check_source(stack, &source).await?;
         let uploaded = source.key.clone();
         let source = self.sealed_source(stack, source).await?;
         let mut unit = self.begin().await?;
+        if read_stack_with_secrets(unit.conn(), stack).await?.0.pool != pool {
+            return Err(OperationError::Conflict(format!(
+                "stack {stack} has got another pool meanwhile: upload the source again"
+            )));
+        }
         insert_source(&mut unit, stack, &source, &uploaded).await?;
         let subject = format!("stack {stack}");
         unit.audit(actor, "stack.source", &subject, &source.key).await?;
@@ -134,6 +141,12 @@ impl ControlPlane {
             return Ok(source);
         }
         let recipients = self.recipients_of(stack).await?;
+        // Held until the sealed one is stored and its memory free. Who comes meanwhile is told so rather
+        // than kept waiting behind an object store that may be slow.
+        let _turn = self.inner.sealing.try_acquire().map_err(|_| {
+            let said = "another source is being sealed: try again in a moment";
+            OperationError::Conflict(said.to_owned())
+        })?;
         let (key, size) = (&source.key, source.size);
         let sealed =
             sealing::seal_object(self.objects().as_ref(), key, size, &source.sha256, &recipients)
@@ -149,7 +162,6 @@ impl ControlPlane {
         stack: &StackId,
         source: &NewSource,
     ) -> Result<(), OperationError> {
-        self.stack(stack).await?;
         check::text("author", &source.author, 0, check::MAX_NAME)?;
         check::text("message", &source.message, 0, check::MAX_NOTE)?;
         let problem = if !source.key.starts_with(&format!("source/{stack}/"))

@@ -3,10 +3,10 @@
 use gantry_model::{Attempt, Epoch, StackId, Stage, Timestamp};
 use sqlx::Row as _;
 
-use super::read_stack_with_secrets;
+use super::{Stack, read_stack_with_secrets};
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{Connection, Row, StoreError, at, from_db, id, stage, to_db};
+use crate::store::{Connection, Row, SERVER, StoreError, at, from_db, id, stage, to_db};
 
 /// The most state versions of one list.
 const MAX_STATES: i64 = 1000;
@@ -91,7 +91,7 @@ impl ControlPlane {
     /// Makes an older or an orphaned version the one that the next run begins with.
     ///
     /// # Errors
-    /// When there is no such version, a read stage wrote it, or a run is under way that begins or began
+    /// When somebody else has locked the stack, there is no such version, a read stage wrote it, or a run is under way that begins or began
     /// with the present one.
     pub async fn roll_state_back(
         &self,
@@ -107,6 +107,7 @@ impl ControlPlane {
                     .to_owned(),
             ));
         }
+        check_lock(&present, actor)?;
         let wanted = named(unit.conn(), stack, version).await?;
         if wanted.is_current {
             return Ok(wanted);
@@ -162,6 +163,20 @@ impl ControlPlane {
         };
         let row = query.fetch_optional(conn).await?;
         Ok(row.as_ref().map(read_state_version).transpose()?)
+    }
+}
+
+/// That nobody else holds the stack. The server's own lock asks for a person, who may be mending the state.
+fn check_lock(stack: &Stack, actor: &str) -> Result<(), OperationError> {
+    match &stack.lock {
+        Some(lock) if lock.by != actor && lock.by != SERVER => {
+            Err(OperationError::Conflict(format!(
+                "{} has locked stack {id}: `gantry stack unlock {id}` lifts that",
+                lock.by,
+                id = stack.id
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{RunRow, StoreError, id, load_run, save_run, to_db};
 use crate::unit::Unit;
 
 /// The name under which the server itself locks a stack.
-const SERVER: &str = "gantry";
+pub(crate) const SERVER: &str = "gantry";
 
 /// Who locked a stack, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,6 +38,7 @@ async fn a_stack_is_changed_in_what_is_given_only() {
         (json!({ "name": "two\nlines" }), "line feed"),
         (json!({ "name": "01j00000000000000000000000" }), "looks like an id"),
         (json!({ "unsetEnvironment": ["NONE"] }), "no variable NONE"),
+        (json!({ "unsetEnvironment": vec!["A"; 501] }), "more than 500 variables at once"),
         (json!({ "workerPool": "01J00000000000000000000000" }), "not found"),
     ] {
         let said = server.fail(SET, json!({ "change": change })).await;
@@ -95,6 +96,26 @@ async fn a_run_that_did_not_end_well_is_retried() {
     let audit = server.ask("{audit{actor,action,detail}}", json!({})).await;
     let stopped = json!({ "actor": "api::tester", "action": "run.stop", "detail": "enough" });
     assert!(audit["audit"].as_array().unwrap().contains(&stopped), "{audit}");
+}
+
+/// What is sealed to the old pool's key is no use to the new one.
+#[tokio::test]
+async fn a_stack_with_another_pool_needs_its_source_again() {
+    let (server, _) = with_stack().await;
+    let run = server.run("net").await;
+    let stop = "mutation($run:ID!$stack:ID!){runStop(stack: $stack, run: $run){id}}";
+    let of = json!({ "run": run, "stack": "net" });
+    server.ask(stop, of.clone()).await;
+    let (other, _) = server.pool("other").await;
+    server.ask(SET, json!({ "change": { "workerPool": other } })).await;
+    let retry = "mutation($run:ID!$stack:ID!){runRetry(stack: $stack, run: $run){id}}";
+    let said = server.fail(retry, of).await;
+    assert!(said.contains("upload the source again"), "{said}");
+    let trigger = "mutation{runTrigger(stack:\"net\",runType:TRACKED){id}}";
+    let said = server.fail(trigger, json!({})).await;
+    assert!(said.contains("no source yet: upload one first"), "{said}");
+    server.source("net", b"the same archive").await;
+    server.run("net").await;
 }
 
 #[tokio::test]

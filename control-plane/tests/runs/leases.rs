@@ -154,6 +154,8 @@ async fn a_read_stage_that_is_given_back_waits_for_a_worker_that_has_not_had_it(
         world.say(launcher, heartbeat).await;
     }
     assert_eq!((sick.offered(), world.state(run).await), (Some(attempt), RunState::Ready));
+    let waits = world.control_plane.waits(run).await.unwrap();
+    assert!(waits[0].reason.contains("had it already"), "{waits:?}");
     world.say(&mut well, succeeded(busy, false)).await;
     world.deliver(&mut [&mut sick, &mut well]).await;
     let next = well.offered().unwrap();

@@ -1,3 +1,5 @@
+use gantry_control_plane::pools::NewPool;
+use gantry_control_plane::stacks::StackChange;
 use gantry_model::RunType;
 
 use crate::launcher::{state, state_hash, succeeded};
@@ -129,6 +131,33 @@ async fn the_state_goes_back_to_an_older_version_and_on_from_there() {
     world.say(&mut launcher, next).await;
     let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
     assert_eq!((current.serial, current.payload_sha256), (3, state_hash(30)));
+}
+
+#[tokio::test]
+async fn the_state_is_not_taken_from_under_a_lock_of_somebody_else() {
+    let world = World::new().await;
+    applied(&world).await;
+    let second = id_of(&world, 2).await;
+    world.control_plane.lock_stack("bob", &world.stack, "moving house").await.unwrap();
+    let refused = world.control_plane.roll_state_back("ann", &world.stack, &second).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("gantry stack unlock network"), "{refused}");
+    world.control_plane.roll_state_back("bob", &world.stack, &second).await.unwrap();
+}
+
+/// To turn off that the state is kept, in the same change or before, does not open it to another pool.
+#[tokio::test]
+async fn a_stack_with_a_state_stays_in_its_pool() {
+    let world = World::new().await;
+    applied(&world).await;
+    let csr = gantry_protocol::CertificateRequest::create(crate::world::pool_key()).unwrap();
+    let new = NewPool { name: "other".into(), csr: csr.as_pem().to_owned(), ..NewPool::default() };
+    let (other, _) = world.control_plane.create_pool("test", new).await.unwrap();
+    let pool = Some(other.id);
+    let change = StackChange { pool, manage_state: Some(false), ..StackChange::default() };
+    let refused = world.control_plane.change_stack("ann", &world.stack, change).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("cannot change their pool"), "{refused}");
 }
 
 /// What came too late is not lost: a person can take it as the state.

@@ -107,7 +107,7 @@ impl WorkerPool {
     }
 
     /// Its workers that are connected, and those that are away with a run; newest first.
-    #[graphql(complexity = "1 + 5 * child_complexity")]
+    #[graphql(complexity = "1000 + 50 * child_complexity")]
     async fn workers(&self, ctx: &Context<'_>) -> Result<Vec<Worker>> {
         let control_plane = ctx.data::<ControlPlane>()?;
         let workers = control_plane.workers_of(self.pool.id).await.map_err(refused)?;
@@ -115,7 +115,7 @@ impl WorkerPool {
     }
 
     /// Gantry: all of its workers that are known, those that are there first.
-    #[graphql(complexity = "1 + 5 * child_complexity")]
+    #[graphql(complexity = "1000 + 50 * child_complexity")]
     async fn known_workers(&self, ctx: &Context<'_>) -> Result<Vec<Worker>> {
         let control_plane = ctx.data::<ControlPlane>()?;
         let workers = control_plane.known_workers(self.pool.id).await.map_err(refused)?;

@@ -203,6 +203,7 @@ impl Run {
     }
 
     /// Gantry: why it does not go on, weightiest first; nothing if it does or is over.
+    #[graphql(complexity = "50 + child_complexity")]
     async fn waits(&self, ctx: &Context<'_>) -> Result<Vec<RunWait>> {
         let waits = ctx.data::<ControlPlane>()?.waits(self.run.id).await.map_err(refused)?;
         Ok(waits.into_iter().map(RunWait::from).collect())

@@ -273,7 +273,7 @@ impl Stack {
     }
 
     /// Gantry: the versions of its Terraform state, newest first, at most 1000.
-    #[graphql(complexity = "1 + 10 * child_complexity")]
+    #[graphql(complexity = "1000 + 50 * child_complexity")]
     async fn state_versions(&self, ctx: &Context<'_>) -> Result<Vec<StateVersion>> {
         let versions = ctx.data::<ControlPlane>()?.states_of(&self.0.id).await.map_err(refused)?;
         Ok(versions.into_iter().map(StateVersion).collect())

@@ -31,6 +31,8 @@ const BROUGHT: &str = "gcc,libc6-dev,ca-certificates";
 const CLONE: &str = "/root/gantry";
 /// Where Rust lies on it, for reading.
 const RUST: &str = "/opt/rust";
+/// Where a Debian's programs are.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Enters the tree with what a machine has besides files. The shell stays, as the first process that all others of
 /// the machine are left to.
 const ENTER: &str = r#"
@@ -147,7 +149,10 @@ fn debian(cx: &Context, folder: &Path) -> Result<PathBuf> {
             done("cp", as_root("cp").args(["-rT", place]).arg(to))?;
         }
     }
-    done("update-ca-certificates", as_root("chroot").arg(&tree).arg("update-ca-certificates"))?;
+    // Nothing of this machine's environment holds in there, least of all where its temporary files lie.
+    let mut certificates = as_root("chroot");
+    certificates.arg(&tree).args(["env", "-i", PATH, "update-ca-certificates"]);
+    done("update-ca-certificates", &mut certificates)?;
     Ok(tree)
 }
 
@@ -236,9 +241,7 @@ impl Machine {
         command.arg(format!("--net=/proc/{}/ns/net", self.network));
         command.args(["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]);
         command.args(["sh", "-euc", ENTER, "sh"]).arg(&self.tree).arg(sysroot.trim());
-        command.arg(format!(
-            "PATH={RUST}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        ));
+        command.arg(format!("{PATH}:{RUST}/bin"));
         command.args(["cargo", "xtask"]).args(arguments);
         cx.show("cargo xtask", &mut command)
     }

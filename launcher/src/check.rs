@@ -8,7 +8,7 @@ use ulid::Ulid;
 
 use crate::config::Config;
 use crate::config::day::Day;
-use crate::container::{Engine, EngineError};
+use crate::engine::{Engine, EngineError};
 use crate::explain::{Exit, Explain, explain};
 use crate::policy::Policy;
 use crate::session::mqtt::Mqtt;

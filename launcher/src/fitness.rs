@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 
 use crate::config::Config;
-use crate::container::{Engine, Needs};
+use crate::engine::{Engine, Needs};
 use crate::explain::sentence;
 use crate::health::{Complaints, Source};
 

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::blob::Expected;
-use crate::container::Engine;
+use crate::engine::Engine;
 use crate::explain::{Exit, Explain, sentence};
 use crate::health::Source;
 use crate::journal::{Change, JournalError};

@@ -1,13 +1,13 @@
 //! Takes runs from a pool and runs each in a fresh container.
 //!
 //! [`launch`] is the main loop, [`stage`] drives one stage, [`session`] is the standing with the pool,
-//! [`journal`] what survives a crash. Only [`container::docker`], [`session::mqtt`] and [`blob`] know
+//! [`journal`] what survives a crash. Only [`engine::docker`], [`session::mqtt`] and [`blob`] know
 //! Docker, MQTT and HTTP.
 
 pub mod blob;
 pub mod check;
 pub mod config;
-pub mod container;
+pub mod engine;
 pub mod explain;
 pub mod fitness;
 pub mod health;

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Amounts, Limit};
-use crate::container::Limits;
+use crate::engine::Limits;
 
 /// What is kept back of the memory: an eighth, within these bounds.
 const MEMORY_RESERVE: (u64, u64) = (384 << 20, 2 << 30);

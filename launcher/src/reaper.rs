@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::config::Config;
-use crate::container::{Engine, EngineError, POOL_LABEL};
+use crate::engine::{Engine, EngineError, POOL_LABEL};
 use crate::journal::Journal;
 use crate::workspace::remove;
 

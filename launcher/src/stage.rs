@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::blob::{BlobError, Objects};
 use crate::config::Config;
-use crate::container::{Engine, EngineError, Limits};
+use crate::engine::{Engine, EngineError, Limits};
 use crate::health::Complaints;
 use crate::journal::{Change, Ending, Entry, Journal, JournalError};
 use crate::log::{Echo, Log, LogError};
@@ -359,9 +359,9 @@ async fn unopened<E: Engine>(
         entry.ending.clone().filter(|ending| !ending.keeps_workspace || entry.step >= Step::Sealed);
     if known.is_none() {
         let state = container::insist(|| shared.engine.state(&name)).await?;
-        if state == Some(crate::container::State::Running) {
+        if state == Some(crate::engine::State::Running) {
             if *reins.wish.borrow() == Wish::Stop {
-                let signal = crate::container::Signal::Stop;
+                let signal = crate::engine::Signal::Stop;
                 container::insist(|| shared.engine.signal(&name, signal)).await?;
             }
             return Err(StageError::Unopened { reason });

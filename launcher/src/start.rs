@@ -12,8 +12,8 @@ use ulid::Ulid;
 
 use crate::blob::{BlobError, Objects};
 use crate::config::{Config, DockerHost};
-use crate::container::docker::Docker;
-use crate::container::{Engine as _, EngineError, Limits};
+use crate::engine::docker::Docker;
+use crate::engine::{Engine as _, EngineError, Limits};
 use crate::explain::{Exit, Explain};
 use crate::fitness;
 use crate::health::Complaints;

@@ -17,8 +17,8 @@ mod waits;
 #[path = "container_faults/worker.rs"]
 mod worker;
 
-use gantry_launcher::container::Signal;
-use gantry_launcher::container::fake::{Answer, Call, Fault, Happened};
+use gantry_launcher::engine::Signal;
+use gantry_launcher::engine::fake::{Answer, Call, Fault, Happened};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};
 use gantry_spool::{Outcome, StopReason};

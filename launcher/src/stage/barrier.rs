@@ -5,7 +5,7 @@
 
 use gantry_protocol::message::Step;
 
-use crate::container::State;
+use crate::engine::State;
 
 /// What comes next for a stage that has no ending yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

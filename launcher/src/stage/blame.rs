@@ -12,7 +12,7 @@ use super::order::OrderError;
 use super::prepare::PrepareError;
 use super::state::StateError;
 use crate::blob::BlobError;
-use crate::container::EngineError;
+use crate::engine::EngineError;
 use crate::workspace::{ArchiveError, WorkspaceError};
 
 /// An error before the first phase.

@@ -11,7 +11,7 @@ use super::barrier::{self, Next};
 use super::blame::{self, Blame};
 use super::waits::{Awaited, ENGINE};
 use super::{Stage, StageError, Wish, container_name};
-use crate::container::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
+use crate::engine::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
 use crate::explain::sentence;
 use crate::journal::Entry;
 

@@ -17,7 +17,7 @@ use super::follow::Followed;
 use super::{Shared, Stage, StageError, blame, plain, waits};
 use crate::blob::BlobError;
 use crate::config::Config;
-use crate::container::{Engine, Signal, State};
+use crate::engine::{Engine, Signal, State};
 use crate::explain::sentence;
 use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::{Log, message_id};

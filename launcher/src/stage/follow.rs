@@ -21,7 +21,7 @@ use super::container::persist;
 use super::state::ERRORED;
 use super::waits::{self, Awaited, ENGINE};
 use super::{MARGIN, Stage, StageError, Wish, container_name};
-use crate::container::{Engine, EngineError, Signal};
+use crate::engine::{Engine, EngineError, Signal};
 use crate::journal::{Change, Entry};
 use crate::limits::{self, Held, LowDisk};
 use crate::log::{Log, message_id};

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::Stage;
 use super::follow::READ_GRACE;
 use crate::config::Config;
-use crate::container::{Engine, EngineError, Image};
+use crate::engine::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::LogError;
 use crate::terraform;

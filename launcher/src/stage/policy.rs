@@ -17,7 +17,7 @@ use gantry_spool::order::PhaseOrder;
 
 use super::order::Origin;
 use super::{Stage, StageError, Wish, order};
-use crate::container::{Engine, Image};
+use crate::engine::{Engine, Image};
 use crate::journal::{Change, Entry, Journal};
 use crate::log::message_id;
 use crate::terraform::{Commands, TOOL_DIR};

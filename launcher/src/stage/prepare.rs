@@ -16,7 +16,7 @@ use super::policy::Asked;
 use super::waits::{Awaited, STORE};
 use super::{Shared, StageError, order};
 use crate::blob::{BlobError, Expected};
-use crate::container::{Engine, EngineError, Image};
+use crate::engine::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::Log;
 use crate::mask::Secrets;

@@ -22,7 +22,7 @@ use super::order::write_new;
 use super::waits::{Awaited, STORE};
 use super::{Stage, StageError};
 use crate::blob::{BlobError, Expected, hex};
-use crate::container::Engine;
+use crate::engine::Engine;
 use crate::explain::sentence;
 use crate::journal::{Change, KeptState};
 use crate::log::message_id;

@@ -25,7 +25,7 @@ use super::container::persist;
 use super::{Shared, Stage, StageError, Wish, blame, plain};
 use crate::blob::BlobError;
 use crate::config::Config;
-use crate::container::{Engine, EngineError};
+use crate::engine::{Engine, EngineError};
 use crate::explain::sentence;
 use crate::health::{Complaints, Source};
 use crate::journal::{Change, Journal};

@@ -1,6 +1,6 @@
 //! The run initialization policy in the way of a stage.
 
-use gantry_launcher::container::fake::{Answer, Call, Fault};
+use gantry_launcher::engine::fake::{Answer, Call, Fault};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};
 

@@ -1,7 +1,7 @@
 //! No wait of a stage is without an end: whoever does not answer, a stop, a time limit and a hand-over are
 //! heard. What a write stage has produced is waited for all the same.
 
-use gantry_launcher::container::fake::Call;
+use gantry_launcher::engine::fake::Call;
 use gantry_launcher::stage::{Driven, Wish};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};

@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use gantry_launcher::container::Spec;
-use gantry_launcher::container::fake::Program;
+use gantry_launcher::engine::Spec;
+use gantry_launcher::engine::fake::Program;
 use gantry_model::Phase;
 use gantry_spool::order::exit;
 use gantry_spool::{

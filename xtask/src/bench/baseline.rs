@@ -42,7 +42,7 @@ pub fn one(docker: &Docker, spec: &Value) -> Result<Times> {
     Ok(Times { first, total: began.elapsed() })
 }
 
-/// The options of a stage's container, as `launcher/src/container/docker/body.rs` sets them.
+/// The options of a stage's container, as `launcher/src/engine/docker/body.rs` sets them.
 pub fn spec(image: &str, network: &str, folder: &Path) -> Value {
     let bind = |target: &str, read_only: bool| json!({ "Type": "bind", "Source": folder, "Target": target, "ReadOnly": read_only });
     json!({

@@ -7,7 +7,7 @@ use bollard::models::{
     MountType,
 };
 
-use crate::container::{Mount, Spec};
+use crate::engine::{Mount, Spec};
 use crate::limits::CONTAINERS;
 
 /// What the worker binary needs: to become the phases' user, to end their processes, to give them the workspace.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use gantry_launcher::container::{Engine, EngineError, Mount, Signal, State};
+use gantry_launcher::engine::{Engine, EngineError, Mount, Signal, State};
 use tokio::time::timeout;
 
 use crate::side::{STOPPED, Side, USER};

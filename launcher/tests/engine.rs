@@ -4,9 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-#[path = "container/contract.rs"]
+#[path = "engine/contract.rs"]
 mod contract;
-#[path = "container/side.rs"]
+#[path = "engine/side.rs"]
 mod side;
 
 use side::{DockerSide, FakeSide};
@@ -63,7 +63,7 @@ promises! {
 /// What the launcher asks for is what the engine keeps, and containers are killed before their launcher.
 #[tokio::test]
 async fn docker_keeps_the_limits_of_a_container() {
-    use gantry_launcher::container::Engine as _;
+    use gantry_launcher::engine::Engine as _;
     use side::Side as _;
     let side = DockerSide::new().await;
     let spec = side.spec();

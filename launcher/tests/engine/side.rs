@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use gantry_launcher::container::docker::Docker;
-use gantry_launcher::container::fake::{Fake, Happened, Program};
-use gantry_launcher::container::{Engine, Image, Limits, Mount, POOL_LABEL, Spec};
+use gantry_launcher::engine::docker::Docker;
+use gantry_launcher::engine::fake::{Fake, Happened, Program};
+use gantry_launcher::engine::{Engine, Image, Limits, Mount, POOL_LABEL, Spec};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

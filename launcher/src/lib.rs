@@ -24,6 +24,6 @@ pub mod session;
 pub mod stage;
 pub mod start;
 pub mod store;
-pub mod terraform;
 pub mod tls;
+pub mod tool;
 pub mod workspace;

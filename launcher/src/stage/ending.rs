@@ -23,7 +23,8 @@ use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::{Log, message_id};
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
-use crate::terraform::{self, Outputs, Planned};
+use crate::tool::terraform::{self, Planned};
+use crate::tool::{self, Outputs};
 use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How many bytes of outputs a message has, unless one is larger.
@@ -166,7 +167,7 @@ impl<E: Engine> Stage<E> {
     /// is left out.
     fn report_outputs(&self, ending: &mut Ending, changes: &mut Vec<Change>) -> Option<String> {
         let Outputs { reported, left_out } = self.outputs();
-        let mut lists = terraform::in_messages(reported, OUTPUTS_OF_A_MESSAGE).into_iter();
+        let mut lists = tool::in_messages(reported, OUTPUTS_OF_A_MESSAGE).into_iter();
         ending.outputs = lists.next().unwrap_or_default();
         let mut from = ending.outputs.len();
         for outputs in lists {
@@ -197,7 +198,7 @@ impl<E: Engine> Stage<E> {
             }
         };
         let shown = std::io::Read::take(shown, MAX_OUTPUTS);
-        terraform::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
+        tool::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
             tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are not JSON");
             Outputs::default()
         })

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::LogError;
-use crate::terraform;
+use crate::tool::terraform;
 use crate::workspace::{self, Handover};
 
 /// How much of a read stage's output waits on the host: 1 GiB.

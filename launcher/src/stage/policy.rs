@@ -20,7 +20,7 @@ use super::{Stage, StageError, Wish, order};
 use crate::engine::{Engine, Image};
 use crate::journal::{Change, Entry, Journal};
 use crate::log::message_id;
-use crate::terraform::{Commands, TOOL_DIR};
+use crate::tool::terraform::{Commands, TOOL_DIR};
 
 /// How often a launcher may be killed while it asks about the same stage.
 const MOST_KILLED: u32 = 2;

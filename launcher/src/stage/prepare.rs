@@ -20,7 +20,7 @@ use crate::engine::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::Log;
 use crate::mask::Secrets;
-use crate::terraform::{self, BackendError};
+use crate::tool::terraform::{self, BackendError};
 use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How often a pull that broke off is begun again.

@@ -9,7 +9,7 @@ use gantry_spool::{Event, Outcome, mark_stored};
 use crate::harness::{Run, orders, side_file};
 
 /// As the launcher embeds it.
-const SCRIPT: &str = include_str!("../../../launcher/src/terraform/tool.sh");
+const SCRIPT: &str = include_str!("../../../launcher/src/tool/terraform/tool.sh");
 const ONE: &str = "resource \"terraform_data\" \"one\" { input = \"one\" }\n";
 /// A state with a resource in it, as an earlier run left it.
 const STATE: &str = r#"{"version":4,"terraform_version":"1.5.0","serial":3,"lineage":"a","outputs":{},"resources":[

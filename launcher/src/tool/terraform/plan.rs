@@ -11,7 +11,7 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use super::bounded::Bounded;
+use crate::tool::bounded::Bounded;
 
 /// The format's major version that is understood here.
 const FORMAT: &str = "1.";
@@ -263,7 +263,7 @@ mod tests {
     /// What a million resources take of memory does not depend on their number: nothing of them is kept.
     #[test]
     fn what_could_take_memory_without_end_is_no_plan() {
-        let long = format!("{{\"{}\":1}}", "k".repeat(super::super::bounded::MAX_STRING + 1));
+        let long = format!("{{\"{}\":1}}", "k".repeat(crate::tool::bounded::MAX_STRING + 1));
         let deep = format!("{{\"format_version\":\"1.2\",\"a\":{}", "[".repeat(100_000));
         for hostile in [long, deep] {
             assert!(read_plan(hostile.as_bytes()).is_err());

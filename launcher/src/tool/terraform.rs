@@ -6,14 +6,10 @@
 //! the tool runs, and only beside a configuration: alone it would be one, and one without resources.
 
 mod blocks;
-mod bounded;
 mod command;
-mod number;
-mod outputs;
 mod plan;
 mod source;
 
 pub use command::{Commands, TOOL_DIR, show_outputs, show_plan};
-pub use outputs::{Outputs, in_messages, read_outputs};
 pub use plan::{Planned, read_plan};
 pub use source::{BackendError, look_for_backend};

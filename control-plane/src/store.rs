@@ -6,6 +6,7 @@
 //! milliseconds. What is SQLite's own stands in [`sqlite`].
 
 mod code;
+mod columns;
 mod locks;
 mod runs;
 mod sqlite;
@@ -20,6 +21,7 @@ pub(crate) use code::{
     at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
     to_json,
 };
+pub(crate) use columns::Columns;
 pub(crate) use locks::{SERVER, hold, lock_against, lock_of};
 pub(crate) use runs::{
     RUN_COLUMNS, RunRow, block, clear_later, insert_run, load_run, promote, read_run, save_run,

@@ -7,12 +7,10 @@ use gantry_model::{
     Epoch, JournalId, Lease, PoolId, RunId, RunLife, RunState, StackId, Standing, WorkerId,
 };
 use gantry_protocol::message::{Delta, Output};
-use sqlx::Row as _;
 
 use super::locks::{hold_if_locked, lock_for_a_person};
 use super::{
-    Connection, Row, StoreError, at, from_db, id, json, maybe_at, run_state, run_type, stage,
-    to_db, to_json,
+    Columns as _, Connection, Row, StoreError, json, run_state, run_type, stage, to_db, to_json,
 };
 use crate::retention::clear_at;
 use crate::unit::Unit;
@@ -43,44 +41,23 @@ pub(crate) struct RunRow {
     pub(crate) log_length: u64,
 }
 
-fn text(row: &Row, column: &str) -> Result<String, StoreError> {
-    Ok(row.try_get::<String, _>(column)?)
-}
-
-fn maybe_text(row: &Row, column: &str) -> Result<Option<String>, StoreError> {
-    Ok(row.try_get::<Option<String>, _>(column)?)
-}
-
-fn number(row: &Row, column: &str) -> Result<u64, StoreError> {
-    Ok(from_db(row.try_get::<i64, _>(column)?))
-}
-
-fn flag(row: &Row, column: &str) -> Result<bool, StoreError> {
-    Ok(row.try_get::<i64, _>(column)? != 0)
-}
-
 fn standing(row: &Row) -> Result<Standing, StoreError> {
-    let word = text(row, "standing")?;
+    let word = row.text("standing")?;
     let broken = || StoreError::Value { kind: "standing", text: word.clone() };
-    let worker = || -> Result<WorkerId, StoreError> {
-        id("worker", &maybe_text(row, "worker")?.ok_or_else(broken)?)
-    };
-    let instant =
-        |column| -> Result<_, StoreError> { maybe_at(row.try_get(column)?).ok_or_else(broken) };
+    let worker =
+        || -> Result<WorkerId, StoreError> { row.maybe_parsed("worker")?.ok_or_else(broken) };
+    let instant = |column| row.maybe_instant(column)?.ok_or_else(broken);
     Ok(match word.as_str() {
         "idle" => Standing::Idle,
         "waiting" => Standing::Waiting,
         "offered" => Standing::Offered { worker: worker()?, until: instant("until_at")? },
-        "granted" => {
-            let journal = maybe_text(row, "journal")?.ok_or_else(broken)?;
-            Standing::Granted(Lease {
-                worker: worker()?,
-                journal: id::<JournalId>("journal", &journal)?,
-                until: instant("until_at")?,
-                deadline: instant("deadline_at")?,
-                is_continued: flag(row, "is_continued")?,
-            })
-        }
+        "granted" => Standing::Granted(Lease {
+            worker: worker()?,
+            journal: row.maybe_parsed::<JournalId>("journal")?.ok_or_else(broken)?,
+            until: instant("until_at")?,
+            deadline: instant("deadline_at")?,
+            is_continued: row.flag("is_continued")?,
+        }),
         _ => return Err(broken()),
     })
 }
@@ -88,35 +65,35 @@ fn standing(row: &Row) -> Result<Standing, StoreError> {
 /// Reads a row that has [`RUN_COLUMNS`].
 pub(crate) fn read_run(row: &Row) -> Result<RunRow, StoreError> {
     let life = RunLife {
-        run: id("run", &text(row, "id")?)?,
-        run_type: run_type(&text(row, "type")?)?,
-        autodeploy: flag(row, "is_autodeploy")?,
-        state: run_state(&text(row, "state")?)?,
-        stage: stage(&text(row, "stage")?)?,
-        epoch: Epoch(number(row, "epoch")?),
-        read_attempts: u32::try_from(number(row, "read_attempts")?).unwrap_or(u32::MAX),
+        run: row.parsed("id")?,
+        run_type: run_type(&row.text("type")?)?,
+        autodeploy: row.flag("is_autodeploy")?,
+        state: run_state(&row.text("state")?)?,
+        stage: stage(&row.text("stage")?)?,
+        epoch: Epoch(row.number("epoch")?),
+        read_attempts: u32::try_from(row.number("read_attempts")?).unwrap_or(u32::MAX),
         standing: standing(row)?,
-        stop: maybe_text(row, "stop_by")?,
-        note: maybe_text(row, "note")?,
-        is_unknown: flag(row, "is_unknown")?,
+        stop: row.maybe_text("stop_by")?,
+        note: row.maybe_text("note")?,
+        is_unknown: row.flag("is_unknown")?,
     };
-    let delta = maybe_text(row, "delta")?;
+    let delta = row.maybe_text("delta")?;
     Ok(RunRow {
         life,
-        stack: id("stack", &text(row, "stack")?)?,
-        pool: id("pool", &text(row, "pool")?)?,
-        source: text(row, "source")?,
-        command: maybe_text(row, "command")?,
-        triggered_by: text(row, "triggered_by")?,
-        confirmed_by: maybe_text(row, "confirmed_by")?,
-        metadata: json("metadata", &text(row, "metadata")?)?,
-        created_at: at(row.try_get("created_at")?),
-        updated_at: at(row.try_get("updated_at")?),
-        has_changes: row.try_get::<Option<i64>, _>("has_changes")?.map(|it| it != 0),
+        stack: row.parsed("stack")?,
+        pool: row.parsed("pool")?,
+        source: row.text("source")?,
+        command: row.maybe_text("command")?,
+        triggered_by: row.text("triggered_by")?,
+        confirmed_by: row.maybe_text("confirmed_by")?,
+        metadata: row.json("metadata")?,
+        created_at: row.instant("created_at")?,
+        updated_at: row.instant("updated_at")?,
+        has_changes: row.maybe_integer("has_changes")?.map(|it| it != 0),
         delta: delta.map(|text| json("delta", &text)).transpose()?,
-        outputs: json("outputs", &text(row, "outputs")?)?,
-        history_count: number(row, "history_count")?,
-        log_length: number(row, "log_length")?,
+        outputs: row.json("outputs")?,
+        history_count: row.number("history_count")?,
+        log_length: row.number("log_length")?,
     })
 }
 

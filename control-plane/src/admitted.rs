@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::{KeyError, Recipient};
 
-use crate::broker::{Admissions, serial_text};
+use crate::transport::{Admissions, serial_text};
 
 /// A pool's present certificate.
 #[derive(Debug)]

@@ -13,7 +13,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::admitted::Admitted;
 use crate::authority::Issuer;
-use crate::broker::Admissions;
 use crate::clock::Clock;
 use crate::desk::{Bond, Hellos, Intakes};
 use crate::error::OperationError;
@@ -22,6 +21,7 @@ use crate::objects::Objects;
 use crate::outbox::Parcel;
 use crate::rate::{self, Rate};
 use crate::store::Store;
+use crate::transport::Admissions;
 use crate::watchers::Watchers;
 
 /// How many messages to launchers wait to be signed and published. What does not fit is published

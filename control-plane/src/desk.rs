@@ -23,10 +23,10 @@ use gantry_protocol::message::{
 };
 use gantry_protocol::{SessionPublicKey, Signature, SigningLeaf};
 
-use crate::broker::Arrived;
 use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::error::OperationError;
 use crate::store::to_db;
+use crate::transport::Arrived;
 use crate::unit::Unit;
 
 pub(crate) use hellos::Hellos;

@@ -7,7 +7,6 @@
 pub mod api;
 pub mod audit;
 pub mod authority;
-pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod control_plane;
@@ -23,6 +22,7 @@ pub mod server;
 pub mod stacks;
 pub mod store;
 pub mod tls;
+pub mod transport;
 pub mod waits;
 pub mod workers;
 

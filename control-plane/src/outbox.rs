@@ -10,11 +10,11 @@ use gantry_protocol::message::{
 };
 use sqlx::Row as _;
 
-use crate::broker::{Broker, Delivery};
 use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::desk::Bond;
 use crate::error::OperationError;
 use crate::store::{StoreError, from_db, id, json, to_db};
+use crate::transport::{Delivery, Transport};
 
 /// After this time without an acknowledgement a message is sent again.
 pub(crate) const RESEND_MS: u64 = 5_000;
@@ -137,7 +137,7 @@ impl ControlPlane {
 
     /// Publishes what waits, until the process ends. Cancel safe but for one message, which is sent
     /// again.
-    pub(crate) async fn publish_all(&self, broker: &dyn Broker) {
+    pub(crate) async fn publish_all(&self, broker: &dyn Transport) {
         while let Some(outgoing) = self.next_outgoing().await {
             let Outgoing { pool, worker, payload } = outgoing;
             match tokio::time::timeout(PUBLISH, broker.publish(pool, worker, payload)).await {

@@ -7,9 +7,9 @@ use gantry_model::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
+use crate::transport::Transport;
 
 /// The most messages that share one transaction.
 const BATCH: usize = 64;
@@ -21,7 +21,7 @@ const RETRY_MS: u64 = 2_000;
 impl ControlPlane {
     /// Takes in messages, hands out stages and watches leases until `leave` is called or the broker
     /// ends. What is under way then is finished.
-    pub async fn serve(&self, broker: Arc<dyn Broker>, leave: CancellationToken) {
+    pub async fn serve(&self, broker: Arc<dyn Transport>, leave: CancellationToken) {
         let mut tasks = JoinSet::new();
         // The end of one is the end of all.
         let each =
@@ -59,7 +59,7 @@ impl ControlPlane {
         }
     }
 
-    async fn listen(&self, broker: &dyn Broker, leave: &CancellationToken) {
+    async fn listen(&self, broker: &dyn Transport, leave: &CancellationToken) {
         loop {
             // Both are cancel safe.
             let Some(Some(first)) = leave.run_until_cancelled(broker.next()).await else { return };
@@ -73,7 +73,7 @@ impl ControlPlane {
         }
     }
 
-    async fn close_revoked(&self, broker: &dyn Broker) {
+    async fn close_revoked(&self, broker: &dyn Transport) {
         while let Some(serial) = self.inner.to_close.lock().await.recv().await {
             let closed = broker.close_sessions(&serial).await;
             tracing::info!(serial, closed, "closed the sessions of a revoked certificate");

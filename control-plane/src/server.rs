@@ -19,8 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiConfig};
 use crate::authority::{self, Issuer, IssuerError};
-use crate::broker::embedded::BoundBroker;
-use crate::broker::{Broker, BrokerConfig, BrokerError, EmbeddedBroker};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::control_plane::{ControlPlane, Parts};
@@ -31,6 +29,8 @@ use crate::objects::local::{Credentials, endpoint};
 use crate::objects::{LocalObjects, ObjectsError};
 use crate::store::{Store, StoreError};
 use crate::tls::{Bound, TlsError, TlsSettings};
+use crate::transport::mqtt::BoundBroker;
+use crate::transport::{BrokerConfig, EmbeddedBroker, Transport, TransportError};
 
 use self::renewal::Renewal;
 
@@ -70,7 +70,7 @@ pub enum ServerError {
     Tls(#[from] TlsError),
     /// The broker.
     #[error(transparent)]
-    Broker(#[from] BrokerError),
+    Transport(#[from] TransportError),
     /// The object store.
     #[error(transparent)]
     Objects(#[from] ObjectsError),
@@ -100,7 +100,7 @@ impl ServerError {
             | Self::Issuer(_)
             | Self::Listen { .. }
             | Self::Tls(_)
-            | Self::Broker(_)
+            | Self::Transport(_)
             | Self::Objects(_)
             | Self::Store(_)
             | Self::Operation(_)
@@ -271,7 +271,7 @@ impl Running {
         let listener = objects_socket.serve(tls.clone(), endpoint, OBJECTS_IDLE, objects_handle);
         self.tasks.spawn(report("the object store", listener));
         let (control_plane, leave) = (self.control_plane.clone(), self.leave.clone());
-        let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
+        let broker: Arc<dyn Transport> = Arc::clone(&self.broker) as Arc<dyn Transport>;
         self.tasks.spawn(async move {
             control_plane.serve(broker, leave).await;
             "the control plane"
@@ -320,12 +320,12 @@ impl Sockets {
         let (part, option) = ("the broker", "--mqtt-listen");
         let mqtt =
             kept(config.mqtt, port(|file| &file.mqtt), mqtt).map_err(|error| match error {
-                BrokerError::Listen { address, source } => {
+                TransportError::Listen { address, source } => {
                     ServerError::Listen { address, part, option, source }
                 }
-                BrokerError::TooLarge { .. } | BrokerError::Stopped | BrokerError::Start { .. } => {
-                    error.into()
-                }
+                TransportError::TooLarge { .. }
+                | TransportError::Stopped
+                | TransportError::Start { .. } => error.into(),
             })?;
         let (part, option) = ("the object store", "--objects-listen");
         let objects = bind(config.objects, port(|file| &file.objects), part, option)?;

@@ -11,9 +11,10 @@ use crate::config::day::Day;
 use crate::engine::{Engine, EngineError};
 use crate::explain::{Exit, Explain, explain};
 use crate::policy::Policy;
-use crate::session::mqtt::Mqtt;
-use crate::session::{Address, Connector, Link as _, Timing};
+use crate::session::Timing;
 use crate::start::{StartError, connect};
+use crate::transport::mqtt::Mqtt;
+use crate::transport::{Address, Link as _, Transport as _};
 
 /// What was found, and with which code the program ends.
 #[derive(Debug, Default)]
@@ -149,7 +150,11 @@ mod tests {
         let mut say = |line: &str| writeln!(said, "{line}").unwrap();
         let refused = || EngineError::Refused { what: "pull a".into(), message: "denied".into() };
         findings.bad(&mut say, "image", &ImageError { error: refused() });
-        findings.bad(&mut say, "broker", &crate::session::LinkError::NotAdmitted("revoked".into()));
+        findings.bad(
+            &mut say,
+            "broker",
+            &crate::transport::LinkError::NotAdmitted("revoked".into()),
+        );
         assert_eq!(findings.exit(), Exit::Engine);
         assert!(said.starts_with("FAIL  image: Docker cannot pull a: denied\n"), "{said}");
         assert_eq!(said.matches("next: ").count(), 2, "{said}");

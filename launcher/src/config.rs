@@ -81,7 +81,7 @@ pub struct Config {
     /// The worker's metadata. `SPACELIFT_METADATA_<key>`, without what stands before the key.
     pub metadata: BTreeMap<String, String>,
     /// How the control plane is reached. `SPACELIFT_WORKER_COMMS_PROTOCOL`.
-    pub transport: Transport,
+    pub transport: Wire,
     /// The proxy to broker and objects, if there is one. `HTTPS_PROXY`, `NO_PROXY`.
     pub proxy: Option<Proxy>,
     /// Where the engine listens; Docker's usual place if none. `DOCKER_HOST`.
@@ -108,7 +108,7 @@ pub struct Config {
 
 /// How the control plane is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub enum Wire {
     /// MQTT over TLS.
     Mqtt,
 }
@@ -270,7 +270,7 @@ struct Fields {
     prints_run_logs: bool,
     shows_commands: bool,
     metadata: BTreeMap<String, String>,
-    transport: Option<Transport>,
+    transport: Option<Wire>,
     proxy: Option<Proxy>,
     docker_host: Option<DockerHost>,
     log_format: Option<LogFormat>,
@@ -415,9 +415,9 @@ fn image(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-fn transport(text: &str) -> Result<Transport, Problem> {
+fn transport(text: &str) -> Result<Wire, Problem> {
     match text {
-        "mqtt" => Ok(Transport::Mqtt),
+        "mqtt" => Ok(Wire::Mqtt),
         "poll" => Err(Problem::PollComesLater),
         _ => Err(Problem::Transport),
     }

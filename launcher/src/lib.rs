@@ -1,7 +1,7 @@
 //! Takes runs from a pool and runs each in a fresh container.
 //!
 //! [`launch`] is the main loop, [`stage`] drives one stage, [`session`] is the standing with the pool,
-//! [`journal`] what survives a crash. Only [`engine::docker`], [`session::mqtt`] and [`blob`] know
+//! [`journal`] what survives a crash. Only [`engine::docker`], [`transport::mqtt`] and [`blob`] know
 //! Docker, MQTT and HTTP.
 
 pub mod blob;
@@ -26,4 +26,5 @@ pub mod start;
 pub mod store;
 pub mod tls;
 pub mod tool;
+pub mod transport;
 pub mod workspace;

@@ -8,17 +8,15 @@
 //! the journal, behind [`Outgoing`]. So the wire may lose, double and reorder as it likes.
 //!
 //! [`Session`] is all that the rest of the launcher sees. What is said when is decided in
-//! [`exchange`], a plain state machine; MQTT stays in [`mqtt`].
+//! [`exchange`], a plain state machine; the wire stays in [`transport`](crate::transport).
 
 pub mod exchange;
 pub mod fake;
-pub mod mqtt;
 
 mod backoff;
 mod drive;
 mod identity;
 mod inbox;
-mod link;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,10 +29,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::explain::{Exit, Explain};
+use crate::transport::mqtt::Mqtt;
+use crate::transport::{LinkError, Transport};
 
 pub use self::backoff::Backoff;
 pub use self::identity::{Identity, Random, SystemRandom};
-pub use self::link::{Address, Connector, Link, LinkError};
 
 /// How many events wait for the main loop. What does not fit is left to its sender to send again.
 const EVENTS: usize = 256;
@@ -292,13 +291,13 @@ impl Session {
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), SessionError> {
         let identity = Identity::of(config, worker)?;
         let timing = Timing::default();
-        let connector = mqtt::Mqtt::new(config, &timing)?;
-        Ok(Self::over(connector, identity, timing, outgoing, health))
+        let transport = Mqtt::new(config, &timing)?;
+        Ok(Self::over(transport, identity, timing, outgoing, health))
     }
 
     /// The same over any transport.
-    pub fn over<C: Connector>(
-        connector: C,
+    pub fn over<T: Transport>(
+        transport: T,
         identity: Identity,
         timing: Timing,
         outgoing: Arc<dyn Outgoing>,
@@ -312,7 +311,7 @@ impl Session {
             leaving: watch::Sender::new(None),
         });
         let task = drive::run(
-            connector,
+            transport,
             identity,
             timing,
             outgoing,

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_launcher::explain::{Exit, Explain as _, explain};
-use gantry_launcher::session::fake::{
-    Attempt, Counterpart, FakeBroker, Known, MemoryOutgoing, Remote, Said, wire,
-};
-use gantry_launcher::session::{Health, LinkError, Session, SessionError, SessionEvent, Timing};
+use gantry_launcher::session::fake::{Counterpart, Known, MemoryOutgoing, Said};
+use gantry_launcher::session::{Health, Session, SessionError, SessionEvent, Timing};
+use gantry_launcher::transport::LinkError;
+use gantry_launcher::transport::fake::{Attempt, FarEnd, Remote, wire};
 use gantry_protocol::message::{Ack, FromControlPlane, FromLauncher, RefusalReason};
 use insta::assert_snapshot;
 use tokio::sync::watch;
@@ -35,7 +35,7 @@ struct Play {
     session: Session,
     outgoing: Arc<MemoryOutgoing>,
     health: watch::Sender<Health>,
-    broker: FakeBroker,
+    broker: FarEnd,
     counterpart: Counterpart,
     tasks: JoinSet<()>,
 }

@@ -20,11 +20,11 @@ use gantry_protocol::{Signature, SigningLeaf};
 use sqlx::Row as _;
 
 use super::{Bond, Intake, hellos};
-use crate::broker::Arrived;
 use crate::control_plane::{ControlPlane, WorkerKey, unix_seconds};
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::store::{at, from_db, to_db, to_json};
+use crate::transport::Arrived;
 use crate::unit::Unit;
 use crate::workers::MAX_WORKERS;
 

@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ServerError, unix_now};
 use crate::authority::{IssuerError, write_server};
-use crate::broker::EmbeddedBroker;
 use crate::control_plane::ControlPlane;
 use crate::data_dir::DataDir;
 use crate::dispatch::millis;
 use crate::tls::TlsSettings;
+use crate::transport::EmbeddedBroker;
 
 /// After how long a certificate, which is good for 397 days, is replaced.
 const EVERY: Duration = Duration::from_hours(30 * 24);

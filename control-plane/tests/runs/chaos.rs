@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use gantry_control_plane::broker::Arrived;
 use gantry_control_plane::runs::RunsPage;
+use gantry_control_plane::transport::Arrived;
 use gantry_model::{Attempt, JournalId, RunId, RunState, RunType, Stage};
 use gantry_protocol::message::{FromControlPlane, FromLauncher};
 use proptest::prelude::*;

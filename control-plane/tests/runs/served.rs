@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use gantry_control_plane::broker::FakeBroker;
-use gantry_control_plane::broker::fake::FakeClient;
+use gantry_control_plane::transport::FakeTransport;
+use gantry_control_plane::transport::fake::FakeClient;
 use gantry_model::{Phase, RunId, RunState, RunType};
 use gantry_protocol::{CertificateRequest, PoolKey};
 use tokio::task::JoinSet;
@@ -14,7 +14,7 @@ use crate::world::World;
 
 struct Served {
     world: World,
-    broker: FakeBroker,
+    broker: FakeTransport,
     leave: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -22,7 +22,7 @@ struct Served {
 impl Served {
     async fn new() -> Self {
         let world = World::new().await;
-        let broker = FakeBroker::new(world.control_plane.admissions());
+        let broker = FakeTransport::new(world.control_plane.admissions());
         let leave = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (control_plane, end) = (world.control_plane.clone(), leave.clone());

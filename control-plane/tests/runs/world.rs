@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use gantry_control_plane::authority::Issuer;
-use gantry_control_plane::broker::Arrived;
 use gantry_control_plane::clock::{Clock as _, FakeClock};
 use gantry_control_plane::control_plane::{ControlPlane, Parts};
 use gantry_control_plane::ids::Ids;
@@ -14,6 +13,7 @@ use gantry_control_plane::pools::NewPool;
 use gantry_control_plane::runs::NewRun;
 use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository};
 use gantry_control_plane::store::Store;
+use gantry_control_plane::transport::Arrived;
 use gantry_model::{PoolId, RunId, RunState, RunType, StackId, Terms, Timestamp};
 use gantry_protocol::message::FromLauncher;
 use gantry_protocol::{Authority, CertificateRequest, Digest, PoolKey};

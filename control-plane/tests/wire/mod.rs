@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_control_plane::broker::{
-    Admissions, Arrived, Broker as _, BrokerConfig, BrokerError, EmbeddedBroker,
+use gantry_control_plane::transport::{
+    Admissions, Arrived, BrokerConfig, EmbeddedBroker, Transport as _, TransportError,
 };
 use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::{Authority, CertificateRequest, Namespace, PoolKey, Serial};
@@ -126,7 +126,7 @@ impl World {
         self.broker_on(0).await.unwrap()
     }
 
-    pub async fn broker_on(&self, port: u16) -> Result<EmbeddedBroker, BrokerError> {
+    pub async fn broker_on(&self, port: u16) -> Result<EmbeddedBroker, TransportError> {
         let bound = EmbeddedBroker::bind(self.config(port))?;
         Ok(bound.start(self.register.clone()).await)
     }

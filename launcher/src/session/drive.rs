@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::exchange::{Beginning, Context, Effect, End, Exchange};
 use super::{
-    Backoff, Connector, Health, Identity, Link, LinkError, Outgoing, OutgoingError, Receipt,
-    SessionError, SessionEvent, Shared, Timing,
+    Backoff, Health, Identity, Outgoing, OutgoingError, Receipt, SessionError, SessionEvent,
+    Shared, Timing,
 };
 use crate::explain::{Explain as _, sentence};
+use crate::transport::{Link, LinkError, Transport};
 
 /// How often in a row a broker may refuse the certificate before that is believed.
 const REFUSALS: u32 = 3;
@@ -44,8 +45,8 @@ enum Over {
     Last(SessionEvent),
 }
 
-struct Driver<C> {
-    connector: C,
+struct Driver<T> {
+    transport: T,
     identity: Identity,
     timing: Timing,
     outgoing: Arc<dyn Outgoing>,
@@ -56,8 +57,8 @@ struct Driver<C> {
 }
 
 /// Opens sessions until the launcher leaves or none can be had.
-pub(super) async fn run<C: Connector>(
-    connector: C,
+pub(super) async fn run<T: Transport>(
+    transport: T,
     identity: Identity,
     timing: Timing,
     outgoing: Arc<dyn Outgoing>,
@@ -67,13 +68,13 @@ pub(super) async fn run<C: Connector>(
     let acknowledgements = ends.shared.acknowledgements.subscribe();
     let leaving = ends.shared.leaving.subscribe();
     let mut driver =
-        Driver { connector, identity, timing, outgoing, ends, changed, acknowledgements, leaving };
+        Driver { transport, identity, timing, outgoing, ends, changed, acknowledgements, leaving };
     if let Some(last) = driver.sessions().await {
         driver.tell(last).await;
     }
 }
 
-impl<C: Connector> Driver<C> {
+impl<T: Transport> Driver<T> {
     /// Gives the last event, if there is one.
     async fn sessions(&mut self) -> Option<SessionEvent> {
         let started = Instant::now();
@@ -156,18 +157,18 @@ impl<C: Connector> Driver<C> {
         }
     }
 
-    async fn connect(&mut self, will: Bytes) -> Option<Result<C::Link, LinkError>> {
+    async fn connect(&mut self, will: Bytes) -> Option<Result<T::Link, LinkError>> {
         let address = self.identity.address.clone();
         let (leaving, events) = (&mut self.leaving, &self.ends.events);
         tokio::select! {
             biased; // Leaving wins over a connection that would be closed at once.
             () = leave(leaving, events) => None,
-            connected = self.connector.connect(&address, will) => Some(connected),
+            connected = self.transport.connect(&address, will) => Some(connected),
         }
     }
 
     /// Waits for one thing to happen. Every branch is cancel safe.
-    async fn step(&mut self, exchange: &mut Exchange, link: &mut C::Link) -> Step {
+    async fn step(&mut self, exchange: &mut Exchange, link: &mut T::Link) -> Step {
         let since = exchange.open_since();
         let wake = exchange.wake_at();
         let is_open = exchange.is_open();
@@ -207,7 +208,7 @@ impl<C: Connector> Driver<C> {
     }
 
     /// Does what the exchange wants, in its order. Gives the connection's end, if this is it.
-    async fn apply(&mut self, effects: Effects, link: &mut C::Link) -> Option<Over> {
+    async fn apply(&mut self, effects: Effects, link: &mut T::Link) -> Option<Over> {
         for effect in effects.list {
             match effect {
                 Effect::Publish(bytes) => link.publish(bytes),
@@ -234,7 +235,7 @@ impl<C: Connector> Driver<C> {
         None
     }
 
-    async fn farewell(&mut self, mut exchange: Exchange, mut link: C::Link, reason: &str) {
+    async fn farewell(&mut self, mut exchange: Exchange, mut link: T::Link, reason: &str) {
         let health = self.ends.health.borrow().clone();
         let receipts = self.receipts();
         let mut effects = exchange.acknowledge(&mut self.context(&health), &receipts);

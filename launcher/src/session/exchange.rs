@@ -20,9 +20,8 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::inbox::{Inbox, MOST_AT_ONCE};
-use super::{
-    Health, Identity, LinkError, Outgoing, Receipt, SessionError, SessionEvent, Timing, Waiting,
-};
+use super::{Health, Identity, Outgoing, Receipt, SessionError, SessionEvent, Timing, Waiting};
+use crate::transport::LinkError;
 
 /// How many of our messages may be on their way: as many as the other side keeps behind a gap.
 const IN_FLIGHT: u64 = 64;

@@ -12,8 +12,8 @@ use gantry_protocol::message::{Hello, RunInHand, VERSION, Versions};
 use gantry_protocol::{CryptoError, Endpoint, PoolKey, SessionPublicKey};
 use ulid::Ulid;
 
-use super::link::Address;
 use crate::config::Config;
+use crate::transport::Address;
 
 /// Where random bytes come from.
 pub trait Random: Send + 'static {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_launcher::session::fake::{FakeBroker, Known, Remote};
-use gantry_launcher::session::{Connector, Session, SessionEvent, Timing};
+use gantry_launcher::session::fake::Known;
+use gantry_launcher::session::{Session, SessionEvent, Timing};
+use gantry_launcher::transport::Transport;
+use gantry_launcher::transport::fake::{FarEnd, Remote};
 use gantry_protocol::message::{Ack, FromLauncher, NeedUrls, UrlPurpose};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,12 +28,12 @@ pub trait Side {
 
 /// The other end of the fake wire, which lets everyone in.
 pub struct FakeSide {
-    broker: FakeBroker,
+    broker: FarEnd,
     remote: Option<Remote>,
 }
 
 impl FakeSide {
-    pub fn new(broker: FakeBroker) -> Self {
+    pub fn new(broker: FarEnd) -> Self {
         Self { broker, remote: None }
     }
 }
@@ -51,11 +53,11 @@ impl Side for FakeSide {
 
 /// Hello, welcome, heartbeat, a grant and its acknowledgement, a message of the journal and its
 /// acknowledgement, a message that may be lost, and bye.
-pub async fn holds(connector: impl Connector, side: impl Side) {
+pub async fn holds(connector: impl Transport, side: impl Side) {
     timeout(LIMIT, play(connector, side)).await.expect("a wire that works takes no time");
 }
 
-async fn play(connector: impl Connector, mut side: impl Side) {
+async fn play(connector: impl Transport, mut side: impl Side) {
     let (outgoing, (_health, watched), mut counterpart) = (outgoing(), healthy(), counterpart());
     let identity = identity(&token(nowhere()), worker(1));
     let (mut session, task) =

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use gantry_launcher::session::exchange::{Beginning, Context, Effect, End, Exchange};
 use gantry_launcher::session::fake::{Counterpart, Known, MemoryOutgoing, Said};
 use gantry_launcher::session::{
-    Health, Identity, LinkError, Outgoing as _, Receipt, SessionError, SessionEvent, Timing,
+    Health, Identity, Outgoing as _, Receipt, SessionError, SessionEvent, Timing,
 };
+use gantry_launcher::transport::LinkError;
 use gantry_model::WorkerId;
 use gantry_protocol::Authority;
 use gantry_protocol::message::{

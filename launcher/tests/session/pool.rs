@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gantry_launcher::session::fake::{Counterpart, MemoryOutgoing};
-use gantry_launcher::session::{Address, Health, Identity, Random};
+use gantry_launcher::session::{Health, Identity, Random};
+use gantry_launcher::transport::Address;
 use gantry_model::{Attempt, Epoch, JournalId, PoolId, RunId, Stage, WorkerId};
 use gantry_protocol::message::{FromLauncher, Grant, PhaseEvent, PhaseReport, RunInHand, Step};
 use gantry_protocol::{

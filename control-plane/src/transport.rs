@@ -1,20 +1,20 @@
 //! The wire between the control plane and the launchers.
 //!
-//! A broker admits a client by its pool certificate alone, lets it speak only as one worker of that
+//! A transport admits a client of a pool alone, lets it speak only as one worker of that
 //! pool, and hands on only what it may say. It keeps nothing: a message for a worker that is not
 //! connected is dropped, because the outbox sends it again until it is acknowledged.
 //!
-//! [`Broker`] is all that the rest of the control plane sees; MQTT stays in [`embedded`].
+//! [`Transport`] is all that the rest of the control plane sees; MQTT stays in [`mqtt`].
 
-pub mod embedded;
 pub mod fake;
+pub mod mqtt;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gantry_model::{PoolId, WorkerId};
 
-pub use embedded::{BrokerConfig, EmbeddedBroker};
-pub use fake::FakeBroker;
+pub use fake::FakeTransport;
+pub use mqtt::{BrokerConfig, EmbeddedBroker};
 
 /// A message from a launcher. Its sender is proven by certificate and topic, its content is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Delivery {
 
 /// Why a message could not be sent at all.
 #[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
+pub enum TransportError {
     /// It is larger than a message may be.
     #[error("a message of {size} bytes to a worker: the limit is {limit}, more goes as an object")]
     TooLarge {
@@ -69,14 +69,14 @@ pub enum BrokerError {
 }
 
 /// Carries messages between the control plane and the launchers' sessions.
-pub trait Broker: Send + Sync + 'static {
+pub trait Transport: Send + Sync + 'static {
     /// Sends a message to a worker, at once or not at all.
     fn publish(
         &self,
         pool: PoolId,
         worker: WorkerId,
         payload: Bytes,
-    ) -> BoxFuture<'_, Result<Delivery, BrokerError>>;
+    ) -> BoxFuture<'_, Result<Delivery, TransportError>>;
 
     /// The next message from any launcher; `None` after the broker has stopped. Cancel safe. Senders
     /// are held back while nobody takes what they sent.

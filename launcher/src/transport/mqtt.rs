@@ -19,7 +19,7 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnectProperties, LastWill, Packet, PubAck, PubAckReason, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions, ProxyAuth, ProxyType};
-use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
+use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration};
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -29,9 +29,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::link::{Address, Connector, Link, LinkError};
-use super::{SessionError, Timing};
+use super::{Address, Link, LinkError, Transport};
 use crate::config::{Config, Proxy};
+use crate::session::{SessionError, Timing};
 use crate::tls::{self, ClientKey};
 
 /// How many of our messages the broker may have without acknowledging. The client keeps a slot for
@@ -104,9 +104,9 @@ impl Mqtt {
         network.set_connection_timeout(self.patience.as_secs().max(1));
         let will = LastWill::new(address.writeonly(), will.to_vec(), QoS::AtLeastOnce, false, None);
         options
-            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
-                &self.tls,
-            ))))
+            .set_transport(rumqttc::Transport::tls_with_config(TlsConfiguration::Rustls(
+                Arc::clone(&self.tls),
+            )))
             .set_connect_properties(properties)
             .set_network_options(network)
             .set_connection_timeout(self.patience.as_secs().max(1))
@@ -162,7 +162,7 @@ impl fmt::Debug for Mqtt {
     }
 }
 
-impl Connector for Mqtt {
+impl Transport for Mqtt {
     type Link = MqttLink;
 
     async fn connect(&mut self, address: &Address, will: Bytes) -> Result<MqttLink, LinkError> {

@@ -1,6 +1,6 @@
 //! Who may connect, and what they may say and hear.
 
-mod seats;
+mod connections;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::seats::Seats;
+use self::connections::Connections;
 use super::super::{Admissions, Delivery};
 use crate::rate::{self, Rate};
 
@@ -33,7 +33,7 @@ pub(super) struct Identity {
     pub(super) serial: Serial,
 }
 
-/// A message that passed the gate.
+/// A message that passed the access control.
 pub(super) struct Admitted {
     pub(super) identity: Identity,
     pub(super) payload: Bytes,
@@ -65,11 +65,11 @@ pub(super) enum Refusal {
 }
 
 /// The rules, and the sessions that passed them.
-pub(super) struct Gate {
+pub(super) struct AccessControl {
     namespace: Namespace,
     admissions: Arc<dyn Admissions>,
     arrivals: mpsc::Sender<Admitted>,
-    seats: Seats,
+    connections: Connections,
     /// Wakes messages that wait for room in `arrivals`, to be checked again.
     changed: Notify,
     is_stopping: AtomicBool,
@@ -79,7 +79,7 @@ pub(super) struct Gate {
     began: Instant,
 }
 
-impl Gate {
+impl AccessControl {
     pub(super) fn new(
         namespace: Namespace,
         admissions: Arc<dyn Admissions>,
@@ -89,7 +89,7 @@ impl Gate {
             namespace,
             admissions,
             arrivals,
-            seats: Seats::default(),
+            connections: Connections::default(),
             changed: Notify::new(),
             is_stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
@@ -109,7 +109,7 @@ impl Gate {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    /// Resolves after [`Gate::stop`]. Cancel safe.
+    /// Resolves after [`AccessControl::stop`]. Cancel safe.
     pub(super) async fn stopped(&self) {
         self.stopped.cancelled().await;
     }
@@ -121,7 +121,7 @@ impl Gate {
 
     /// Tells the matching sessions to end; each receiver resolves when its session has heard it.
     pub(super) fn kick(&self, is_meant: impl Fn(&Identity) -> bool) -> Vec<oneshot::Receiver<()>> {
-        let kicked = self.seats.kick(is_meant);
+        let kicked = self.connections.kick(is_meant);
         self.changed.notify_waiters();
         kicked
     }
@@ -131,7 +131,7 @@ impl Gate {
     pub(super) fn send(&self, pool: PoolId, worker: WorkerId, payload: Bytes) -> Delivery {
         let topic = self.topic("readonly", pool, worker);
         let is_meant = |to: &Identity| to.pool == pool && self.is_admitted(to);
-        self.seats.send(worker, is_meant, topic, payload)
+        self.connections.send(worker, is_meant, topic, payload)
     }
 
     fn topic(&self, direction: &str, pool: PoolId, worker: WorkerId) -> String {
@@ -159,7 +159,7 @@ impl Gate {
         let identity = self.identify(connect)?;
         let owner = self.admissions.owner_of(identity.worker);
         // rmqtt ends a session when another client connects with its id, whoever that is.
-        if owner.is_some_and(|owner| owner != identity.pool) || !self.seats.claim(&identity) {
+        if owner.is_some_and(|owner| owner != identity.pool) || !self.connections.claim(&identity) {
             return Err(Refusal::ForeignWorker);
         }
         // rmqtt publishes wills without asking, so they are looked at here.
@@ -223,7 +223,7 @@ impl Gate {
         }
     }
 
-    /// [`Gate::accept`] for a session, which says so when it is refused.
+    /// [`AccessControl::accept`] for a session, which says so when it is refused.
     async fn accept_from(&self, session: &Session, publish: &Publish) -> Result<(), Refusal> {
         let connect = session.connect_info().await.map_err(|_| Refusal::Certificate)?;
         let accepted = self.accept(&connect, publish).await;
@@ -248,19 +248,19 @@ impl Gate {
     }
 
     /// Remembers a session that has connected. One whose certificate was revoked since it was
-    /// authenticated is ended: [`Gate::kick`] may have run just before it was here to be found.
+    /// authenticated is ended: [`AccessControl::kick`] may have run just before it was here to be found.
     async fn connected(&self, session: &Session) {
         let entry = session.scx.extends.shared().await.entry(session.id.clone());
         let Some(inbox) = entry.tx() else { return };
         let Ok(connect) = session.connect_info().await else { return };
         match self.identify(&connect) {
             Ok(identity) => {
-                self.seats.take(&session.id, identity.clone(), inbox.clone());
+                self.connections.take(&session.id, identity.clone(), inbox.clone());
                 if !self.is_admitted(&identity) || self.is_stopping() {
-                    seats::end(&inbox);
+                    connections::end(&inbox);
                 }
             }
-            Err(_) => seats::end(&inbox),
+            Err(_) => connections::end(&inbox),
         }
     }
 }
@@ -271,10 +271,10 @@ fn pool_named(connect: &ConnectInfo) -> Option<PoolId> {
     connect.cert.as_ref()?.common_name.as_ref()?.parse().ok()
 }
 
-/// The gate as rmqtt calls it. Whatever it does not decide is refused: rmqtt takes silence for a yes.
-pub(super) struct Gatekeeper(pub(super) Arc<Gate>);
+/// The access control as rmqtt calls it. Whatever it does not decide is refused: rmqtt takes silence for a yes.
+pub(super) struct Hooks(pub(super) Arc<AccessControl>);
 
-impl Gatekeeper {
+impl Hooks {
     fn authenticate(&self, connect: &ConnectInfo) -> AuthResult {
         match self.0.authenticate(connect) {
             // Never a superuser: those skip the access checks.
@@ -314,7 +314,7 @@ impl Gatekeeper {
 }
 
 #[async_trait]
-impl Handler for Gatekeeper {
+impl Handler for Hooks {
     async fn hook(&self, param: &Parameter, decided: Option<HookResult>) -> ReturnType {
         if let Parameter::ClientAuthenticate(connect) = param {
             return (false, Some(HookResult::AuthResult(self.authenticate(connect))));
@@ -340,19 +340,19 @@ impl Handler for Gatekeeper {
             self.0.connected(session).await;
         }
         if let Parameter::ClientDisconnected(session, _) = param {
-            self.0.seats.leave(&session.id);
+            self.0.connections.leave(&session.id);
         }
         if let Parameter::SessionSubscribed(session, subscribe) = param {
-            self.0.seats.listen(&session.id, Some(subscribe.opts.qos()));
+            self.0.connections.listen(&session.id, Some(subscribe.opts.qos()));
         }
         if let Parameter::SessionUnsubscribed(session, _) = param {
-            self.0.seats.listen(&session.id, None);
+            self.0.connections.listen(&session.id, None);
         }
         if let Parameter::MessageDelivered(session, _, _) = param {
-            self.0.seats.sent(&session.id);
+            self.0.connections.sent(&session.id);
         }
         if let Parameter::MessageDropped(Some(to), _, _, _) = param {
-            self.0.seats.sent(to);
+            self.0.connections.sent(to);
         }
         (true, decided)
     }

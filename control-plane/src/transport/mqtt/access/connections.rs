@@ -13,21 +13,21 @@ use tokio::time::Instant;
 
 use super::super::{HANDSHAKE, MAX_QUEUE};
 use super::Identity;
-use crate::broker::Delivery;
+use crate::transport::Delivery;
 
 /// From how many handshakes on, lapsed ones are looked for.
 const MANY_CLAIMS: usize = 1024;
 
 /// Connected sessions, and handshakes on the way there.
 #[derive(Default)]
-pub(super) struct Seats {
+pub(super) struct Connections {
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    seats: HashMap<WorkerId, Seat>,
-    /// Handshakes that passed the gate: until they are seats, no other pool gets the worker's id.
+    connections: HashMap<WorkerId, Connection>,
+    /// Handshakes that passed the access control: until they are connections, no other pool gets the worker's id.
     claims: HashMap<WorkerId, Claim>,
 }
 
@@ -36,7 +36,7 @@ struct Claim {
     at: Instant,
 }
 
-struct Seat {
+struct Connection {
     session: Id,
     identity: Identity,
     /// Where rmqtt's session takes what others want of it. Unbounded, so `waiting` bounds it.
@@ -47,7 +47,7 @@ struct Seat {
     waiting: usize,
 }
 
-impl Seats {
+impl Connections {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,13 +59,14 @@ impl Seats {
         if inner.claims.len() >= MANY_CLAIMS {
             inner.claims.retain(|_, claim| now.duration_since(claim.at) < HANDSHAKE);
         }
-        let seated = inner.seats.get(&identity.worker);
-        let is_seated = seated.is_some_and(|it| it.identity.pool != identity.pool && it.is_live());
+        let connected = inner.connections.get(&identity.worker);
+        let is_connected =
+            connected.is_some_and(|it| it.identity.pool != identity.pool && it.is_live());
         let is_claimed = inner
             .claims
             .get(&identity.worker)
             .is_some_and(|it| it.pool != identity.pool && now.duration_since(it.at) < HANDSHAKE);
-        if is_seated || is_claimed {
+        if is_connected || is_claimed {
             return false;
         }
         inner.claims.insert(identity.worker, Claim { pool: identity.pool, at: now });
@@ -78,8 +79,8 @@ impl Seats {
         let worker = identity.worker;
         inner.claims.remove(&worker);
         let session = session.clone();
-        let seat = Seat { session, identity, inbox, qos: None, waiting: 0 };
-        inner.seats.insert(worker, seat);
+        let connection = Connection { session, identity, inbox, qos: None, waiting: 0 };
+        inner.connections.insert(worker, connection);
     }
 
     /// A session has ended.
@@ -87,26 +88,28 @@ impl Seats {
         let Ok(worker) = session.client_id.parse::<WorkerId>() else { return };
         let mut inner = self.lock();
         // A later session of the worker stays.
-        if inner.seats.get(&worker).is_some_and(|seat| seat.session == *session) {
-            inner.seats.remove(&worker);
+        if inner.connections.get(&worker).is_some_and(|connection| connection.session == *session) {
+            inner.connections.remove(&worker);
         }
     }
 
     /// A session has subscribed to its topic, or ceased to.
     pub(super) fn listen(&self, session: &Id, qos: Option<QoS>) {
-        self.with(session, |seat| seat.qos = qos);
+        self.with(session, |connection| connection.qos = qos);
     }
 
     /// A message has left the inbox.
     pub(super) fn sent(&self, session: &Id) {
-        self.with(session, |seat| seat.waiting = seat.waiting.saturating_sub(1));
+        self.with(session, |connection| connection.waiting = connection.waiting.saturating_sub(1));
     }
 
-    fn with(&self, session: &Id, change: impl FnOnce(&mut Seat)) {
+    fn with(&self, session: &Id, change: impl FnOnce(&mut Connection)) {
         let Ok(worker) = session.client_id.parse::<WorkerId>() else { return };
         let mut inner = self.lock();
-        if let Some(seat) = inner.seats.get_mut(&worker).filter(|seat| seat.session == *session) {
-            change(seat);
+        if let Some(connection) =
+            inner.connections.get_mut(&worker).filter(|connection| connection.session == *session)
+        {
+            change(connection);
         }
     }
 
@@ -119,11 +122,14 @@ impl Seats {
         payload: Bytes,
     ) -> Delivery {
         let mut inner = self.lock();
-        let seat = inner.seats.get_mut(&worker).filter(|seat| is_meant(&seat.identity));
-        let Some((seat, qos)) = seat.and_then(|seat| seat.qos.map(|qos| (seat, qos))) else {
+        let connection =
+            inner.connections.get_mut(&worker).filter(|connection| is_meant(&connection.identity));
+        let Some((connection, qos)) =
+            connection.and_then(|connection| connection.qos.map(|qos| (connection, qos)))
+        else {
             return Delivery::NotConnected;
         };
-        if seat.waiting >= MAX_QUEUE {
+        if connection.waiting >= MAX_QUEUE {
             return Delivery::NotConnected;
         }
         let packet = Packet {
@@ -136,10 +142,10 @@ impl Seats {
             properties: Some(rmqtt::codec::v5::PublishProperties::default()),
         };
         let publish = Publish::new(Box::new(packet), None, None, Some(timestamp_millis()));
-        let from = From::from_system(seat.session.clone());
-        match seat.inbox.unbounded_send(Message::Forward(from, publish)) {
+        let from = From::from_system(connection.session.clone());
+        match connection.inbox.unbounded_send(Message::Forward(from, publish)) {
             Ok(()) => {
-                seat.waiting += 1;
+                connection.waiting += 1;
                 Delivery::Sent
             }
             Err(_) => Delivery::NotConnected,
@@ -149,12 +155,15 @@ impl Seats {
     /// Tells the matching sessions to end; each receiver resolves when its session has heard it.
     pub(super) fn kick(&self, is_meant: impl Fn(&Identity) -> bool) -> Vec<oneshot::Receiver<()>> {
         let inner = self.lock();
-        let meant = inner.seats.values().filter(|seat| is_meant(&seat.identity) && seat.is_live());
-        meant.filter_map(Seat::kick).collect()
+        let meant = inner
+            .connections
+            .values()
+            .filter(|connection| is_meant(&connection.identity) && connection.is_live());
+        meant.filter_map(Connection::kick).collect()
     }
 }
 
-impl Seat {
+impl Connection {
     /// Whether the session has not ended without saying so, as it does when the connection breaks
     /// right after the handshake.
     fn is_live(&self) -> bool {

@@ -13,7 +13,7 @@ use rumqttc::v5::{ConnectionError, StateError, TlsError};
 use rustls::{AlertDescription, Error as Tls};
 
 use crate::config::Proxy;
-use crate::session::LinkError;
+use crate::transport::LinkError;
 
 /// Why no connection came about.
 pub(super) fn on_connect(

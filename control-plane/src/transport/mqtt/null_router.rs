@@ -11,12 +11,12 @@ use rmqtt::utils::Counter;
 
 /// Forgets every subscription.
 #[derive(Default)]
-pub(super) struct Nowhere {
+pub(super) struct NullRouter {
     nothing: AllRelationsMap,
 }
 
 #[async_trait]
-impl Router for Nowhere {
+impl Router for NullRouter {
     async fn add(&self, _: &str, _: Id, _: SubscriptionOptions) -> rmqtt::Result<()> {
         Ok(())
     }

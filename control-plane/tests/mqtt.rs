@@ -6,7 +6,9 @@
 mod wire;
 
 use bytes::Bytes;
-use gantry_control_plane::broker::{Arrived, Broker as _, BrokerError, Delivery, EmbeddedBroker};
+use gantry_control_plane::transport::{
+    Arrived, Delivery, EmbeddedBroker, Transport as _, TransportError,
+};
 use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::Authority;
 use gantry_protocol::message::MAX_ENVELOPE;
@@ -57,12 +59,12 @@ async fn a_session_outlives_the_broker_s_certificate() {
     world.listener(&broker, &member, worker_id(2)).await;
 
     world.damage();
-    assert!(matches!(broker.renew().await, Err(BrokerError::Start { .. })));
+    assert!(matches!(broker.renew().await, Err(TransportError::Start { .. })));
     world.listener(&broker, &member, worker_id(3)).await;
     broker.stop().await;
-    assert!(matches!(broker.renew().await, Err(BrokerError::Start { .. })));
+    assert!(matches!(broker.renew().await, Err(TransportError::Start { .. })));
     world.renew();
-    assert!(matches!(broker.renew().await, Err(BrokerError::Stopped)));
+    assert!(matches!(broker.renew().await, Err(TransportError::Stopped)));
 }
 
 /// With pool A's certificate: every topic of pool B, wildcards, shared subscriptions, retained
@@ -363,7 +365,7 @@ async fn messages_are_limited_to_an_envelope() {
 
     let larger = vec![b'x'; MAX_ENVELOPE + 1];
     let refused = broker.publish(pool, worker, larger.clone().into()).await;
-    assert!(matches!(refused, Err(BrokerError::TooLarge { .. })));
+    assert!(matches!(refused, Err(TransportError::TooLarge { .. })));
     assert_eq!(launcher.publish(&topic, false, larger).await, Some(PubAckReason::NotAuthorized));
     // Noise ends the connection, before it is in memory.
     drop(launcher);
@@ -439,13 +441,13 @@ async fn a_restart_keeps_the_port() {
     let mut launcher = world.listener(&first, &member, worker).await;
 
     // While it runs, the port is taken; that is an error and ends nothing.
-    assert!(matches!(world.broker_on(port).await, Err(BrokerError::Listen { .. })));
+    assert!(matches!(world.broker_on(port).await, Err(TransportError::Listen { .. })));
 
     first.stop().await;
     launcher.ended().await;
     assert_eq!(soon("waiting for the end", first.next()).await, None);
     let stopped = first.publish(member.pool, worker, Bytes::new()).await;
-    assert!(matches!(stopped, Err(BrokerError::Stopped)));
+    assert!(matches!(stopped, Err(TransportError::Stopped)));
 
     let second = world.broker_on(port).await.unwrap();
     assert_eq!(second.address().port(), port);
@@ -459,7 +461,7 @@ async fn a_broker_without_usable_files_does_not_start() {
     let world = World::new();
     let mut config = world.config(0);
     config.key = config.authority.clone();
-    assert!(matches!(EmbeddedBroker::bind(config), Err(BrokerError::Start { .. })));
+    assert!(matches!(EmbeddedBroker::bind(config), Err(TransportError::Start { .. })));
 }
 
 #[tokio::test]

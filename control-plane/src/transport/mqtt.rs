@@ -1,16 +1,16 @@
 //! The broker inside this process: rmqtt behind our own rules.
 //!
-//! rmqtt does TLS, sessions and acknowledgements. Who may connect and what may be said is decided by [`gate`], and
-//! nothing is routed from client to client: see [`nowhere`]. What launchers say goes to a bounded
+//! rmqtt does TLS, sessions and acknowledgements. Who may connect and what may be said is decided by [`access`], and
+//! nothing is routed from client to client: see [`null_router`]. What launchers say goes to a bounded
 //! channel, what the control plane says straight to the session of the worker.
 //!
 //! It trusts rmqtt with little, because its defaults are open: a missing hook allows, the publish hook
 //! runs before the access check, a hook cannot drop a message, wills skip the access check, a client
 //! id is taken over by whoever names it, a session may outlive its connection for as long as the
-//! client says. Each of these has a test in `tests/broker.rs`.
+//! client says. Each of these has a test in `tests/mqtt.rs`.
 
-mod gate;
-mod nowhere;
+mod access;
+mod null_router;
 mod terms;
 
 use std::io;
@@ -34,8 +34,8 @@ use rmqtt::types::QoS;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use self::gate::{Gate, Gatekeeper};
-use super::{Admissions, Arrived, Broker, BrokerError, Delivery};
+use self::access::{AccessControl, Hooks};
+use super::{Admissions, Arrived, Delivery, Transport, TransportError};
 
 /// How many messages from launchers wait for the control plane before senders are held back.
 const ARRIVALS: usize = 256;
@@ -79,11 +79,11 @@ pub struct BrokerConfig {
 
 /// The broker inside this process.
 pub struct EmbeddedBroker {
-    gate: Arc<Gate>,
+    access: Arc<AccessControl>,
     /// Its address is the one that is listened on.
     config: BrokerConfig,
     context: ServerContext,
-    arrived: tokio::sync::Mutex<mpsc::Receiver<gate::Admitted>>,
+    arrived: tokio::sync::Mutex<mpsc::Receiver<access::Admitted>>,
     /// How many listeners there were: rmqtt wants a number of its own for each.
     listeners: AtomicU16,
     tasks: Mutex<JoinSet<()>>,
@@ -101,9 +101,9 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// When the address cannot be listened on, or certificate or key cannot be used.
-    pub fn bind(config: BrokerConfig) -> Result<BoundBroker, BrokerError> {
+    pub fn bind(config: BrokerConfig) -> Result<BoundBroker, TransportError> {
         let listener = listen(&config)?;
-        let failed = |reason| BrokerError::Start { address: config.address, reason };
+        let failed = |reason| TransportError::Start { address: config.address, reason };
         let address = listener.local_addr().map_err(|error| failed(format!("{error:#}")))?;
         Ok(BoundBroker { listener, config: BrokerConfig { address, ..config } })
     }
@@ -120,12 +120,12 @@ impl EmbeddedBroker {
     /// # Errors
     /// When the files cannot be used: the former listener stays. Or when the address cannot be
     /// listened on again: call it once more.
-    pub async fn renew(&self) -> Result<(), BrokerError> {
+    pub async fn renew(&self) -> Result<(), TransportError> {
         let elsewhere = SocketAddr::new(self.config.address.ip(), 0);
         drop(listen(&BrokerConfig { address: elsewhere, ..self.config.clone() })?);
         self.take_tasks().shutdown().await;
-        if self.gate.is_stopping() {
-            return Err(BrokerError::Stopped);
+        if self.access.is_stopping() {
+            return Err(TransportError::Stopped);
         }
         let listener = listen(&self.config)?;
         let number = self.listeners.fetch_add(1, Ordering::Relaxed) + 1;
@@ -138,12 +138,12 @@ impl EmbeddedBroker {
         std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Stops listening, closes all sessions and makes [`Broker::next`] end. The address is free after
+    /// Stops listening, closes all sessions and makes [`Transport::next`] end. The address is free after
     /// it.
     pub async fn stop(&self) {
-        self.gate.stop();
+        self.access.stop();
         self.take_tasks().shutdown().await;
-        close(self.gate.kick(|_| true)).await;
+        close(self.access.kick(|_| true)).await;
     }
 }
 
@@ -159,15 +159,15 @@ impl BoundBroker {
         let Self { listener, config } = self;
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let context = context().await;
-        let gate = Arc::new(Gate::new(config.namespace.clone(), admissions, arrivals));
-        *context.extends.router_mut().await = Box::new(nowhere::Nowhere::default());
+        let access = Arc::new(AccessControl::new(config.namespace.clone(), admissions, arrivals));
+        *context.extends.router_mut().await = Box::new(null_router::NullRouter::default());
         *context.extends.fitter_mgr_mut().await = Box::new(terms::Terms);
         let hooks = context.extends.hook_mgr().register();
-        register(&*hooks, &gate).await;
+        register(&*hooks, &access).await;
 
         let tasks = Mutex::new(serve(context.clone(), listener, 1));
         let (arrived, listeners) = (tokio::sync::Mutex::new(arrived), AtomicU16::new(1));
-        EmbeddedBroker { gate, config, context, arrived, listeners, tasks }
+        EmbeddedBroker { access, config, context, arrived, listeners, tasks }
     }
 }
 
@@ -190,9 +190,9 @@ async fn context() -> ServerContext {
 }
 
 /// Binds the listener and reads the TLS files.
-fn listen(config: &BrokerConfig) -> Result<Listener, BrokerError> {
+fn listen(config: &BrokerConfig) -> Result<Listener, TransportError> {
     let address = config.address;
-    let failed = |reason| BrokerError::Start { address, reason };
+    let failed = |reason| TransportError::Start { address, reason };
     let file = |path: &Path| {
         let text = path.to_str().map(str::to_owned);
         text.ok_or_else(|| failed(format!("{} is not UTF-8", path.display())))
@@ -226,13 +226,13 @@ fn listen(config: &BrokerConfig) -> Result<Listener, BrokerError> {
         .session_expiry_interval(Duration::ZERO)
         .bind()
         .map_err(|error| match error.downcast::<io::Error>() {
-            Ok(source) => BrokerError::Listen { address, source },
+            Ok(source) => TransportError::Listen { address, source },
             Err(error) => failed(format!("{error:#}")),
         })?;
     bound.tls().map_err(|error| failed(format!("{error:#}")))
 }
 
-async fn register(hooks: &dyn Register, gate: &Arc<Gate>) {
+async fn register(hooks: &dyn Register, access: &Arc<AccessControl>) {
     for point in [
         Type::ClientAuthenticate,
         Type::ClientConnected,
@@ -245,7 +245,7 @@ async fn register(hooks: &dyn Register, gate: &Arc<Gate>) {
         Type::MessageDelivered,
         Type::MessageDropped,
     ] {
-        hooks.add(point, Box::new(Gatekeeper(Arc::clone(gate)))).await;
+        hooks.add(point, Box::new(Hooks(Arc::clone(access)))).await;
     }
     hooks.start().await;
 }
@@ -260,21 +260,21 @@ async fn close(kicked: Vec<tokio::sync::oneshot::Receiver<()>>) -> usize {
     count
 }
 
-impl Broker for EmbeddedBroker {
+impl Transport for EmbeddedBroker {
     fn publish(
         &self,
         pool: PoolId,
         worker: WorkerId,
         payload: Bytes,
-    ) -> BoxFuture<'_, Result<Delivery, BrokerError>> {
+    ) -> BoxFuture<'_, Result<Delivery, TransportError>> {
         Box::pin(async move {
             if payload.len() > MAX_ENVELOPE {
-                return Err(BrokerError::TooLarge { size: payload.len(), limit: MAX_ENVELOPE });
+                return Err(TransportError::TooLarge { size: payload.len(), limit: MAX_ENVELOPE });
             }
-            if self.gate.is_stopping() {
-                return Err(BrokerError::Stopped);
+            if self.access.is_stopping() {
+                return Err(TransportError::Stopped);
             }
-            Ok(self.gate.send(pool, worker, payload))
+            Ok(self.access.send(pool, worker, payload))
         })
     }
 
@@ -284,12 +284,12 @@ impl Broker for EmbeddedBroker {
             loop {
                 let admitted = tokio::select! {
                     biased;
-                    () = self.gate.stopped() => return None,
+                    () = self.access.stopped() => return None,
                     admitted = arrived.recv() => admitted?,
                 };
                 // It may have waited here while its certificate was revoked.
-                if self.gate.is_admitted(&admitted.identity) {
-                    let gate::Identity { pool, worker, .. } = admitted.identity;
+                if self.access.is_admitted(&admitted.identity) {
+                    let access::Identity { pool, worker, .. } = admitted.identity;
                     return Some(Arrived { pool, worker, payload: admitted.payload });
                 }
             }
@@ -300,7 +300,7 @@ impl Broker for EmbeddedBroker {
         let serial = serial.parse::<Serial>();
         Box::pin(async move {
             let Ok(serial) = serial else { return 0 };
-            close(self.gate.kick(|identity| identity.serial == serial)).await
+            close(self.access.kick(|identity| identity.serial == serial)).await
         })
     }
 }

@@ -11,14 +11,14 @@ use gantry_protocol::Serial;
 use gantry_protocol::message::MAX_ENVELOPE;
 use tokio::sync::mpsc;
 
-use super::{Admissions, Arrived, Broker, BrokerError, Delivery};
+use super::{Admissions, Arrived, Delivery, Transport, TransportError};
 
 /// How many messages wait in either direction before senders are held back.
 const CAPACITY: usize = 1024;
 
 /// A broker without a network. Clones are the same broker.
 #[derive(Clone)]
-pub struct FakeBroker {
+pub struct FakeTransport {
     inner: Arc<Inner>,
 }
 
@@ -35,7 +35,7 @@ struct Session {
     outgoing: mpsc::Sender<Bytes>,
 }
 
-/// A launcher's end of a [`FakeBroker`].
+/// A launcher's end of a [`FakeTransport`].
 pub struct FakeClient {
     broker: Arc<Inner>,
     serial: Serial,
@@ -44,7 +44,7 @@ pub struct FakeClient {
     incoming: mpsc::Receiver<Bytes>,
 }
 
-impl FakeBroker {
+impl FakeTransport {
     /// A broker that admits what `admissions` names.
     #[must_use]
     pub fn new(admissions: Arc<dyn Admissions>) -> Self {
@@ -126,16 +126,16 @@ impl Drop for FakeClient {
     }
 }
 
-impl Broker for FakeBroker {
+impl Transport for FakeTransport {
     fn publish(
         &self,
         pool: PoolId,
         worker: WorkerId,
         payload: Bytes,
-    ) -> BoxFuture<'_, Result<Delivery, BrokerError>> {
+    ) -> BoxFuture<'_, Result<Delivery, TransportError>> {
         Box::pin(async move {
             if payload.len() > MAX_ENVELOPE {
-                return Err(BrokerError::TooLarge { size: payload.len(), limit: MAX_ENVELOPE });
+                return Err(TransportError::TooLarge { size: payload.len(), limit: MAX_ENVELOPE });
             }
             let outgoing =
                 self.inner.sessions().get(&(pool, worker)).map(|session| session.outgoing.clone());
@@ -188,7 +188,7 @@ mod tests {
         let pool = PoolId::from_ulid(Ulid::from_parts(1, 1));
         let worker = WorkerId::from_ulid(Ulid::from_parts(1, 2));
         let admissions = Arc::new(One(Mutex::new(Some(pool))));
-        let broker = FakeBroker::new(admissions.clone());
+        let broker = FakeTransport::new(admissions.clone());
         assert!(broker.connect("b", worker).is_none());
         let nobody = broker.publish(pool, worker, Bytes::from_static(b"lost")).await.unwrap();
         assert_eq!(nobody, Delivery::NotConnected);
@@ -211,7 +211,7 @@ mod tests {
     async fn a_later_session_of_a_worker_survives_the_end_of_the_earlier() {
         let pool = PoolId::from_ulid(Ulid::from_parts(1, 1));
         let worker = WorkerId::from_ulid(Ulid::from_parts(1, 2));
-        let broker = FakeBroker::new(Arc::new(One(Mutex::new(Some(pool)))));
+        let broker = FakeTransport::new(Arc::new(One(Mutex::new(Some(pool)))));
         let earlier = broker.connect("a", worker).unwrap();
         let mut later = broker.connect("a", worker).unwrap();
         drop(earlier);

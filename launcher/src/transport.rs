@@ -1,4 +1,7 @@
-//! The wire that sessions run over, as seen by them.
+//! The wire that sessions run over, as seen by them; MQTT stays in [`mqtt`].
+
+pub mod fake;
+pub mod mqtt;
 
 use std::io;
 
@@ -34,7 +37,7 @@ impl Address {
 }
 
 /// Makes connections, one after the other.
-pub trait Connector: Send + 'static {
+pub trait Transport: Send + 'static {
     /// What it makes.
     type Link: Link;
 

@@ -15,6 +15,7 @@ mod log_stream;
 mod mutation;
 mod query;
 mod query_text;
+mod role;
 mod schema;
 mod session;
 mod types;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gantry_model::{PoolId, Terms, Timestamp, WorkerId};
+use gantry_model::{PoolId, Terms, Timestamp};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -53,8 +53,7 @@ pub struct ControlPlane {
     pub(crate) inner: Arc<Inner>,
 }
 
-/// A worker is known by its pool and its own id: other pools' workers may call themselves the same.
-pub(crate) type WorkerKey = (PoolId, WorkerId);
+pub(crate) use crate::store::WorkerKey;
 
 pub(crate) struct Inner {
     pub(crate) parts: Parts,

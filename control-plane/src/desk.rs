@@ -25,7 +25,7 @@ use gantry_protocol::{SessionPublicKey, Signature, SigningLeaf};
 
 use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::error::OperationError;
-use crate::store::to_db;
+use crate::store::sessions;
 use crate::transport::Arrived;
 use crate::unit::Unit;
 
@@ -149,15 +149,7 @@ impl ControlPlane {
         for ((pool, worker), bond) in touched.acknowledge {
             let Some(intake) = intakes.get(&(pool, worker)) else { continue };
             let up_to = intake.window.received();
-            let update = "UPDATE journals SET received = $4 \
-                          WHERE pool = $1 AND worker = $2 AND journal = $3 AND received < $4";
-            sqlx::query(update)
-                .bind(pool.to_string())
-                .bind(worker.to_string())
-                .bind(bond.journal.to_string())
-                .bind(to_db(up_to))
-                .execute(unit.conn())
-                .await?;
+            sessions::set_received(unit.conn(), (pool, worker), bond.journal, up_to).await?;
             unit.say((pool, worker), bond, FromControlPlane::Ack(Ack { up_to }));
         }
         unit.commit().await?;

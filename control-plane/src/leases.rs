@@ -2,23 +2,22 @@
 
 use gantry_model::{Attempt, Expired, PoolId, RunId, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Revoke};
-use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{StoreError, at, id, load_run, save_run, to_db};
+use crate::store::{StoreError, leases, load_run, outbox, save_run, workers};
 use crate::unit::Unit;
 
 /// The most runs that one transaction looks at.
-const BATCH: i64 = 100;
+const BATCH: u32 = 100;
 
 impl ControlPlane {
     /// After this process's own start: whoever could not be heard in the meantime gets the time to
     /// come back, and has to say hello first.
     pub(crate) async fn take_up_leases(&self) -> Result<(), OperationError> {
         let mut unit = self.begin().await?;
-        sqlx::query("UPDATE workers SET is_connected = 0").execute(unit.conn()).await?;
-        sqlx::query("DELETE FROM outbox").execute(unit.conn()).await?;
+        workers::disconnect_all(unit.conn()).await?;
+        outbox::delete_all(unit.conn()).await?;
         self.refresh_leases(&mut unit).await?;
         unit.commit().await?;
         Ok(())
@@ -33,9 +32,7 @@ impl ControlPlane {
     }
 
     async fn refresh_leases(&self, unit: &mut Unit) -> Result<(), OperationError> {
-        let held = "SELECT id FROM runs WHERE due_at IS NOT NULL";
-        for row in sqlx::query(held).fetch_all(unit.conn()).await? {
-            let run: RunId = id("run", row.get("id"))?;
+        for run in leases::list_held(unit.conn()).await? {
             let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
             let before = row.life.clone();
             let now = unit.now();
@@ -47,19 +44,17 @@ impl ControlPlane {
 
     /// Does what is due.
     pub(crate) async fn expire(&self) -> Result<(), OperationError> {
-        let due = "SELECT id FROM runs WHERE due_at <= $1 ORDER BY due_at LIMIT $2";
         loop {
-            let now = to_db(self.now().0);
             let runs = {
                 let mut conn = self.store().read().await?;
-                sqlx::query(due).bind(now).bind(BATCH).fetch_all(&mut *conn).await?
+                leases::list_due(&mut conn, self.now(), BATCH).await?
             };
             if runs.is_empty() {
                 return Ok(());
             }
             let mut unit = self.begin().await?;
-            for row in runs {
-                self.expire_run(&mut unit, id("run", row.get("id"))?).await?;
+            for run in runs {
+                self.expire_run(&mut unit, run).await?;
             }
             unit.commit().await?;
         }
@@ -74,7 +69,7 @@ impl ControlPlane {
             Expired::NotDue => save_run(unit, &before, &mut row).await?,
             Expired::Withdrawn(worker) => {
                 save_run(unit, &before, &mut row).await?;
-                pass_over(unit, row.pool, worker).await?;
+                workers::pass_over(unit.conn(), (row.pool, worker)).await?;
                 tracing::info!(%run, %worker, "an offer was not claimed in time");
             }
             Expired::Taken(worker) => {
@@ -93,25 +88,8 @@ impl ControlPlane {
     /// When something is due next.
     pub(crate) async fn next_due(&self) -> Result<Option<Timestamp>, OperationError> {
         let mut conn = self.store().read().await?;
-        let first = "SELECT MIN(at) AS at FROM (SELECT MIN(due_at) AS at FROM runs \
-                     WHERE due_at IS NOT NULL UNION ALL SELECT MIN(next_at) AS at FROM outbox) both";
-        let row = sqlx::query(first).fetch_one(&mut *conn).await?;
-        Ok(row.get::<Option<i64>, _>("at").map(at))
+        Ok(leases::next_due(&mut conn).await?)
     }
-}
-
-/// Until it is heard again, the worker gets no offers.
-pub(crate) async fn pass_over(
-    unit: &mut Unit,
-    pool: PoolId,
-    worker: WorkerId,
-) -> Result<(), StoreError> {
-    sqlx::query("UPDATE workers SET is_passed_over = 1 WHERE pool = $1 AND id = $2")
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .execute(unit.conn())
-        .await?;
-    Ok(())
 }
 
 /// Tells a worker that an attempt is not its own any more.

@@ -8,12 +8,12 @@ use gantry_model::{MessageId, PoolId, WorkerId};
 use gantry_protocol::message::{
     Binding, Direction, Envelope, FromControlPlane, Grant, Message as _,
 };
-use sqlx::Row as _;
 
-use crate::control_plane::{ControlPlane, WorkerKey};
+use crate::control_plane::ControlPlane;
 use crate::desk::Bond;
 use crate::error::OperationError;
-use crate::store::{StoreError, from_db, id, json, to_db};
+use crate::store::outbox::OutboxRow;
+use crate::store::{StoreError, json, outbox};
 use crate::transport::{Delivery, Transport};
 
 /// After this time without an acknowledgement a message is sent again.
@@ -21,7 +21,7 @@ pub(crate) const RESEND_MS: u64 = 5_000;
 /// The same while the worker is not connected: its next hello voids the message anyway.
 const AWAY_MS: u64 = 60_000;
 /// The most messages that are sent again at once.
-const BATCH: i64 = 500;
+const BATCH: u32 = 500;
 /// How long a broker may take for one message.
 const PUBLISH: Duration = Duration::from_secs(5);
 
@@ -152,12 +152,9 @@ impl ControlPlane {
 
     /// Sends again what was not acknowledged in time.
     pub(crate) async fn send_again(&self) -> Result<(), OperationError> {
-        let now = to_db(self.now().0);
-        let due = "SELECT o.pool, o.worker, o.seq, o.id, o.kind, o.body FROM outbox o \
-                   WHERE o.next_at <= $1 ORDER BY o.next_at, o.seq LIMIT $2";
         let rows = {
             let mut conn = self.store().read().await?;
-            sqlx::query(due).bind(now).bind(BATCH).fetch_all(&mut *conn).await?
+            outbox::list_due(&mut conn, self.now(), BATCH).await?
         };
         if rows.is_empty() {
             return Ok(());
@@ -165,22 +162,12 @@ impl ControlPlane {
         let mut unit = self.begin().await?;
         let mut parcels = Vec::new();
         for row in rows {
-            let key: WorkerKey = (id("pool", row.get("pool"))?, id("worker", row.get("worker"))?);
-            let bond = self.bond(key);
+            let bond = self.bond(row.worker);
             let wait = if bond.is_some() { RESEND_MS } else { AWAY_MS };
-            let next_at = to_db(unit.now().plus_ms(wait).0);
-            let touched = sqlx::query(
-                "UPDATE outbox SET next_at = $4 WHERE pool = $1 AND worker = $2 AND seq = $3 AND id = $5",
-            )
-            .bind(key.0.to_string())
-            .bind(key.1.to_string())
-            .bind(row.get::<i64, _>("seq"))
-            .bind(next_at)
-            .bind(row.get::<&str, _>("id"))
-            .execute(unit.conn())
-            .await?;
-            if let Some(bond) = bond.filter(|_| touched.rows_affected() == 1) {
-                parcels.push(parcel(key, bond, &row)?);
+            let next_at = unit.now().plus_ms(wait);
+            let is_kept = outbox::postpone(unit.conn(), &row, next_at).await?;
+            if let Some(bond) = bond.filter(|_| is_kept) {
+                parcels.push(parcel(bond, &row)?);
             }
         }
         unit.commit().await?;
@@ -191,14 +178,10 @@ impl ControlPlane {
     }
 }
 
-fn parcel(
-    (pool, worker): WorkerKey,
-    bond: Arc<Bond>,
-    row: &crate::store::Row,
-) -> Result<Parcel, StoreError> {
-    let body: Box<serde_json::value::RawValue> = json("message", row.get("body"))?;
-    let message = FromControlPlane::from_body(row.get("kind"), &body)
-        .map_err(|_| StoreError::Value { kind: "message", text: row.get("kind") })?;
-    let seq = Some(from_db(row.get("seq")));
-    Ok(Parcel { pool, worker, bond, id: id("message", row.get("id"))?, seq, message })
+fn parcel(bond: Arc<Bond>, row: &OutboxRow) -> Result<Parcel, StoreError> {
+    let body: Box<serde_json::value::RawValue> = json("message", &row.body)?;
+    let message = FromControlPlane::from_body(&row.kind, &body)
+        .map_err(|_| StoreError::Value { kind: "message", text: row.kind.clone() })?;
+    let (pool, worker) = row.worker;
+    Ok(Parcel { pool, worker, bond, id: row.id, seq: Some(row.seq), message })
 }

@@ -2,27 +2,22 @@
 
 mod change;
 
-use gantry_model::{PoolId, Timestamp};
+use gantry_model::PoolId;
 use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
-use sqlx::Row as _;
 
 pub use self::change::PoolChange;
+pub use crate::store::pools::Pool;
 
 use crate::admitted::Face;
 use crate::check;
 use crate::control_plane::{ControlPlane, unix_seconds};
 use crate::error::OperationError;
-use crate::store::{Connection, Row, at, from_db, id, json, to_db, to_json};
+use crate::store::pools::{self, CertificateRow, PoolWords};
+use crate::store::{Connection, outbox, settings, workers};
 use crate::unit::Unit;
 
 /// Where the recovery key stands among the settings.
 const RECOVERY_KEY: &str = "recovery_key";
-/// What is counted for a pool `p`.
-const COUNTS: &str = "(SELECT COUNT(*) FROM workers w WHERE w.pool = p.id \
-    AND (w.is_connected = 1 OR w.run IS NOT NULL)) AS workers_count, \
-    (SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.run IS NOT NULL) AS busy_workers, \
-    (SELECT COUNT(*) FROM runs r WHERE r.pool = p.id AND r.standing = 'waiting') AS pending_runs";
-
 /// A pool that someone wants.
 #[derive(Debug, Clone, Default)]
 pub struct NewPool {
@@ -34,33 +29,6 @@ pub struct NewPool {
     pub labels: Vec<String>,
     /// The certificate request, PEM, that `openssl req` or `gantry pool create` made.
     pub csr: String,
-}
-
-/// A pool.
-#[derive(Debug, Clone)]
-pub struct Pool {
-    /// Its id.
-    pub id: PoolId,
-    /// Its name.
-    pub name: String,
-    /// What it is for.
-    pub description: String,
-    /// Its labels.
-    pub labels: Vec<String>,
-    /// Its present certificate, PEM.
-    pub certificate: String,
-    /// That certificate's serial.
-    pub serial: String,
-    /// When it was created.
-    pub created_at: Timestamp,
-    /// When it last changed.
-    pub updated_at: Timestamp,
-    /// How many workers are connected, or away with a run.
-    pub workers_count: u64,
-    /// How many of those have a run.
-    pub busy_workers: u64,
-    /// How many runs wait for one of its workers.
-    pub pending_runs: u64,
 }
 
 impl ControlPlane {
@@ -82,20 +50,12 @@ impl ControlPlane {
         let face = face(&certificate.pem)?;
         let mut unit = self.begin().await?;
         check_free(&mut unit, &new.name, None).await?;
-        let now = to_db(unit.now().0);
-        let insert = "INSERT INTO pools (id, name, description, labels, certificate, serial, \
-                      created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)";
-        sqlx::query(insert)
-            .bind(pool.to_string())
-            .bind(&new.name)
-            .bind(&new.description)
-            .bind(to_json(&new.labels))
-            .bind(&certificate.pem)
-            .bind(certificate.serial.as_str())
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
-        note_certificate(&mut unit, pool, &certificate).await?;
+        let now = unit.now();
+        let words =
+            PoolWords { name: &new.name, description: &new.description, labels: &new.labels };
+        let present = certificate_row(pool, &certificate);
+        pools::insert_pool(unit.conn(), words, &present, now).await?;
+        pools::insert_certificate(unit.conn(), pool, &present.serial, now).await?;
         unit.audit(actor, "pool.create", &format!("pool {pool}"), &new.name).await?;
         unit.then(move |this| this.inner.admitted.set(pool, certificate.serial.as_str(), face));
         unit.commit().await?;
@@ -108,13 +68,8 @@ impl ControlPlane {
     /// When there is none.
     pub async fn pool(&self, pool: PoolId) -> Result<Pool, OperationError> {
         let mut conn = self.store().read().await?;
-        let select =
-            format!("SELECT p.*, {COUNTS} FROM pools p WHERE p.id = $1 AND p.deleted_at IS NULL");
-        let row = sqlx::query(sqlx::AssertSqlSafe(select))
-            .bind(pool.to_string())
-            .fetch_optional(&mut *conn)
-            .await?;
-        read_pool(&row.ok_or_else(|| OperationError::not_found("pool", pool))?)
+        let found = pools::find_pool(&mut conn, pool).await?;
+        found.ok_or_else(|| OperationError::not_found("pool", pool))
     }
 
     /// All pools, by name.
@@ -123,10 +78,7 @@ impl ControlPlane {
     /// When the database fails.
     pub async fn pools(&self) -> Result<Vec<Pool>, OperationError> {
         let mut conn = self.store().read().await?;
-        let select =
-            format!("SELECT p.*, {COUNTS} FROM pools p WHERE p.deleted_at IS NULL ORDER BY p.name");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(&mut *conn).await?;
-        rows.iter().map(read_pool).collect()
+        Ok(pools::list_pools(&mut conn).await?)
     }
 
     /// Gives the pool a new certificate and token. The old ones are worth nothing from the return on,
@@ -144,38 +96,15 @@ impl ControlPlane {
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
         let face = face(&certificate.pem)?;
         let mut unit = self.begin().await?;
-        let old = sqlx::query("SELECT serial FROM pools WHERE id = $1 AND deleted_at IS NULL")
-            .bind(pool.to_string())
-            .fetch_optional(unit.conn())
-            .await?;
+        let old = pools::find_serial(unit.conn(), pool).await?;
         let old = old.ok_or_else(|| OperationError::not_found("pool", pool))?;
-        let old: String = old.get("serial");
-        let now = to_db(unit.now().0);
-        sqlx::query(
-            "UPDATE certificates SET revoked_at = $2 WHERE pool = $1 AND revoked_at IS NULL",
-        )
-        .bind(pool.to_string())
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-        note_certificate(&mut unit, pool, &certificate).await?;
-        sqlx::query(
-            "UPDATE pools SET certificate = $2, serial = $3, updated_at = $4 WHERE id = $1",
-        )
-        .bind(pool.to_string())
-        .bind(&certificate.pem)
-        .bind(certificate.serial.as_str())
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-        sqlx::query("UPDATE workers SET is_connected = 0 WHERE pool = $1")
-            .bind(pool.to_string())
-            .execute(unit.conn())
-            .await?;
-        sqlx::query("DELETE FROM outbox WHERE pool = $1")
-            .bind(pool.to_string())
-            .execute(unit.conn())
-            .await?;
+        let now = unit.now();
+        let present = certificate_row(pool, &certificate);
+        pools::revoke_certificates(unit.conn(), pool, now).await?;
+        pools::insert_certificate(unit.conn(), pool, &present.serial, now).await?;
+        pools::update_certificate(unit.conn(), &present, now).await?;
+        workers::disconnect_pool(unit.conn(), pool).await?;
+        outbox::delete_of_pool(unit.conn(), pool).await?;
         unit.audit(actor, "pool.reset", &format!("pool {pool}"), "").await?;
         unit.then(move |this| {
             this.inner.admitted.set(pool, certificate.serial.as_str(), face);
@@ -195,9 +124,7 @@ impl ControlPlane {
         let key = PublicKey::parse(pem.as_bytes())
             .map_err(|error| OperationError::invalid("recovery key", error.to_string()))?;
         let mut unit = self.begin().await?;
-        let insert = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        let insert = sqlx::query(insert).bind(RECOVERY_KEY).bind(key.to_pem()?);
-        if insert.execute(unit.conn()).await?.rows_affected() == 0 {
+        if !settings::insert_setting(unit.conn(), RECOVERY_KEY, &key.to_pem()?).await? {
             let problem = "the server has a recovery key already, and it is set once: use the one that was made with the first pool".to_owned();
             return Err(OperationError::Conflict(problem));
         }
@@ -213,22 +140,18 @@ impl ControlPlane {
     /// When the database fails.
     pub async fn recovery_key(&self) -> Result<Option<String>, OperationError> {
         let mut conn = self.store().read().await?;
-        read_recovery_key(&mut conn).await
+        Ok(settings::find_setting(&mut conn, RECOVERY_KEY).await?)
     }
 
     /// Admits the present certificate of every pool.
     pub(crate) async fn load_pools(&self) -> Result<(), OperationError> {
         let mut conn = self.store().read().await?;
-        let live = "SELECT id, serial, certificate FROM pools WHERE deleted_at IS NULL";
-        let rows = sqlx::query(live).fetch_all(&mut *conn).await?;
-        for row in rows {
-            let face = face(row.get("certificate"))?;
-            self.inner.admitted.set(id("pool", row.get("id"))?, row.get("serial"), face);
+        for present in pools::list_certificates(&mut conn).await? {
+            let face = face(&present.certificate)?;
+            self.inner.admitted.set(present.pool, &present.serial, face);
         }
-        let known = "SELECT pool, id FROM workers ORDER BY created_at";
-        for row in sqlx::query(known).fetch_all(&mut *conn).await? {
-            let worker = id("worker", row.get("id"))?;
-            self.inner.admitted.note_worker(worker, id("pool", row.get("pool"))?);
+        for (pool, worker) in workers::list_keys(&mut conn).await? {
+            self.inner.admitted.note_worker(worker, pool);
         }
         Ok(())
     }
@@ -241,7 +164,7 @@ impl ControlPlane {
     ) -> Result<Vec<String>, OperationError> {
         let face = self.inner.admitted.face(pool);
         let face = face.ok_or_else(|| OperationError::not_found("pool", pool))?;
-        let recovery = read_recovery_key(conn).await?;
+        let recovery = settings::find_setting(conn, RECOVERY_KEY).await?;
         Ok(std::iter::once(face.certificate.clone()).chain(recovery).collect())
     }
 
@@ -265,17 +188,12 @@ async fn check_free(
     name: &str,
     but: Option<PoolId>,
 ) -> Result<(), OperationError> {
-    let taken = sqlx::query("SELECT 1 FROM pools WHERE name = $1 AND id <> COALESCE($2, '')")
-        .bind(name)
-        .bind(but.map(|pool| pool.to_string()))
-        .fetch_optional(unit.conn())
-        .await?;
-    match taken {
-        Some(_) => Err(OperationError::Conflict(format!(
+    if pools::has_name(unit.conn(), name, but).await? {
+        return Err(OperationError::Conflict(format!(
             "there is a pool {name:?} already: choose another name"
-        ))),
-        None => Ok(()),
+        )));
     }
+    Ok(())
 }
 
 fn face(certificate: &str) -> Result<Face, OperationError> {
@@ -283,48 +201,16 @@ fn face(certificate: &str) -> Result<Face, OperationError> {
         .map_err(|error| OperationError::invalid("certificate", error.to_string()))
 }
 
-async fn note_certificate(
-    unit: &mut Unit,
-    pool: PoolId,
-    certificate: &PoolCertificate,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    sqlx::query("INSERT INTO certificates (serial, pool, issued_at) VALUES ($1, $2, $3)")
-        .bind(certificate.serial.as_str())
-        .bind(pool.to_string())
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
-async fn read_recovery_key(conn: &mut Connection) -> Result<Option<String>, OperationError> {
-    let row = sqlx::query("SELECT value FROM settings WHERE name = $1")
-        .bind(RECOVERY_KEY)
-        .fetch_optional(conn)
-        .await?;
-    Ok(row.map(|row| row.get("value")))
+fn certificate_row(pool: PoolId, certificate: &PoolCertificate) -> CertificateRow {
+    CertificateRow {
+        pool,
+        serial: certificate.serial.as_str().to_owned(),
+        certificate: certificate.pem.clone(),
+    }
 }
 
 /// That there is such a pool, and will be until the transaction is over.
 pub(crate) async fn check_there(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
-    let live = "SELECT 1 FROM pools WHERE id = $1 AND deleted_at IS NULL";
-    let live = sqlx::query(live).bind(pool.to_string()).fetch_optional(unit.conn()).await?;
+    let live = pools::find_serial(unit.conn(), pool).await?;
     live.map(drop).ok_or_else(|| OperationError::not_found("pool", pool))
-}
-
-fn read_pool(row: &Row) -> Result<Pool, OperationError> {
-    Ok(Pool {
-        id: id("pool", row.get("id"))?,
-        name: row.get("name"),
-        description: row.get("description"),
-        labels: json("labels", row.get("labels"))?,
-        certificate: row.get("certificate"),
-        serial: row.get("serial"),
-        created_at: at(row.get("created_at")),
-        updated_at: at(row.get("updated_at")),
-        workers_count: from_db(row.get("workers_count")),
-        busy_workers: from_db(row.get("busy_workers")),
-        pending_runs: from_db(row.get("pending_runs")),
-    })
 }

@@ -5,17 +5,27 @@
 //! share: `$1` placeholders, BIGINT, TEXT and BLOB; ids and JSON are TEXT, instants BIGINT
 //! milliseconds. What is SQLite's own stands in [`sqlite`].
 
+pub(crate) mod audit;
 mod code;
 mod columns;
+pub(crate) mod keys;
+pub(crate) mod leases;
 mod locks;
+pub(crate) mod logs;
+pub(crate) mod outbox;
+pub(crate) mod pools;
+pub(crate) mod results;
 mod runs;
+pub(crate) mod sessions;
+pub(crate) mod settings;
 mod sqlite;
+pub(crate) mod workers;
 
 use std::path::Path;
 
 use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Sqlite, SqlitePool};
 
 pub(crate) use code::{
     at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
@@ -26,9 +36,13 @@ pub(crate) use locks::{SERVER, hold, lock_against, lock_of};
 pub(crate) use runs::{
     RUN_COLUMNS, RunRow, block, clear_later, insert_run, load_run, promote, read_run, save_run,
 };
+pub(crate) use workers::WorkerKey;
 
 /// A connection, inside or outside of a transaction.
 pub type Connection = sqlx::SqliteConnection;
+
+/// A transaction under way. It is rolled back when it is dropped.
+pub type Transaction = sqlx::Transaction<'static, Sqlite>;
 
 /// The row of a query's answer.
 pub type Row = sqlx::sqlite::SqliteRow;
@@ -120,7 +134,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    pub async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use gantry_model::{MessageId, PoolId, RunId, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Message as _};
-use sqlx::{Row as _, Sqlite, Transaction};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::desk::Bond;
 use crate::outbox::{Parcel, RESEND_MS};
-use crate::store::{Connection, StoreError, from_db, to_db};
+use crate::store::audit::{self, AuditEntry};
+use crate::store::outbox::{self, OutboxRow};
+use crate::store::{Connection, StoreError, Transaction, workers};
 
 /// What follows in memory from a transaction that is durable.
 type Consequence = Box<dyn FnOnce(&ControlPlane) + Send>;
@@ -20,7 +21,7 @@ type Consequence = Box<dyn FnOnce(&ControlPlane) + Send>;
 /// A transaction under way.
 pub(crate) struct Unit {
     control_plane: ControlPlane,
-    tx: Transaction<'static, Sqlite>,
+    tx: Transaction,
     now: Timestamp,
     changed: BTreeSet<RunId>,
     parcels: Vec<Parcel>,
@@ -110,29 +111,19 @@ impl Unit {
         message: FromControlPlane,
     ) -> Result<(), StoreError> {
         let Some(bond) = self.control_plane.bond((pool, worker)) else { return Ok(()) };
-        let sent = "UPDATE workers SET sent = sent + 1 WHERE pool = $1 AND id = $2 RETURNING sent";
-        let row = sqlx::query(sent)
-            .bind(pool.to_string())
-            .bind(worker.to_string())
-            .fetch_optional(self.conn())
-            .await?;
-        let Some(row) = row else { return Ok(()) };
-        let seq = from_db(row.get::<i64, _>("sent"));
+        let key = (pool, worker);
+        let Some(seq) = workers::next_seq(self.conn(), key).await? else { return Ok(()) };
         let id = self.message_id();
         let body = message.body().expect("our own messages can be spelled");
-        let insert = "INSERT INTO outbox (pool, worker, seq, id, kind, body, next_at) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let row = OutboxRow {
+            worker: key,
+            seq,
+            id,
+            kind: message.kind().to_owned(),
+            body: body.get().to_owned(),
+        };
         let next_at = self.now.plus_ms(RESEND_MS);
-        sqlx::query(insert)
-            .bind(pool.to_string())
-            .bind(worker.to_string())
-            .bind(to_db(seq))
-            .bind(id.to_string())
-            .bind(message.kind())
-            .bind(body.get())
-            .bind(to_db(next_at.0))
-            .execute(self.conn())
-            .await?;
+        outbox::insert_message(self.conn(), &row, next_at).await?;
         self.parcels.push(Parcel { pool, worker, bond, id, seq: Some(seq), message });
         self.wake();
         Ok(())
@@ -179,18 +170,14 @@ impl Unit {
         subject: &str,
         detail: &str,
     ) -> Result<(), StoreError> {
-        let id = self.message_id();
-        let insert = "INSERT INTO audit (id, at, actor, act, subject, detail) \
-                      VALUES ($1, $2, $3, $4, $5, $6)";
-        sqlx::query(insert)
-            .bind(id.to_string())
-            .bind(to_db(self.now.0))
-            .bind(actor)
-            .bind(act)
-            .bind(subject)
-            .bind(detail)
-            .execute(self.conn())
-            .await?;
-        Ok(())
+        let entry = AuditEntry {
+            id: self.message_id().to_string(),
+            at: self.now,
+            actor: actor.to_owned(),
+            act: act.to_owned(),
+            subject: subject.to_owned(),
+            detail: detail.to_owned(),
+        };
+        audit::insert_entry(self.conn(), &entry).await
     }
 }

@@ -3,17 +3,19 @@
 //! Kept is a salted SHA-256 of the secret. A slow hash would protect words that people choose; these
 //! secrets have 256 random bits.
 
-use gantry_model::Timestamp;
 use openssl::memcmp;
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha256;
-use sqlx::Row as _;
 use zeroize::Zeroizing;
 
+use super::role::Role;
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{Row, Store, at, maybe_at, to_db};
+use crate::store::Store;
+use crate::store::keys::{self, KeyRow};
+
+pub(super) use crate::store::keys::KeyRow as ListedKey;
 
 const SALT: usize = 16;
 const SECRET: usize = 32;
@@ -39,6 +41,8 @@ pub(super) struct KnownKey {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// What it may do.
+    pub role: Role,
 }
 
 /// Makes an API key that may do everything.
@@ -55,54 +59,35 @@ pub async fn create_key(
     let id = control_plane.ids().ulid(now).to_string();
     let secret = Zeroizing::new(hex(&*random::<SECRET>()));
     let mut unit = control_plane.begin().await?;
-    let taken = sqlx::query("SELECT 1 FROM api_keys WHERE name = $1 AND revoked_at IS NULL")
-        .bind(name)
-        .fetch_optional(unit.conn())
-        .await?;
-    if taken.is_some() {
+    if keys::has_live_name(unit.conn(), name).await? {
         // The name is what runs, locks and the audit show.
         return Err(OperationError::Conflict(format!(
             "there is an API key {name:?} already: choose another name, or revoke that key first"
         )));
     }
-    let insert = "INSERT INTO api_keys (id, name, secret_sha256, role, created_at, created_by) \
-                  VALUES ($1, $2, $3, 'admin', $4, $5)";
-    sqlx::query(insert)
-        .bind(&id)
-        .bind(name)
-        .bind(digest(&*random::<SALT>(), &secret))
-        .bind(to_db(now.0))
-        .bind(actor)
-        .execute(unit.conn())
-        .await?;
+    let key = KeyRow {
+        id: id.clone(),
+        name: name.to_owned(),
+        role: Role::Admin.as_str().to_owned(),
+        secret_sha256: digest(&*random::<SALT>(), &secret),
+        creator: actor.to_owned(),
+        created_at: now,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    keys::insert_key(unit.conn(), &key).await?;
     unit.audit(actor, "key.create", &format!("API key {id}"), name).await?;
     unit.commit().await?;
     Ok(ApiKey { id, secret })
 }
 
-/// An API key as it is listed.
-#[derive(Debug, Clone)]
-pub(super) struct ListedKey {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Who made it.
-    pub creator: String,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it last opened a session.
-    pub last_used_at: Option<Timestamp>,
-    /// When it was revoked.
-    pub revoked_at: Option<Timestamp>,
-}
+/// The most keys that are listed.
+const MAX_KEYS: u32 = 1000;
 
-/// All keys, newest first, at most 1000.
+/// All keys, newest first.
 pub(super) async fn list(control_plane: &ControlPlane) -> Result<Vec<ListedKey>, OperationError> {
     let mut connection = control_plane.store().read().await?;
-    let select = "SELECT * FROM api_keys ORDER BY id DESC LIMIT 1000";
-    let rows = sqlx::query(select).fetch_all(&mut *connection).await?;
-    Ok(rows.iter().map(read).collect())
+    Ok(keys::list_keys(&mut connection, MAX_KEYS).await?)
 }
 
 /// The key with this id, revoked or not.
@@ -111,20 +96,8 @@ pub(super) async fn listed(
     id: &str,
 ) -> Result<ListedKey, OperationError> {
     let mut connection = control_plane.store().read().await?;
-    let select = sqlx::query("SELECT * FROM api_keys WHERE id = $1").bind(id);
-    let row = select.fetch_optional(&mut *connection).await?;
-    Ok(read(&row.ok_or_else(|| OperationError::not_found("API key", id))?))
-}
-
-fn read(row: &Row) -> ListedKey {
-    ListedKey {
-        id: row.get("id"),
-        name: row.get("name"),
-        creator: row.get("created_by"),
-        created_at: at(row.get("created_at")),
-        last_used_at: maybe_at(row.get("last_used_at")),
-        revoked_at: maybe_at(row.get("revoked_at")),
-    }
+    let found = keys::find_key(&mut connection, id).await?;
+    found.ok_or_else(|| OperationError::not_found("API key", id))
 }
 
 /// Writes down that a key opened a session, unless that is known of the last hour.
@@ -135,12 +108,8 @@ pub(super) async fn note_use(control_plane: &ControlPlane, id: &str) -> Result<(
         return Ok(());
     }
     let mut unit = control_plane.begin().await?;
-    let now = to_db(unit.now().0);
-    sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
-        .bind(id)
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
+    let now = unit.now();
+    keys::set_used(unit.conn(), id, now).await?;
     unit.commit().await?;
     Ok(())
 }
@@ -152,20 +121,16 @@ pub(super) async fn revoke_key(
     id: &str,
 ) -> Result<(), OperationError> {
     let mut unit = control_plane.begin().await?;
-    let now = to_db(unit.now().0);
-    let revoke = "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL \
-                  RETURNING name";
-    let row = sqlx::query(revoke).bind(id).bind(now).fetch_optional(unit.conn()).await?;
-    let row = row.ok_or_else(|| OperationError::not_found("API key", id))?;
-    let left = "SELECT COUNT(*) AS n FROM api_keys WHERE revoked_at IS NULL";
-    let left = sqlx::query(left).fetch_one(unit.conn()).await?;
-    if left.get::<i64, _>("n") == 0 {
+    let now = unit.now();
+    let name = keys::revoke_key(unit.conn(), id, now).await?;
+    let name = name.ok_or_else(|| OperationError::not_found("API key", id))?;
+    if keys::count_live(unit.conn()).await? == 0 {
         return Err(OperationError::Conflict(
             "this is the last API key, and without one nobody can make another: make that first"
                 .to_owned(),
         ));
     }
-    unit.audit(actor, "key.revoke", &format!("API key {id}"), row.get("name")).await?;
+    unit.audit(actor, "key.revoke", &format!("API key {id}"), &name).await?;
     unit.commit().await?;
     Ok(())
 }
@@ -177,34 +142,26 @@ pub(super) async fn check(
     secret: &str,
 ) -> Result<Option<KnownKey>, OperationError> {
     let mut connection = store.read().await?;
-    let row = sqlx::query(
-        "SELECT name, secret_sha256 FROM api_keys \
-         WHERE id = $1 AND role = 'admin' AND revoked_at IS NULL",
-    )
-    .bind(id)
-    .fetch_optional(&mut *connection)
-    .await?;
-    let (name, kept) = match row {
-        Some(row) => (Some(row.try_get("name")?), row.try_get("secret_sha256")?),
-        None => (None, digest(&[0; SALT], "")),
-    };
-    let kept: String = kept;
+    let live = keys::find_key(&mut connection, id).await?.filter(|key| key.revoked_at.is_none());
+    let kept =
+        live.as_ref().map_or_else(|| digest(&[0; SALT], ""), |key| key.secret_sha256.clone());
     let salt = kept.split_once(':').and_then(|(salt, _)| unhex(salt)).unwrap_or_default();
     let given = digest(&salt, secret);
     let is_right = given.len() == kept.len() && memcmp::eq(given.as_bytes(), kept.as_bytes());
-    Ok(name.filter(|_| is_right).map(|name| KnownKey { id: id.to_owned(), name }))
+    Ok(live.filter(|_| is_right).and_then(known))
 }
 
 /// The key with this id, unless it was revoked.
 pub(super) async fn find(store: &Store, id: &str) -> Result<Option<KnownKey>, OperationError> {
     let mut connection = store.read().await?;
-    let row = sqlx::query(
-        "SELECT name FROM api_keys WHERE id = $1 AND role = 'admin' AND revoked_at IS NULL",
-    )
-    .bind(id)
-    .fetch_optional(&mut *connection)
-    .await?;
-    row.map(|row| Ok(KnownKey { id: id.to_owned(), name: row.try_get("name")? })).transpose()
+    let live = keys::find_key(&mut connection, id).await?.filter(|key| key.revoked_at.is_none());
+    Ok(live.and_then(known))
+}
+
+/// What a key that counts may do. One whose role this version does not know may do nothing.
+fn known(key: KeyRow) -> Option<KnownKey> {
+    let role = Role::parse(&key.role)?;
+    Some(KnownKey { id: key.id, name: key.name, role })
 }
 
 /// `<salt>:<SHA-256 of salt and secret>`, in hex.

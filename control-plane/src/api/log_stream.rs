@@ -24,6 +24,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::role::Access;
 use super::session::Sessions;
 use super::{Api, graphql};
 use crate::control_plane::ControlPlane;
@@ -52,8 +53,8 @@ pub(super) async fn answer(
 ) -> Response {
     let token = graphql::token(&headers).unwrap_or_default().to_owned();
     match api.sessions.check(&token).await {
-        Ok(Some(_)) => {}
-        Ok(None) => return (StatusCode::UNAUTHORIZED, "unauthorized\n").into_response(),
+        Ok(Some(viewer)) if viewer.role.may(Access::Look) => {}
+        Ok(_) => return (StatusCode::UNAUTHORIZED, "unauthorized\n").into_response(),
         Err(error) => return failed(&error),
     }
     let Ok(run) = run.parse::<RunId>() else {
@@ -213,7 +214,8 @@ impl Follower {
             self.changed = self.control_plane.watch(self.run);
         }
         let (sessions, token) = &self.session;
-        self.is_over = sessions.check(token).await?.is_none();
+        let viewer = sessions.check(token).await?;
+        self.is_over = !viewer.is_some_and(|viewer| viewer.role.may(Access::Look));
         Ok(())
     }
 

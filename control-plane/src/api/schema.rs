@@ -10,6 +10,7 @@ use async_graphql::{EmptySubscription, ServerResult, Value};
 use super::error::{UNAUTHORIZED, unauthorized};
 use super::mutation::Mutation;
 use super::query::Query;
+use super::role::Access;
 use super::session::{Sessions, Viewer};
 use crate::control_plane::ControlPlane;
 
@@ -21,6 +22,9 @@ const MAX_COMPLEXITY: usize = 20_000;
 const MAX_DIRECTIVES: usize = 8;
 /// The fields of the roots that need no session.
 const OPEN: [&str; 1] = ["apiKeyUser"];
+
+/// What GraphQL calls the root of all changes.
+const MUTATION: &str = "Mutation";
 
 /// The API's schema.
 pub(super) type Schema = async_graphql::Schema<Query, Mutation, EmptySubscription>;
@@ -43,7 +47,7 @@ pub fn sdl() -> String {
     async_graphql::Schema::build(Query, Mutation::default(), EmptySubscription).finish().sdl()
 }
 
-/// Refuses every field of the roots but the open ones without a session. It stands here once, so that
+/// Refuses every field of the roots but the open ones without a session whose role may have it. It stands here once, so that
 /// no field can be added and forgotten.
 struct SessionRequired;
 
@@ -62,7 +66,9 @@ impl Extension for SessionRequired {
         next: NextResolve<'_>,
     ) -> ServerResult<Option<Value>> {
         let is_root = info.path_node.parent.is_none();
-        if is_root && !OPEN.contains(&info.name) && ctx.data_opt::<Viewer>().is_none() {
+        let access = if info.parent_type == MUTATION { Access::Change } else { Access::Look };
+        let may = || ctx.data_opt::<Viewer>().is_some_and(|viewer| viewer.role.may(access));
+        if is_root && !OPEN.contains(&info.name) && !may() {
             debug_assert_eq!(unauthorized().message, UNAUTHORIZED);
             return Err(unauthorized().into_server_error(info.field.name.pos));
         }

@@ -11,6 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, KnownKey};
+use super::role::Role;
 use crate::clock::Clock;
 use crate::error::OperationError;
 use crate::rate::Rate;
@@ -80,6 +81,8 @@ pub(super) struct Viewer {
     pub id: String,
     /// The API key's name.
     pub name: String,
+    /// What it may do.
+    pub role: Role,
 }
 
 impl Viewer {
@@ -173,7 +176,7 @@ impl Sessions {
             return Ok(None);
         }
         let key = keys::find(&self.store, &claims.sub).await?;
-        Ok(key.map(|KnownKey { id, name }| Viewer { id, name }))
+        Ok(key.map(|KnownKey { id, name, role }| Viewer { id, name, role }))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, PoolId, SessionId};
+use gantry_model::{Attempt, SessionId};
 use gantry_protocol::SIGNING_LEAF_LIFETIME;
 use gantry_protocol::SessionPublicKey;
 use gantry_protocol::message::{
@@ -17,13 +17,13 @@ use gantry_protocol::message::{
     VERSION, Welcome, Window,
 };
 use gantry_protocol::{Signature, SigningLeaf};
-use sqlx::Row as _;
 
 use super::{Bond, Intake, hellos};
 use crate::control_plane::{ControlPlane, WorkerKey, unix_seconds};
 use crate::dispatch::millis;
 use crate::error::OperationError;
-use crate::store::{at, from_db, to_db, to_json};
+use crate::store::workers::{Introduction, Launcher};
+use crate::store::{outbox, sessions, workers};
 use crate::transport::Arrived;
 use crate::unit::Unit;
 use crate::workers::MAX_WORKERS;
@@ -33,13 +33,9 @@ const MAX_TEXT: usize = 200;
 /// The most metadata of a launcher: the bytes of all names and values, as the launcher counts them.
 const MAX_METADATA: usize = 16 * 1024;
 
-/// What is known of a worker before its hello counts.
-struct Known {
-    is_drained: bool,
-    is_there: bool,
-    instance: String,
-    machine: String,
-    heard_at: gantry_model::Timestamp,
+/// A worker that said bye is nowhere.
+const fn is_there(known: &Launcher) -> bool {
+    known.session.is_some()
 }
 
 impl ControlPlane {
@@ -64,13 +60,16 @@ impl ControlPlane {
                 return Ok(None);
             }
         };
-        if was_used(unit, (pool, worker), &hello.nonce).await? {
+        // That is known of its newest hellos and for long, not for ever: an even older one can end a session, as
+        // whoever holds messages back can anyway, and starts no write stage again, because nothing of its
+        // session ever proves it.
+        if sessions::has_nonce(unit.conn(), (pool, worker), &hello.nonce).await? {
             self.tell((pool, worker), format_args!("refused a hello that was used before"));
             return Ok(None);
         }
-        let known = known(unit, (pool, worker)).await?;
+        let known = workers::find_launcher(unit.conn(), (pool, worker)).await?;
         if let Some(known) = &known
-            && known.is_there
+            && is_there(known)
             && known.machine != hello.machine
             && unit.now() < known.heard_at.plus_ms(self.terms().lease_ms)
         {
@@ -91,7 +90,9 @@ impl ControlPlane {
             refuse(unit, key, &hello, &leaf, reason, message.to_owned());
             return Ok(None);
         }
-        if known.is_none() && is_full(unit, pool).await? {
+        if known.is_none()
+            && workers::count_of_pool(unit.conn(), pool).await? >= u64::from(MAX_WORKERS)
+        {
             let message = format!(
                 "the pool has {MAX_WORKERS} workers already: keep GANTRY_STATE_DIR over restarts, \
                  or make another pool; workers that are gone are forgotten after 30 days"
@@ -101,7 +102,7 @@ impl ControlPlane {
         }
         let is_drained = known.as_ref().is_some_and(|known| known.is_drained);
         if let Some(known) =
-            known.filter(|known| known.is_there && known.instance != hello.instance)
+            known.filter(|known| is_there(known) && known.instance != hello.instance)
         {
             self.inner.hellos.replace((pool, worker), known.instance);
         }
@@ -138,10 +139,21 @@ impl ControlPlane {
         let (pool, worker) = key;
         let session = SessionId::from_ulid(self.ids().ulid(unit.now()));
         self.inner.admitted.note_worker(worker, pool);
-        note_nonce(unit, key, &hello.nonce).await?;
-        let received = note_journal(unit, key, &hello).await?;
-        hellos::forget_old(unit, key).await?;
-        note_worker(unit, key, &hello, session).await?;
+        let now = unit.now();
+        sessions::insert_nonce(unit.conn(), key, &hello.nonce, now).await?;
+        let received = sessions::note_journal(unit.conn(), key, hello.journal, now).await?;
+        hellos::forget_old(unit.conn(), key).await?;
+        outbox::delete_of_worker(unit.conn(), key).await?;
+        let introduction = Introduction {
+            session,
+            instance: &hello.instance,
+            machine: &hello.machine,
+            journal: hello.journal,
+            metadata: &hello.metadata,
+            versions: &hello.versions,
+            engine: &hello.engine,
+        };
+        workers::begin_session(unit.conn(), key, &introduction, now).await?;
         let named: HashSet<Attempt> = hello.runs.iter().map(|run| run.attempt).collect();
         let settled = self.settle(unit, key, &hello, &named).await?;
         let bond = Arc::new(Bond {
@@ -226,124 +238,4 @@ fn refuse(
         unnamed: Vec::new(),
     };
     unit.say(key, Arc::new(bond), FromControlPlane::Refused(answer));
-}
-
-/// Whether the worker used the nonce before: the hello is an old one. That is known of its newest ones
-/// and for long, not for ever: an even older one can end a session, as whoever holds messages back can
-/// anyway, and starts no write stage again, because nothing of its session ever proves it.
-async fn was_used(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-    nonce: &str,
-) -> Result<bool, OperationError> {
-    let select = "SELECT 1 FROM nonces WHERE pool = $1 AND worker = $2 AND nonce = $3";
-    let row = sqlx::query(select)
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(nonce)
-        .fetch_optional(unit.conn())
-        .await?;
-    Ok(row.is_some())
-}
-
-/// Notes that the nonce is used. Only what begins a session is noted.
-async fn note_nonce(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-    nonce: &str,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    sqlx::query("INSERT INTO nonces (pool, worker, nonce, at) VALUES ($1, $2, $3, $4)")
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(nonce)
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
-async fn known(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-) -> Result<Option<Known>, OperationError> {
-    let select = "SELECT is_drained, session, instance, machine, heard_at FROM workers \
-         WHERE pool = $1 AND id = $2";
-    let row = sqlx::query(select)
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .fetch_optional(unit.conn())
-        .await?;
-    Ok(row.map(|row| Known {
-        is_drained: row.get::<i64, _>("is_drained") != 0,
-        // A worker that said bye is nowhere.
-        is_there: !row.get::<&str, _>("session").is_empty(),
-        instance: row.get("instance"),
-        machine: row.get("machine"),
-        heard_at: at(row.get("heard_at")),
-    }))
-}
-
-/// Whether the pool can have no more workers.
-async fn is_full(unit: &mut Unit, pool: PoolId) -> Result<bool, OperationError> {
-    let count = "SELECT COUNT(*) AS n FROM workers WHERE pool = $1";
-    let row = sqlx::query(count).bind(pool.to_string()).fetch_one(unit.conn()).await?;
-    Ok(row.get::<i64, _>("n") >= MAX_WORKERS)
-}
-
-/// How far the journal was taken in; 0 for a new one.
-async fn note_journal(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-    hello: &Hello,
-) -> Result<u64, OperationError> {
-    let upsert = "INSERT INTO journals (pool, worker, journal, received, heard_at) \
-                  VALUES ($1, $2, $3, 0, $4) \
-                  ON CONFLICT (pool, worker, journal) DO UPDATE SET heard_at = $4 \
-                  RETURNING received";
-    let now = to_db(unit.now().0);
-    let row = sqlx::query(upsert)
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(hello.journal.to_string())
-        .bind(now)
-        .fetch_one(unit.conn())
-        .await?;
-    Ok(from_db(row.get("received")))
-}
-
-/// The worker as its hello describes it, in a new session whose outbox is empty.
-async fn note_worker(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-    hello: &Hello,
-    session: SessionId,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    sqlx::query("DELETE FROM outbox WHERE pool = $1 AND worker = $2")
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .execute(unit.conn())
-        .await?;
-    let upsert = "INSERT INTO workers (pool, id, created_at, available_at, heard_at, is_connected, \
-        is_drained, is_healthy, is_passed_over, session, instance, machine, journal, sent, \
-        metadata, versions, engine) \
-        VALUES ($1, $2, $3, $3, $3, 1, 0, 1, 0, $4, $5, $6, $7, 0, $8, $9, $10) \
-        ON CONFLICT (pool, id) DO UPDATE SET heard_at = $3, is_connected = 1, is_healthy = 1, \
-        is_passed_over = 0, note = NULL, session = $4, instance = $5, machine = $6, journal = $7, \
-        sent = 0, metadata = $8, versions = $9, engine = $10";
-    sqlx::query(upsert)
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(now)
-        .bind(session.to_string())
-        .bind(&hello.instance)
-        .bind(&hello.machine)
-        .bind(hello.journal.to_string())
-        .bind(to_json(&hello.metadata))
-        .bind(to_json(&hello.versions))
-        .bind(&hello.engine)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
 }

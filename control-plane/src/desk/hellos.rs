@@ -10,18 +10,17 @@ use std::sync::{Mutex, PoisonError};
 use gantry_model::PoolId;
 
 use super::WorkerKey;
-use crate::error::OperationError;
 use crate::rate::Rate;
-use crate::unit::Unit;
+use crate::store::{Connection, StoreError, sessions};
 use crate::workers::MAX_WORKERS;
 
 /// How many nonces of a worker are kept, the newest ones. At the rate of a launcher that never gets
 /// through, which is two a minute, they are those of the last half hour; what an older hello can do, played
 /// again, stands at the place where nonces are compared.
-const NONCES: i64 = 64;
+const NONCES: u32 = 64;
 /// How many journals of a worker are kept, those heard last. A launcher has one for as long as it has its
 /// state directory.
-const JOURNALS: i64 = 8;
+const JOURNALS: u32 = 8;
 
 /// How many hellos a worker says at once.
 const WORKER_BURST: u32 = 60;
@@ -29,7 +28,7 @@ const WORKER_BURST: u32 = 60;
 const WORKER_EVERY_MS: u64 = 1_000;
 /// How many a pool says at once: all of its workers come back after an outage, and some of them twice.
 const POOL_BURST: u32 = 40_000;
-const _: () = assert!(POOL_BURST as i64 == 2 * MAX_WORKERS);
+const _: () = assert!(POOL_BURST == 2 * MAX_WORKERS);
 /// One more that often, in milliseconds.
 const POOL_EVERY_MS: u64 = 10;
 
@@ -82,23 +81,7 @@ impl Hellos {
 }
 
 /// Forgets all but the newest nonces and journals of a worker.
-pub(super) async fn forget_old(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-) -> Result<(), OperationError> {
-    let nonces = "DELETE FROM nonces WHERE pool = $1 AND worker = $2 AND nonce NOT IN \
-                  (SELECT nonce FROM nonces WHERE pool = $1 AND worker = $2 \
-                  ORDER BY at DESC, nonce DESC LIMIT $3)";
-    let journals = "DELETE FROM journals WHERE pool = $1 AND worker = $2 AND journal NOT IN \
-                    (SELECT journal FROM journals WHERE pool = $1 AND worker = $2 \
-                    ORDER BY heard_at DESC, journal DESC LIMIT $3)";
-    for (delete, most) in [(nonces, NONCES), (journals, JOURNALS)] {
-        sqlx::query(delete)
-            .bind(pool.to_string())
-            .bind(worker.to_string())
-            .bind(most)
-            .execute(unit.conn())
-            .await?;
-    }
-    Ok(())
+pub(super) async fn forget_old(conn: &mut Connection, key: WorkerKey) -> Result<(), StoreError> {
+    sessions::keep_nonces(conn, key, NONCES).await?;
+    sessions::keep_journals(conn, key, JOURNALS).await
 }

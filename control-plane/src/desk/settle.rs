@@ -5,12 +5,11 @@ use std::collections::HashSet;
 
 use gantry_model::{Attempt, Expired, Lease, RunId, RunLife, RunState, Stage, Standing};
 use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode};
-use sqlx::Row as _;
 
 use super::Sender;
 use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::error::OperationError;
-use crate::store::{block, id, load_run, maybe_at, save_run, to_db};
+use crate::store::{block, leases, load_run, results, save_run, workers};
 use crate::unit::Unit;
 
 /// The most epochs by which a launcher can know more than a server that was set back.
@@ -26,17 +25,11 @@ impl ControlPlane {
         named: &HashSet<Attempt>,
     ) -> Result<Settled, OperationError> {
         self.take_up(unit, (pool, worker), hello).await?;
-        let held = "SELECT id FROM runs WHERE pool = $1 AND worker = $2";
-        let held = sqlx::query(held)
-            .bind(pool.to_string())
-            .bind(worker.to_string())
-            .fetch_all(unit.conn())
-            .await?;
+        let held = leases::list_of_worker(unit.conn(), (pool, worker)).await?;
         let mut settled = Settled::default();
         let mut current = HashSet::new();
         let mut in_hand: Option<RunId> = None;
-        for row in held {
-            let run: RunId = id("run", row.get("id"))?;
+        for run in held {
             let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
             let before = row.life.clone();
             let attempt = before.attempt();
@@ -74,7 +67,8 @@ impl ControlPlane {
                 save_run(unit, &before, &mut row).await?;
             }
         }
-        place(unit, (pool, worker), in_hand).await?;
+        let now = unit.now();
+        workers::set_run(unit.conn(), (pool, worker), in_hand, now).await?;
         settled.not_yours = named.difference(&current).copied().collect();
         settled.not_yours.sort_unstable();
         Ok(settled)
@@ -121,14 +115,7 @@ impl ControlPlane {
 
     /// Whether a granted write stage could still be within its time.
     async fn is_timely(&self, unit: &mut Unit, attempt: Attempt) -> Result<bool, OperationError> {
-        let select = "SELECT granted_at FROM attempts WHERE run = $1 AND epoch = $2 AND stage = $3";
-        let row = sqlx::query(select)
-            .bind(attempt.run.to_string())
-            .bind(to_db(attempt.epoch.0))
-            .bind(attempt.stage.as_str())
-            .fetch_optional(unit.conn())
-            .await?;
-        let granted = row.and_then(|row| maybe_at(row.get("granted_at")));
+        let granted = results::granted_at(unit.conn(), attempt).await?;
         Ok(granted.is_some_and(|at| unit.now() < at.plus_ms(self.terms().write_ms)))
     }
 
@@ -179,24 +166,4 @@ fn again(life: &RunLife, needs_grant: bool) -> Vec<FromControlPlane> {
         .clone()
         .map(|by| FromControlPlane::Cancel(Cancel { attempt, mode: StopMode::Graceful, by }));
     grant.into_iter().chain(cancel).collect()
-}
-
-/// The run that keeps the worker busy.
-async fn place(
-    unit: &mut Unit,
-    (pool, worker): WorkerKey,
-    run: Option<RunId>,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    let update = "UPDATE workers SET run = $3, available_at = \
-                  CASE WHEN $3 IS NULL THEN COALESCE(available_at, $4) ELSE NULL END \
-                  WHERE pool = $1 AND id = $2";
-    sqlx::query(update)
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(run.map(|run| run.to_string()))
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
 }

@@ -7,12 +7,11 @@ use gantry_protocol::message::{
 };
 
 use super::Sender;
-use super::loose::owned;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::leases::{pass_over, revoke};
-use crate::log::{note_closings, refresh_complete};
-use crate::store::{RunRow, load_run, lock_against, save_run, to_db};
+use crate::leases::revoke;
+use crate::log;
+use crate::store::{RunRow, load_run, lock_against, results, save_run, workers};
 use crate::unit::Unit;
 
 /// The longest reason that is kept, in characters.
@@ -80,7 +79,7 @@ impl ControlPlane {
             let (pool, worker) = sender.key();
             tracing::info!(%pool, %worker, %attempt, "an offer was declined: {}", short(&decline.reason));
             save_run(unit, &before, &mut row).await?;
-            pass_over(unit, pool, worker).await?;
+            workers::pass_over(unit.conn(), (pool, worker)).await?;
         }
         Ok(())
     }
@@ -115,7 +114,7 @@ impl ControlPlane {
         mut result: StageResult,
     ) -> Result<(), OperationError> {
         let attempt = result.attempt;
-        if !owned(unit, sender, attempt).await? {
+        if !results::was_granted(unit.conn(), sender.key(), attempt).await? {
             sender.refuse(attempt, "result", "the attempt was never granted to this worker");
             return Ok(());
         }
@@ -140,7 +139,7 @@ impl ControlPlane {
             Concluded::Released if is_given_back => {
                 let (pool, worker) = sender.key();
                 tracing::warn!(%pool, %worker, %attempt, "a worker gave a stage back");
-                pass_over(unit, pool, worker).await?;
+                workers::pass_over(unit.conn(), (pool, worker)).await?;
             }
             Concluded::Released => {}
             Concluded::Continued => {
@@ -221,12 +220,7 @@ async fn lacks_workspace(
     if !has_second_half || !has_changes || goes_on {
         return Ok(false);
     }
-    let stored = sqlx::query("SELECT 1 FROM workspaces WHERE run = $1 AND epoch = $2")
-        .bind(result.attempt.run.to_string())
-        .bind(to_db(result.attempt.epoch.0))
-        .fetch_optional(unit.conn())
-        .await?;
-    Ok(stored.is_none())
+    Ok(!results::has_workspace(unit.conn(), result.attempt).await?)
 }
 
 /// Outputs come in an envelope of at most 64 KiB, so there is nothing to cut but a sensitive value
@@ -243,8 +237,7 @@ async fn close_log(
     attempt: Attempt,
     closings: &[Closing],
 ) -> Result<(), OperationError> {
-    note_closings(unit, attempt, closings).await?;
-    if !refresh_complete(unit, attempt).await? {
+    if !log::close(unit.conn(), attempt, closings).await? {
         tracing::warn!(%attempt, "a result came before all of its log");
     }
     Ok(())
@@ -265,14 +258,6 @@ async fn note_late(
         StageOutcome::Unknown { reason } => format!("unknown: {}", short(reason)),
     };
     let note = format!("; its worker reported later that it {said}");
-    let update = "UPDATE attempts SET end_note = COALESCE(end_note, 'over') || $4 \
-                  WHERE run = $1 AND epoch = $2 AND stage = $3 AND is_reported = 0";
-    sqlx::query(update)
-        .bind(attempt.run.to_string())
-        .bind(to_db(attempt.epoch.0))
-        .bind(attempt.stage.as_str())
-        .bind(note)
-        .execute(unit.conn())
-        .await?;
+    results::add_end_note(unit.conn(), attempt, &note).await?;
     Ok(())
 }

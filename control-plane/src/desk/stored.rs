@@ -7,20 +7,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, MAX_LINEAGE, MAX_SERIAL, RunType, Stage, StateHeading};
 use gantry_protocol::message::{
-    Decision, MoreOutputs, Segment, StateStored, UrlPurpose, WorkspaceStored,
+    Decision, MoreOutputs, Output, Segment, StateStored, UrlPurpose, WorkspaceStored,
 };
 use gantry_protocol::{Digest, Header, Signature};
-use sqlx::Row as _;
 
 use super::Sender;
-use super::loose::owned;
 use crate::control_plane::ControlPlane;
 use crate::dispatch::key_prefix;
 use crate::error::OperationError;
-use crate::log::{Appended, append, grow_run};
+use crate::log::{Appended, append};
 use crate::objects::check_key;
 use crate::stacks::StateVersion;
-use crate::store::{RunRow, clear_later, to_db, to_json};
+use crate::store::results::{self, NewState};
+use crate::store::{RunRow, clear_later, to_json};
 use crate::unit::Unit;
 
 /// The longest segment, in bytes.
@@ -36,7 +35,7 @@ impl ControlPlane {
         what: &'static str,
         object: Option<(UrlPurpose, &str)>,
     ) -> Result<Option<RunRow>, OperationError> {
-        if !owned(unit, sender, attempt).await? {
+        if !results::was_granted(unit.conn(), sender.key(), attempt).await? {
             sender.refuse(attempt, what, "the attempt was never granted to this worker");
             return Ok(None);
         }
@@ -70,11 +69,8 @@ impl ControlPlane {
         }
         // What an attempt stores after a newer one began would tear the run's log apart.
         let run_start = (attempt.epoch == row.life.epoch).then_some(row.log_length);
-        match append(unit, &segment, run_start).await? {
+        match append(unit.conn(), &segment, run_start).await? {
             Appended::Kept => {
-                if run_start.is_some() {
-                    grow_run(unit, attempt.run, segment.length).await?;
-                }
                 unit.changed(attempt.run);
             }
             Appended::Known => {}
@@ -114,7 +110,7 @@ impl ControlPlane {
             );
             return Ok(());
         }
-        if is_known_state(unit, &row, &state).await? {
+        if results::has_state(unit.conn(), &row.stack, &state.payload_sha256).await? {
             return Ok(());
         }
         let orphaned = self.orphaned(unit, sender, &row, &state).await?;
@@ -122,14 +118,15 @@ impl ControlPlane {
             tracing::warn!(%attempt, serial = state.serial, "kept an orphaned state version: {reason}");
         }
         let id = self.ids().ulid(unit.now()).to_string();
-        insert_state(unit, &row, &state, &id, orphaned.as_deref()).await?;
-        if orphaned.is_none() {
-            sqlx::query("UPDATE stacks SET state_current = $2 WHERE id = $1")
-                .bind(row.stack.as_str())
-                .bind(&id)
-                .execute(unit.conn())
-                .await?;
-        }
+        let new = NewState {
+            id: &id,
+            stack: &row.stack,
+            stored: &state,
+            lineage: kept_lineage(&state),
+            orphaned: orphaned.as_deref(),
+            created_at: unit.now(),
+        };
+        results::insert_state(unit.conn(), &new).await?;
         unit.changed(attempt.run);
         Ok(())
     }
@@ -180,21 +177,8 @@ impl ControlPlane {
             sender.refuse(attempt, "workspace", "its size, hash or signature is not valid");
             return Ok(());
         }
-        let insert = "INSERT INTO workspaces (run, epoch, key, size, payload_sha256, payload_size, \
-                      signature, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-                      ON CONFLICT DO NOTHING";
-        let now = to_db(unit.now().0);
-        sqlx::query(insert)
-            .bind(attempt.run.to_string())
-            .bind(to_db(attempt.epoch.0))
-            .bind(&stored.key)
-            .bind(to_db(stored.size))
-            .bind(&stored.payload_sha256)
-            .bind(to_db(stored.payload_size))
-            .bind(&stored.signature)
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
+        let now = unit.now();
+        results::insert_workspace(unit.conn(), &stored, now).await?;
         if row.life.state.is_terminal() {
             clear_later(unit, attempt.run).await?;
         }
@@ -212,20 +196,8 @@ impl ControlPlane {
         if row.is_none() {
             return Ok(());
         }
-        let insert = "INSERT INTO decisions (run, epoch, stage, is_allowed, denials, policy_sha256, at) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
-        let now = to_db(unit.now().0);
-        let inserted = sqlx::query(insert)
-            .bind(attempt.run.to_string())
-            .bind(to_db(attempt.epoch.0))
-            .bind(attempt.stage.as_str())
-            .bind(i64::from(decision.is_allowed))
-            .bind(to_json(&decision.denials))
-            .bind(&decision.policy_sha256)
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
-        if inserted.rows_affected() == 1 {
+        let now = unit.now();
+        if results::insert_decision(unit.conn(), &decision, now).await? {
             let actor = format!("worker {}", sender.worker);
             let act = if decision.is_allowed { "policy.allow" } else { "policy.deny" };
             let subject = format!("run {}", attempt.run);
@@ -245,32 +217,19 @@ impl ControlPlane {
         if self.stored_for(unit, sender, attempt, "outputs", None).await?.is_none() {
             return Ok(());
         }
-        let count = "SELECT COUNT(*) AS count FROM outputs WHERE run = $1";
-        let known: i64 = sqlx::query(count)
-            .bind(attempt.run.to_string())
-            .fetch_one(unit.conn())
-            .await?
-            .get("count");
-        let insert = "INSERT INTO outputs (run, n, name, is_sensitive, value) \
-                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
-        let numbered = (i64::from(more.from)..).zip(more.outputs);
+        let known = results::count_outputs(unit.conn(), attempt.run).await?;
+        let numbered = (u64::from(more.from)..).zip(more.outputs);
         for ((n, output), _) in numbered.zip(known..MAX_OUTPUTS) {
             let value = output.value.filter(|_| !output.is_sensitive);
-            sqlx::query(insert)
-                .bind(attempt.run.to_string())
-                .bind(n)
-                .bind(output.name)
-                .bind(i64::from(output.is_sensitive))
-                .bind(value.map(|value| value.to_string()))
-                .execute(unit.conn())
-                .await?;
+            let output = Output { value, ..output };
+            results::insert_output(unit.conn(), attempt.run, n, &output).await?;
         }
         Ok(())
     }
 }
 
 /// The most outputs of a run that are kept beside those of its result.
-const MAX_OUTPUTS: i64 = 10_000;
+const MAX_OUTPUTS: u64 = 10_000;
 
 /// What the tool itself never writes in a run that plans and applies. A task may: somebody's
 /// `terraform state push -force` is meant.
@@ -291,49 +250,4 @@ fn misfit(
 
 fn kept_lineage(state: &StateStored) -> &str {
     &state.lineage[..state.lineage.floor_char_boundary(MAX_LINEAGE)]
-}
-
-async fn is_known_state(
-    unit: &mut Unit,
-    row: &RunRow,
-    state: &StateStored,
-) -> Result<bool, OperationError> {
-    let known = sqlx::query("SELECT 1 FROM states WHERE stack = $1 AND payload_sha256 = $2")
-        .bind(row.stack.as_str())
-        .bind(&state.payload_sha256)
-        .fetch_optional(unit.conn())
-        .await?;
-    Ok(known.is_some())
-}
-
-async fn insert_state(
-    unit: &mut Unit,
-    row: &RunRow,
-    state: &StateStored,
-    id: &str,
-    orphaned: Option<&str>,
-) -> Result<(), OperationError> {
-    let insert = "INSERT INTO states (id, stack, run, epoch, stage, serial, lineage, header, \
-        payload_sha256, payload_size, predecessor, signature, key, created_at, orphaned) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-    let now = to_db(unit.now().0);
-    sqlx::query(insert)
-        .bind(id)
-        .bind(row.stack.as_str())
-        .bind(state.attempt.run.to_string())
-        .bind(to_db(state.attempt.epoch.0))
-        .bind(state.attempt.stage.as_str())
-        .bind(to_db(state.serial))
-        .bind(kept_lineage(state))
-        .bind(&state.header)
-        .bind(&state.payload_sha256)
-        .bind(to_db(state.payload_size))
-        .bind(state.predecessor.as_deref())
-        .bind(&state.signature)
-        .bind(&state.key)
-        .bind(now)
-        .bind(orphaned)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
 }

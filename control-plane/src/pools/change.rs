@@ -1,16 +1,19 @@
 //! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
 
-use gantry_model::{PoolId, RunId, Stage, Standing};
+use gantry_model::{PoolId, Stage, Standing};
 use gantry_protocol::message::{Cycle, FromControlPlane};
-use sqlx::Row as _;
 
 use super::{Pool, check_there};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::leases::revoke;
-use crate::store::{id, load_run, save_run, to_db, to_json};
+use crate::store::pools::PoolWords;
+use crate::store::{leases, load_run, outbox, pools, save_run, workers};
 use crate::unit::Unit;
+
+/// How many of the stacks that use a pool are named.
+const NAMED: u32 = 3;
 
 /// What is to change about a pool; what is none stays as it is.
 #[derive(Debug, Clone, Default)]
@@ -44,17 +47,9 @@ impl ControlPlane {
         let mut unit = self.begin().await?;
         check_there(&mut unit, pool).await?;
         super::check_free(&mut unit, &name, Some(pool)).await?;
-        let update = "UPDATE pools SET name = $2, description = $3, labels = $4, updated_at = $5 \
-                      WHERE id = $1";
-        let now = to_db(unit.now().0);
-        sqlx::query(update)
-            .bind(pool.to_string())
-            .bind(&name)
-            .bind(&description)
-            .bind(to_json(&labels))
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
+        let words = PoolWords { name: &name, description: &description, labels: &labels };
+        let now = unit.now();
+        pools::update_words(unit.conn(), pool, words, now).await?;
         unit.audit(actor, "pool.set", &format!("pool {pool}"), &name).await?;
         unit.commit().await?;
         self.pool(pool).await
@@ -74,11 +69,8 @@ impl ControlPlane {
     ) -> Result<u64, OperationError> {
         self.pool(pool).await?;
         let mut unit = self.begin().await?;
-        let select = "SELECT id FROM workers WHERE pool = $1 AND is_connected = 1";
-        let workers = sqlx::query(select).bind(pool.to_string()).fetch_all(unit.conn()).await?;
         let mut told = 0;
-        for worker in workers {
-            let worker = id("worker", worker.get("id"))?;
+        for worker in workers::list_connected(unit.conn(), pool).await? {
             unit.post(pool, worker, FromControlPlane::Cycle(Cycle { force })).await?;
             told += 1;
         }
@@ -100,17 +92,11 @@ impl ControlPlane {
         // Somebody else may have deleted it since.
         check_there(&mut unit, pool).await?;
         check_unused(&mut unit, &present).await?;
-        let now = to_db(unit.now().0);
-        let ends = [
-            "UPDATE certificates SET revoked_at = $2 WHERE pool = $1 AND revoked_at IS NULL",
-            // The name is free again.
-            "UPDATE pools SET deleted_at = $2, updated_at = $2, name = name || ' (' || id || ')' WHERE id = $1",
-            "DELETE FROM workers WHERE pool = $1 AND $2 > 0",
-            "DELETE FROM outbox WHERE pool = $1 AND $2 > 0",
-        ];
-        for end in ends {
-            sqlx::query(end).bind(pool.to_string()).bind(now).execute(unit.conn()).await?;
-        }
+        let now = unit.now();
+        pools::revoke_certificates(unit.conn(), pool, now).await?;
+        pools::end_pool(unit.conn(), pool, now).await?;
+        workers::delete_of_pool(unit.conn(), pool).await?;
+        outbox::delete_of_pool(unit.conn(), pool).await?;
         unit.audit(actor, "pool.delete", &format!("pool {pool}"), &present.name).await?;
         let serial = present.serial.clone();
         unit.then(move |this| {
@@ -125,9 +111,7 @@ impl ControlPlane {
 
 /// Gives back the read stages of a pool's workers, which leave.
 async fn give_back(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
-    let select = "SELECT id FROM runs WHERE pool = $1 AND worker IS NOT NULL AND stage = 'read'";
-    for row in sqlx::query(select).bind(pool.to_string()).fetch_all(unit.conn()).await? {
-        let run: RunId = id("run", row.get("id"))?;
+    for run in leases::list_read_stages(unit.conn(), pool).await? {
         let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
         let before = row.life.clone();
         let Standing::Granted(lease) = before.standing else { continue };
@@ -141,11 +125,10 @@ async fn give_back(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> 
 }
 
 async fn check_unused(unit: &mut Unit, pool: &Pool) -> Result<(), OperationError> {
-    let stacks = "SELECT id FROM stacks WHERE pool = $1 AND deleted_at IS NULL ORDER BY id LIMIT 4";
-    let stacks = sqlx::query(stacks).bind(pool.id.to_string()).fetch_all(unit.conn()).await?;
+    let stacks = pools::list_stacks_of(unit.conn(), pool.id, NAMED + 1).await?;
     if !stacks.is_empty() {
-        let named: Vec<&str> = stacks.iter().take(3).map(|row| row.get("id")).collect();
-        let more = if stacks.len() > 3 { ", …" } else { "" };
+        let named = stacks.iter().take(NAMED as usize).map(String::as_str).collect::<Vec<_>>();
+        let more = if stacks.len() > named.len() { ", …" } else { "" };
         return Err(OperationError::Conflict(format!(
             "pool {} is used by {}{more}: delete these stacks or give them another pool first",
             pool.name,

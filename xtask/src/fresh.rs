@@ -34,11 +34,12 @@ const RUST: &str = "/opt/rust";
 /// Where a Debian's programs are.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Enters the tree with what a machine has besides files. The shell stays, as the first process that all others of
-/// the machine are left to.
+/// the machine are left to. Its root is a mount of its own, as an engine that unpacks an image asks of a machine.
 const ENTER: &str = r#"
 tree=$1 rust=$2
 shift 2
 hostname fresh
+mount --bind "$tree" "$tree"
 for shared in /sys /dev; do mount --rbind "$shared" "$tree$shared"; done
 mount -t proc proc "$tree/proc"
 mount -t tmpfs -o mode=0755 run "$tree/run"

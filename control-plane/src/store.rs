@@ -1,19 +1,27 @@
-//! The database: one writer, many readers.
+//! The database: one writer, many readers; SQLite or PostgreSQL.
 //!
 //! All that changes something goes through [`Store::begin`], one transaction at a time; what only
 //! looks goes through [`Store::read`] and waits for nobody. The SQL is what SQLite and PostgreSQL
-//! share: `$1` placeholders, BIGINT, TEXT and BLOB; ids and JSON are TEXT, instants BIGINT
-//! milliseconds. What is SQLite's own stands in [`sqlite`].
+//! share: `$1` placeholders, BIGINT and TEXT; ids and JSON are TEXT, instants BIGINT milliseconds,
+//! booleans BIGINT 0 and 1. What is one database's own stands in [`sqlite`] and [`postgres`].
+//!
+//! A statement is a `sqlx::query` that runs on a `&mut` [`Connection`], whatever is behind it: it binds `i64`, text
+//! and options of these, and nothing else (`bool` is `i64::from(flag)`). What it answers is read by name through
+//! [`Columns`]: `row.text("note")?`, `row.maybe_instant("due_at")?`, `row.parsed("id")?`. A column that is missing or of an
+//! unexpected kind is a [`StoreError::Column`] that names it, and so it is from `row.try_get(..)?`; `row.get` would
+//! end the server. Counts are BIGINT in both; a sum is `CAST(SUM(x) AS BIGINT)`.
 
 pub(crate) mod audit;
 mod code;
 mod columns;
+mod connection;
 pub(crate) mod keys;
 pub(crate) mod leases;
 mod locks;
 pub(crate) mod logs;
 pub(crate) mod outbox;
 pub(crate) mod pools;
+mod postgres;
 pub(crate) mod results;
 mod runs;
 pub(crate) mod sessions;
@@ -23,9 +31,8 @@ pub(crate) mod workers;
 
 use std::path::Path;
 
-use sqlx::migrate::MigrateError;
-use sqlx::pool::PoolConnection;
-use sqlx::{Sqlite, SqlitePool};
+use sqlx::SqlStr;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 pub(crate) use code::{
     at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
@@ -38,14 +45,10 @@ pub(crate) use runs::{
 };
 pub(crate) use workers::WorkerKey;
 
-/// A connection, inside or outside of a transaction.
-pub type Connection = sqlx::SqliteConnection;
+pub use connection::{Connection, Reader, Transaction};
 
-/// A transaction under way. It is rolled back when it is dropped.
-pub type Transaction = sqlx::Transaction<'static, Sqlite>;
-
-/// The row of a query's answer.
-pub type Row = sqlx::sqlite::SqliteRow;
+/// The row of a query's answer. [`Columns`] reads it.
+pub type Row = sqlx::any::AnyRow;
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,40 @@ pub enum StoreError {
         /// What it said.
         source: sqlx::Error,
     },
+    /// It cannot be reached.
+    #[error("cannot reach the database {place}: {hint}")]
+    Unreachable {
+        /// Where it is, without anything secret.
+        place: String,
+        /// What to do about it.
+        hint: &'static str,
+        /// What it said.
+        source: sqlx::Error,
+    },
+    /// Another server writes to it.
+    #[error(
+        "another server uses the database {place}: stop it first, or give this server a database of its own"
+    )]
+    Held {
+        /// Where it is.
+        place: String,
+    },
+    /// It is none that can be used.
+    #[error("the database {place} cannot be used: {problem}")]
+    Unsuitable {
+        /// Where it is.
+        place: String,
+        /// What is wrong with it and what to do.
+        problem: &'static str,
+    },
+    /// It takes no changes.
+    #[error(
+        "the database takes no changes: it is a standby or set to read-only; let the server connect to the primary"
+    )]
+    ReadOnly(#[source] sqlx::Error),
+    /// Its URL makes no sense.
+    #[error("the database's URL is not valid: give postgres://user@host/database")]
+    Url(#[source] sqlx::Error),
     /// Its tables cannot be brought to this version.
     #[error("cannot bring the database to this version")]
     Migrate(#[source] MigrateError),
@@ -69,6 +106,16 @@ pub enum StoreError {
     /// The disk has no space for it.
     #[error("the disk with the database is full: free some space there, then try again")]
     Full(#[source] sqlx::Error),
+    /// A column is missing, or holds what this version does not write there.
+    #[error(
+        "the database's column {column} is not as this version writes it: was the database changed by hand?"
+    )]
+    Column {
+        /// Its name.
+        column: String,
+        /// What is wrong with it.
+        source: sqlx::Error,
+    },
     /// A query failed.
     #[error("the database failed")]
     Query(#[source] sqlx::Error),
@@ -82,9 +129,27 @@ pub enum StoreError {
     },
 }
 
+/// Whether a disk is full.
+fn is_full(error: &sqlx::Error) -> bool {
+    sqlite::is_full(error) || postgres::is_full(error)
+}
+
 impl From<sqlx::Error> for StoreError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the list is the library's, and grows")]
     fn from(error: sqlx::Error) -> Self {
-        if sqlite::is_full(&error) { Self::Full(error) } else { Self::Query(error) }
+        let column = match &error {
+            sqlx::Error::ColumnNotFound(column) => Some(column),
+            sqlx::Error::ColumnDecode { index, .. } => Some(index),
+            _ => None,
+        };
+        match column {
+            Some(column) => {
+                Self::Column { column: column.trim_matches('"').to_owned(), source: error }
+            }
+            None if is_full(&error) => Self::Full(error),
+            None if postgres::is_read_only(&error) => Self::ReadOnly(error),
+            None => Self::Query(error),
+        }
     }
 }
 
@@ -93,7 +158,7 @@ impl From<MigrateError> for StoreError {
     fn from(error: MigrateError) -> Self {
         match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
-                if sqlite::is_full(&error) =>
+                if is_full(&error) =>
             {
                 Self::Full(error)
             }
@@ -107,9 +172,12 @@ impl From<MigrateError> for StoreError {
 
 /// The database. Clones are the same database.
 #[derive(Debug, Clone)]
-pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+pub struct Store(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Sqlite(sqlite::Database),
+    Postgres(postgres::Database),
 }
 
 impl Store {
@@ -118,16 +186,16 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or is of a newer version.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source| {
-            if sqlite::is_full(&source) {
-                return StoreError::Full(source);
-            }
-            StoreError::Open { path: path.display().to_string(), source }
-        };
-        let writer = sqlite::writer(path).await.map_err(open)?;
-        migrate(&writer).await?;
-        let readers = sqlite::readers(path).await.map_err(open)?;
-        Ok(Self { writer, readers })
+        Ok(Self(Kind::Sqlite(sqlite::Database::open(path).await?)))
+    }
+
+    /// Connects to a PostgreSQL database, given as `postgres://user@host/database?parameters`.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let options = postgres::Options::new(url).map_err(StoreError::Url)?;
+        Ok(Self(Kind::Postgres(postgres::Database::open(options).await?)))
     }
 
     /// Begins a transaction. There is one at a time: others wait for it.
@@ -135,25 +203,39 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        let connection = match &self.0 {
+            Kind::Sqlite(database) => database.writer().await?,
+            Kind::Postgres(database) => database.writer().await?,
+        };
+        Transaction::begin(connection).await
     }
 
     /// A connection to look with. It sees everything that was committed before.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn read(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        Ok(self.readers.acquire().await?)
+    pub async fn read(&self) -> Result<Reader, StoreError> {
+        let connection = match &self.0 {
+            Kind::Sqlite(database) => database.reader().await?,
+            Kind::Postgres(database) => database.reader().await?,
+        };
+        Ok(Reader(connection))
     }
 
-    /// Closes the file; waits for what is under way.
+    /// Closes it; waits for what is under way.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        match &self.0 {
+            Kind::Sqlite(database) => database.close().await,
+            Kind::Postgres(database) => database.close().await,
+        }
     }
 }
 
-/// Brings the tables to this version.
-async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
-    Ok(sqlx::migrate!("migrations/sqlite").run(writer).await?)
+/// The migrations, each with its number, its name and its text.
+fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migrations = migrations.iter().map(|(version, name, sql)| {
+        let sql = SqlStr::from_static(sql);
+        Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(migrations.collect())
 }

@@ -239,7 +239,7 @@ async fn follow_owner(unit: &mut Unit, before: &RunLife, row: &RunRow) -> Result
     Ok(())
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+type Query<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
 
 /// Binds run, epoch and stage as $1, $2 and $3.
 fn attempt_query(sql: &'static str, life: &RunLife) -> Query<'static> {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqlitePool};
 
+use super::{Connection, StoreError, migrator};
+
 /// How many look at the same time.
 const READERS: u32 = 4;
 
@@ -18,8 +20,54 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .statement_cache_capacity(256)
 }
 
+/// The tables, in the order in which they came.
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+    (2, "retention", include_str!("../../migrations/sqlite/0002_retention.sql")),
+];
+
+/// A file, open.
+#[derive(Debug, Clone)]
+pub(super) struct Database {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Database {
+    pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |source| {
+            if is_full(&source) {
+                return StoreError::Full(source);
+            }
+            StoreError::Open { path: path.display().to_string(), source }
+        };
+        let writer = writer(path).await.map_err(open)?;
+        migrate(&writer).await?;
+        let readers = readers(path).await.map_err(open)?;
+        Ok(Self { writer, readers })
+    }
+
+    pub(super) async fn writer(&self) -> Result<Connection, StoreError> {
+        Ok(Connection::sqlite(self.writer.acquire().await?))
+    }
+
+    pub(super) async fn reader(&self) -> Result<Connection, StoreError> {
+        Ok(Connection::sqlite(self.readers.acquire().await?))
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Brings the tables to this version.
+async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
+    Ok(migrator(&MIGRATIONS).run(writer).await?)
+}
+
 /// The one connection that changes something. A commit is on the disk when it returns.
-pub(super) async fn writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
+async fn writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = options(path).create_if_missing(true).synchronous(SqliteSynchronous::Full);
     SqlitePoolOptions::new()
         .max_connections(1)
@@ -34,7 +82,7 @@ pub(super) async fn writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
 }
 
 /// The connections that only look.
-pub(super) async fn readers(path: &Path) -> Result<SqlitePool, sqlx::Error> {
+async fn readers(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     SqlitePoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(Duration::from_secs(30))
@@ -55,8 +103,8 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
 mod tests {
     use sqlx::sqlite::SqlitePoolOptions;
 
-    use super::options;
-    use crate::store::{Store, StoreError, migrate};
+    use super::{migrate, options};
+    use crate::store::{Store, StoreError};
 
     #[tokio::test]
     async fn a_full_disk_at_the_first_start_is_told_as_one() {

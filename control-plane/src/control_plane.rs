@@ -11,14 +11,14 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use crate::admitted::Admitted;
 use crate::authority::Issuer;
 use crate::clock::Clock;
-use crate::desk::{Bond, Hellos, Intakes};
 use crate::error::OperationError;
+use crate::fleet::outbound::Parcel;
+use crate::fleet::{Bond, Hellos, Intakes};
 use crate::ids::Ids;
 use crate::objects::Objects;
-use crate::outbox::Parcel;
+use crate::pools::certificates::Admitted;
 use crate::rate::{self, Rate};
 use crate::store::Store;
 use crate::transport::Admissions;

@@ -4,7 +4,6 @@
 //! launchers say, what time does. The rules themselves are in `gantry-model`. [`server`] wires it to a
 //! broker, an object store, a certificate authority and the API.
 
-pub mod api;
 pub mod audit;
 pub mod authority;
 pub mod clock;
@@ -12,7 +11,10 @@ pub mod config;
 pub mod control_plane;
 pub mod data_dir;
 pub mod error;
+pub mod fleet;
+pub mod http;
 pub mod ids;
+pub mod keys;
 pub mod logs;
 pub mod objects;
 pub mod pools;
@@ -24,17 +26,11 @@ pub mod store;
 pub mod tls;
 pub mod transport;
 pub mod waits;
-pub mod workers;
 
-mod admitted;
 mod check;
-mod desk;
 mod dispatch;
-mod leases;
-mod log;
-mod outbox;
 mod retention;
 mod scheduler;
 mod serve;
-mod unit;
+mod unit_of_work;
 mod watchers;

@@ -1,5 +1,7 @@
 //! Logs of runs, as people read them.
 
+pub(crate) mod index;
+
 use bytes::{Bytes, BytesMut};
 use gantry_model::{Attempt, RunId, Section};
 

@@ -1,5 +1,6 @@
 //! Pools: workers that share one certificate, one queue and one key.
 
+pub(crate) mod certificates;
 mod change;
 
 use gantry_model::PoolId;
@@ -8,13 +9,13 @@ use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
 pub use self::change::PoolChange;
 pub use crate::store::pools::Pool;
 
-use crate::admitted::Face;
 use crate::check;
 use crate::control_plane::{ControlPlane, unix_seconds};
 use crate::error::OperationError;
+use crate::pools::certificates::Face;
 use crate::store::pools::{self, CertificateRow, PoolWords};
 use crate::store::{Connection, outbox, settings, workers};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// Where the recovery key stands among the settings.
 const RECOVERY_KEY: &str = "recovery_key";

@@ -11,7 +11,7 @@ use sqlx::Row as _;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::{Connection, RUN_COLUMNS, RunRow, id, load_run, read_run, save_run, to_db};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// The most hand-offs of one transaction.
 const BATCH: i64 = 32;

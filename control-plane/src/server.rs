@@ -17,13 +17,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiConfig};
 use crate::authority::{self, Issuer, IssuerError};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::control_plane::{ControlPlane, Parts};
 use crate::data_dir::{DataDir, DataDirError, ServerFile};
 use crate::error::OperationError;
+use crate::http::{self, ApiConfig};
 use crate::ids::Ids;
 use crate::objects::local::{Credentials, endpoint};
 use crate::objects::{LocalObjects, ObjectsError};
@@ -175,7 +175,7 @@ impl Server {
         .await?;
         let session_key = files::session_key(&dir)?;
         let api_config = ApiConfig { base_url: file.api.clone(), session_key };
-        let api = api::router(control_plane.clone(), api_config);
+        let api = http::router(control_plane.clone(), api_config);
         files::write_admin(&dir, &control_plane, &file.api).await?;
 
         let Sockets { api: api_socket, mqtt, objects: objects_socket } = sockets;

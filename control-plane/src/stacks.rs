@@ -25,7 +25,7 @@ use crate::error::OperationError;
 use crate::pools::check_there;
 use crate::runs::Run;
 use crate::store::{Connection, at, from_db, id, json, run_state, to_db, to_json};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// The longest name of a repository, its owner or its branch, in characters.
 const MAX_REPOSITORY: usize = 255;

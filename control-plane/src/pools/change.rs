@@ -7,10 +7,10 @@ use super::{Pool, check_there};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::leases::revoke;
+use crate::fleet::leases::revoke;
 use crate::store::pools::PoolWords;
 use crate::store::{leases, load_run, outbox, pools, save_run, workers};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// How many of the stacks that use a pool are named.
 const NAMED: u32 = 3;

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::ServerError;
-use crate::api;
 use crate::control_plane::ControlPlane;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::keys;
 
 /// The length of the key that signs the API's sessions.
 const SESSION_KEY: usize = 32;
@@ -50,7 +50,7 @@ pub(super) async fn write_admin(
             kept
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = api::create_key(control_plane, "server", "admin").await?;
+            let key = keys::create_key(control_plane, "server", "admin").await?;
             let key_secret = key.secret.to_string();
             Admin { endpoint: endpoint.to_owned(), key_id: key.id, key_secret, ca }
         }

@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::pools::check_there;
 use crate::store::{to_db, to_json};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// What is to change about a stack; what is none stays as it is.
 #[derive(Debug, Clone, Default)]

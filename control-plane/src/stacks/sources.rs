@@ -13,7 +13,7 @@ use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::objects::check_key;
 use crate::store::{Connection, at, from_db, to_db};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// For how long a source can be uploaded.
 const UPLOAD_TTL: Duration = Duration::from_hours(1);

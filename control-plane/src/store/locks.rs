@@ -8,7 +8,7 @@ use gantry_model::{RunLife, RunState, StackId, Standing};
 use sqlx::Row as _;
 
 use super::{RunRow, StoreError, id, load_run, save_run, to_db};
-use crate::unit::Unit;
+use crate::unit_of_work::Unit;
 
 /// The name under which the server itself locks a stack.
 pub(crate) const SERVER: &str = "gantry";

@@ -23,7 +23,7 @@ const RUN_TRIGGER_FORCED: &str = "mutation($forceApply:ForceApplyMode$runtimeCon
 
 #[test]
 fn the_schema_is_this_one() {
-    insta::assert_snapshot!("schema", gantry_control_plane::api::sdl());
+    insta::assert_snapshot!("schema", gantry_control_plane::http::sdl());
 }
 
 /// The provider, the command line tool, the autoscaler and the exporter, about a pool.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode, header};
-use gantry_control_plane::api::{self, ApiConfig};
 use gantry_control_plane::authority::Issuer;
 use gantry_control_plane::clock::FakeClock;
 use gantry_control_plane::control_plane::{ControlPlane, Parts};
+use gantry_control_plane::http::{self, ApiConfig};
 use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::FakeObjects;
 use gantry_control_plane::store::Store;
@@ -40,10 +40,11 @@ impl Server {
         let clock = Arc::new(FakeClock::at(Timestamp(NOW)));
         let objects = FakeObjects::new();
         let control_plane = control_plane(folder.path(), &clock, &objects).await;
-        let key = api::create_key(&control_plane, "test", "tester").await.unwrap();
+        let key =
+            gantry_control_plane::keys::create_key(&control_plane, "test", "tester").await.unwrap();
         let config =
             ApiConfig { base_url: URL.to_owned(), session_key: Zeroizing::new(vec![7; 32]) };
-        let router = api::router(control_plane.clone(), config);
+        let router = http::router(control_plane.clone(), config);
         let mut server = Self {
             control_plane,
             clock,

@@ -63,7 +63,7 @@ async fn sealed_secrets_are_taken_and_never_given_back() {
         server.fail(set, json!({ "secrets": { "header": "AAAA", "payload": "AAAA" } })).await;
     assert!(!message.is_empty());
     assert!(
-        !gantry_control_plane::api::sdl().contains("payload: String!\n}\n\ntype"),
+        !gantry_control_plane::http::sdl().contains("payload: String!\n}\n\ntype"),
         "no type has a payload"
     );
 }

@@ -1,0 +1,187 @@
+//! Messages to launchers: signed, published, and published again until they are acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_model::{MessageId, PoolId, WorkerId};
+use gantry_protocol::message::{
+    Binding, Direction, Envelope, FromControlPlane, Grant, Message as _,
+};
+
+use crate::control_plane::ControlPlane;
+use crate::error::OperationError;
+use crate::fleet::Bond;
+use crate::store::outbox::OutboxRow;
+use crate::store::{StoreError, json, outbox};
+use crate::transport::{Delivery, Transport};
+
+/// After this time without an acknowledgement a message is sent again.
+pub(crate) const RESEND_MS: u64 = 5_000;
+/// The same while the worker is not connected: its next hello voids the message anyway.
+const AWAY_MS: u64 = 60_000;
+/// The most messages that are sent again at once.
+const BATCH: u32 = 500;
+/// How long a broker may take for one message.
+const PUBLISH: Duration = Duration::from_secs(5);
+
+/// A message to one session of a launcher.
+pub(crate) struct Parcel {
+    pub(crate) pool: PoolId,
+    pub(crate) worker: WorkerId,
+    pub(crate) bond: Arc<Bond>,
+    pub(crate) id: MessageId,
+    pub(crate) seq: Option<u64>,
+    pub(crate) message: FromControlPlane,
+}
+
+/// A signed message, ready for the broker.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The pool.
+    pub pool: PoolId,
+    /// The worker.
+    pub worker: WorkerId,
+    /// The envelope.
+    pub payload: Bytes,
+}
+
+impl ControlPlane {
+    /// Lets the message leave soon. When too many wait, one that must not be lost leaves later from
+    /// the outbox, and another one is asked for again by whoever misses it.
+    pub(crate) fn hand_over(&self, parcel: Parcel) {
+        let kind = parcel.message.kind();
+        if self.inner.parcels.try_send(parcel).is_err() {
+            tracing::warn!(kind, "too many messages wait to be published");
+        }
+    }
+
+    /// The next message that wants to be published. Cancel safe up to the moment at which there is one.
+    pub async fn next_outgoing(&self) -> Option<Outgoing> {
+        loop {
+            let parcel = self.inner.posted.lock().await.recv().await?;
+            if let Some(outgoing) = self.encode(parcel).await {
+                return Some(outgoing);
+            }
+        }
+    }
+
+    /// The same, if one waits already.
+    pub async fn waiting_outgoing(&self) -> Option<Outgoing> {
+        loop {
+            let parcel = self.inner.posted.lock().await.try_recv().ok()?;
+            if let Some(outgoing) = self.encode(parcel).await {
+                return Some(outgoing);
+            }
+        }
+    }
+
+    async fn encode(&self, parcel: Parcel) -> Option<Outgoing> {
+        let Parcel { pool, worker, bond, id, seq, message } = parcel;
+        let kind = message.kind();
+        let message = match self.with_urls(message).await {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(%pool, %worker, kind, error = %error, "no URLs for a grant yet");
+                return None;
+            }
+        };
+        let binding =
+            Binding { direction: Direction::FromControlPlane, pool, worker, nonce: &bond.nonce };
+        let mut failed = None;
+        let encoded = Envelope::encode(&message, id, seq, &binding, |bytes| {
+            match bond.leaf.key.sign(bytes) {
+                Ok(signature) => signature.as_bytes().to_vec(),
+                Err(error) => {
+                    failed = Some(error);
+                    Vec::new()
+                }
+            }
+        });
+        match (encoded, failed) {
+            (Ok(payload), None) => Some(Outgoing { pool, worker, payload: payload.into() }),
+            (Err(error), _) => {
+                tracing::error!(%pool, %worker, kind, error = %error, "cannot spell a message");
+                None
+            }
+            (Ok(_), Some(error)) => {
+                tracing::error!(%pool, %worker, kind, error = %error, "cannot sign a message");
+                None
+            }
+        }
+    }
+
+    /// A grant gets its urls when it leaves: they are worth something to whoever reads them, so they
+    /// are in no database.
+    async fn with_urls(
+        &self,
+        message: FromControlPlane,
+    ) -> Result<FromControlPlane, OperationError> {
+        match message {
+            FromControlPlane::Grant(grant) => {
+                let urls = self.first_urls(grant.attempt).await?;
+                Ok(FromControlPlane::Grant(Grant { attempt: grant.attempt, urls }))
+            }
+            other @ (FromControlPlane::Welcome(_)
+            | FromControlPlane::Refused(_)
+            | FromControlPlane::Offer(_)
+            | FromControlPlane::Revoke(_)
+            | FromControlPlane::Cancel(_)
+            | FromControlPlane::Urls(_)
+            | FromControlPlane::Drain(_)
+            | FromControlPlane::Cycle(_)
+            | FromControlPlane::Ack(_)
+            | FromControlPlane::Unsupported(_)) => Ok(other),
+        }
+    }
+
+    /// Publishes what waits, until the process ends. Cancel safe but for one message, which is sent
+    /// again.
+    pub(crate) async fn publish_all(&self, broker: &dyn Transport) {
+        while let Some(outgoing) = self.next_outgoing().await {
+            let Outgoing { pool, worker, payload } = outgoing;
+            match tokio::time::timeout(PUBLISH, broker.publish(pool, worker, payload)).await {
+                Ok(Ok(Delivery::Sent | Delivery::NotConnected)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%pool, %worker, error = %error, "cannot publish a message");
+                }
+                Err(_) => tracing::warn!(%pool, %worker, "the broker took too long for a message"),
+            }
+        }
+    }
+
+    /// Sends again what was not acknowledged in time.
+    pub(crate) async fn send_again(&self) -> Result<(), OperationError> {
+        let rows = {
+            let mut conn = self.store().read().await?;
+            outbox::list_due(&mut conn, self.now(), BATCH).await?
+        };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut unit = self.begin().await?;
+        let mut parcels = Vec::new();
+        for row in rows {
+            let bond = self.bond(row.worker);
+            let wait = if bond.is_some() { RESEND_MS } else { AWAY_MS };
+            let next_at = unit.now().plus_ms(wait);
+            let is_kept = outbox::postpone(unit.conn(), &row, next_at).await?;
+            if let Some(bond) = bond.filter(|_| is_kept) {
+                parcels.push(parcel(bond, &row)?);
+            }
+        }
+        unit.commit().await?;
+        for parcel in parcels {
+            self.hand_over(parcel);
+        }
+        Ok(())
+    }
+}
+
+fn parcel(bond: Arc<Bond>, row: &OutboxRow) -> Result<Parcel, StoreError> {
+    let body: Box<serde_json::value::RawValue> = json("message", &row.body)?;
+    let message = FromControlPlane::from_body(&row.kind, &body)
+        .map_err(|_| StoreError::Value { kind: "message", text: row.kind.clone() })?;
+    let (pool, worker) = row.worker;
+    Ok(Parcel { pool, worker, bond, id: row.id, seq: Some(row.seq), message })
+}

@@ -1,0 +1,169 @@
+//! What a hello settles between its worker and us: which runs it has, which it never started, and
+//! which it has no right to.
+
+use std::collections::HashSet;
+
+use gantry_model::{Attempt, Expired, Lease, RunId, RunLife, RunState, Stage, Standing};
+use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode};
+
+use super::ingest::Sender;
+use crate::control_plane::{ControlPlane, WorkerKey};
+use crate::error::OperationError;
+use crate::store::{block, leases, load_run, results, save_run, workers};
+use crate::unit_of_work::Unit;
+
+/// The most epochs by which a launcher can know more than a server that was set back.
+const MAX_AHEAD: u64 = 1 << 20;
+
+impl ControlPlane {
+    /// Compares what the launcher names with what we gave it.
+    pub(super) async fn settle(
+        &self,
+        unit: &mut Unit,
+        (pool, worker): WorkerKey,
+        hello: &Hello,
+        named: &HashSet<Attempt>,
+    ) -> Result<Settled, OperationError> {
+        self.take_up(unit, (pool, worker), hello).await?;
+        let held = leases::list_of_worker(unit.conn(), (pool, worker)).await?;
+        let mut settled = Settled::default();
+        let mut current = HashSet::new();
+        let mut in_hand: Option<RunId> = None;
+        for run in held {
+            let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
+            let before = row.life.clone();
+            let attempt = before.attempt();
+            let now = unit.now();
+            match before.standing {
+                Standing::Idle | Standing::Waiting => continue,
+                Standing::Offered { .. } => {
+                    row.life.withdraw(worker, attempt);
+                }
+                Standing::Granted(lease) => {
+                    let first_half = Attempt { stage: Stage::Read, ..attempt };
+                    let has_first_half = lease.is_continued && named.contains(&first_half);
+                    if named.contains(&attempt) || has_first_half {
+                        current.extend([attempt, first_half]);
+                        in_hand = Some(run);
+                        row.life.renew(worker, attempt, now, self.terms());
+                        settled.again.extend(again(&row.life, !named.contains(&attempt)));
+                    } else if lease.journal == hello.journal && attempt.stage == Stage::Write {
+                        // Past its time it is not offered again: what this server knows of it may be
+                        // from a backup. It stays until its deadline.
+                        if self.is_timely(unit, attempt).await? {
+                            in_hand = Some(run);
+                            settled.unnamed.push(attempt);
+                        }
+                    } else if lease.journal == hello.journal {
+                        row.life.never_started(worker, hello.journal);
+                    } else {
+                        // A write stage stays, and its worker is free for others.
+                        let lost = row.life.journal_lost(worker, self.terms());
+                        debug_assert!(lost != Expired::NotDue || attempt.stage == Stage::Write);
+                    }
+                }
+            }
+            if row.life != before {
+                save_run(unit, &before, &mut row).await?;
+            }
+        }
+        let now = unit.now();
+        workers::set_run(unit.conn(), (pool, worker), in_hand, now).await?;
+        settled.not_yours = named.difference(&current).copied().collect();
+        settled.not_yours.sort_unstable();
+        Ok(settled)
+    }
+
+    /// Gives back the write stages that the launcher has in hand and that this server has yet to hand
+    /// out: it was set back, as a restored backup is. The launcher's journal is the better witness, and
+    /// what it has must not go to anybody else. A read stage that this server forgot is just planned again.
+    async fn take_up(
+        &self,
+        unit: &mut Unit,
+        (pool, worker): WorkerKey,
+        hello: &Hello,
+    ) -> Result<(), OperationError> {
+        let in_hand = hello.runs.iter().map(|run| run.attempt);
+        for attempt in in_hand.filter(|attempt| attempt.stage == Stage::Write) {
+            let Some(mut row) = load_run(unit.conn(), attempt.run).await? else { continue };
+            if row.pool != pool || row.life.state.is_terminal() || !is_ahead(&row.life, attempt) {
+                continue;
+            }
+            let (before, now) = (row.life.clone(), unit.now());
+            let is_second_half = row.life.run_type.first_stage() == Stage::Read;
+            row.life.stage = attempt.stage;
+            row.life.epoch = attempt.epoch;
+            row.life.state =
+                if is_second_half { RunState::PreparingApply } else { RunState::Preparing };
+            row.life.note =
+                Some("its worker has it, and this server had forgotten that".to_owned());
+            row.life.standing = Standing::Granted(Lease {
+                worker,
+                journal: hello.journal,
+                until: now.plus_ms(self.terms().lease_ms),
+                deadline: now.plus_ms(self.terms().write_ms),
+                is_continued: false,
+            });
+            tracing::error!(%attempt, %worker, "a launcher knows more of a run than this server, which was set back");
+            save_run(unit, &before, &mut row).await?;
+            if row.life.run_type.is_blocking() {
+                block(unit, &row.stack, row.life.run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a granted write stage could still be within its time.
+    async fn is_timely(&self, unit: &mut Unit, attempt: Attempt) -> Result<bool, OperationError> {
+        let granted = results::granted_at(unit.conn(), attempt).await?;
+        Ok(granted.is_some_and(|at| unit.now() < at.plus_ms(self.terms().write_ms)))
+    }
+
+    /// A write stage that was granted to this journal and that it does not know.
+    pub(super) async fn never_started(
+        &self,
+        unit: &mut Unit,
+        sender: &Sender,
+        attempt: Attempt,
+    ) -> Result<(), OperationError> {
+        let run = attempt.run;
+        let Some(mut row) = load_run(unit.conn(), run).await? else { return Ok(()) };
+        let before = row.life.clone();
+        if before.attempt() == attempt
+            && row.pool == sender.pool
+            && row.life.never_started(sender.worker, sender.bond.journal)
+        {
+            tracing::info!(%run, worker = %sender.worker, "a granted stage was never started");
+            save_run(unit, &before, &mut row).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether this server cannot have granted the attempt, as far as it remembers.
+fn is_ahead(life: &RunLife, attempt: Attempt) -> bool {
+    // Epochs rise by a few with each offer; more is no memory but an invention.
+    let later = 1..=MAX_AHEAD;
+    let is_offered = matches!(life.standing, Standing::Offered { .. });
+    attempt.epoch.0.checked_sub(life.epoch.0).is_some_and(|by| later.contains(&by))
+        || is_offered && life.attempt() == attempt
+}
+
+/// What a hello's comparison led to.
+#[derive(Default)]
+pub(super) struct Settled {
+    pub(super) not_yours: Vec<Attempt>,
+    pub(super) unnamed: Vec<Attempt>,
+    pub(super) again: Vec<FromControlPlane>,
+}
+
+/// What the owner of a run still has to hear.
+fn again(life: &RunLife, needs_grant: bool) -> Vec<FromControlPlane> {
+    let attempt = life.attempt();
+    let grant = needs_grant.then(|| FromControlPlane::Grant(Grant { attempt, urls: Vec::new() }));
+    let cancel = life
+        .stop
+        .clone()
+        .map(|by| FromControlPlane::Cancel(Cancel { attempt, mode: StopMode::Graceful, by }));
+    grant.into_iter().chain(cancel).collect()
+}

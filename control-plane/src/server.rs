@@ -30,7 +30,9 @@ use crate::objects::{LocalObjects, ObjectsError};
 use crate::store::{Store, StoreError};
 use crate::tls::{Bound, TlsError, TlsSettings};
 use crate::transport::mqtt::BoundBroker;
-use crate::transport::{BrokerConfig, EmbeddedBroker, Transport, TransportError};
+use crate::transport::{
+    BrokerConfig, EmbeddedBroker, PollTransport, Transport, TransportError, Transports,
+};
 
 use self::renewal::Renewal;
 
@@ -123,6 +125,7 @@ pub struct Server;
 pub struct Running {
     file: ServerFile,
     broker: Arc<EmbeddedBroker>,
+    poll: PollTransport,
     control_plane: ControlPlane,
     leave: CancellationToken,
     listeners: [Handle<SocketAddr>; 2],
@@ -180,17 +183,22 @@ impl Server {
 
         let Sockets { api: api_socket, mqtt, objects: objects_socket } = sockets;
         let broker = Arc::new(mqtt.start(control_plane.admissions()).await);
+        let ca = control_plane.issuer().ca_pem();
+        let poll = PollTransport::new(control_plane.admissions(), ca)?;
+        let api = api.merge(poll.router());
         let tls = TlsSettings::new(&certificate)?;
+        let api_tls = TlsSettings::with_clients_of(&certificate, ca)?;
         let renewal = Arc::new(Renewal {
             control_plane: control_plane.clone(),
             dir: Arc::downgrade(&dir),
             names,
-            tls: tls.clone(),
+            tls: [tls.clone(), api_tls.clone()],
             broker: Arc::clone(&broker),
         });
         let mut running = Running {
             file,
             broker,
+            poll,
             control_plane,
             leave: CancellationToken::new(),
             listeners: [Handle::new(), Handle::new()],
@@ -198,7 +206,7 @@ impl Server {
             tasks: JoinSet::new(),
             dir,
         };
-        running.serve(&tls, (api_socket, api), (objects_socket, endpoint));
+        running.serve((api_socket, api_tls, api), (objects_socket, tls, endpoint));
         running.dir.write_server_file(&running.file)?;
         Ok(running)
     }
@@ -241,6 +249,8 @@ impl Running {
 
     /// Ends gently: takes no new requests, finishes those that have begun, lets the launchers go.
     pub async fn stop(mut self) {
+        // What is held would hold up the listener.
+        self.poll.stop();
         for listener in &self.listeners {
             listener.graceful_shutdown(Some(GRACE));
         }
@@ -261,19 +271,20 @@ impl Running {
 
     fn serve(
         &mut self,
-        tls: &TlsSettings,
-        (api_socket, api): (Bound, axum::Router),
-        (objects_socket, endpoint): (Bound, axum::Router),
+        (api_socket, api_tls, api): (Bound, TlsSettings, axum::Router),
+        (objects_socket, tls, endpoint): (Bound, TlsSettings, axum::Router),
     ) {
         let [api_handle, objects_handle] = self.listeners.clone();
-        let listener = api_socket.serve(tls.clone(), api, API_IDLE, api_handle);
+        let listener = api_socket.serve(api_tls, api, API_IDLE, api_handle);
         self.tasks.spawn(report("the API", listener));
-        let listener = objects_socket.serve(tls.clone(), endpoint, OBJECTS_IDLE, objects_handle);
+        let listener = objects_socket.serve(tls, endpoint, OBJECTS_IDLE, objects_handle);
         self.tasks.spawn(report("the object store", listener));
         let (control_plane, leave) = (self.control_plane.clone(), self.leave.clone());
-        let broker: Arc<dyn Transport> = Arc::clone(&self.broker) as Arc<dyn Transport>;
+        let transports: Vec<Arc<dyn Transport>> =
+            vec![Arc::clone(&self.broker) as _, Arc::new(self.poll.clone())];
+        let transports = Arc::new(Transports::new(transports));
         self.tasks.spawn(async move {
-            control_plane.serve(broker, leave).await;
+            control_plane.serve(transports, leave).await;
             "the control plane"
         });
         let (renewal, leave) = (Arc::clone(&self.renewal), self.leave.clone());
@@ -325,6 +336,8 @@ impl Sockets {
                 }
                 TransportError::TooLarge { .. }
                 | TransportError::Stopped
+                | TransportError::Authority
+                | TransportError::Random(_)
                 | TransportError::Start { .. } => error.into(),
             })?;
         let (part, option) = ("the object store", "--objects-listen");

@@ -1,6 +1,7 @@
 //! HTTPS listeners: TLS from our own authority, and time limits for clients that dawdle.
 
 mod idle;
+mod peer;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,11 +13,17 @@ use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use gantry_protocol::ServerCertificate;
 use hyper_util::rt::TokioTimer;
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 use self::idle::IdleAcceptor;
+use self::peer::PeerAcceptor;
+
+pub use self::peer::Peer;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -24,8 +31,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take for a request's head, and how long it may keep a connection without one.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// How many connections a listener has at the same time. More are closed at once.
-const MAX_CONNECTIONS: usize = 8192;
+/// How many connections a listener has at the same time. More are closed at once. All of a fleet that polls
+/// have one each, and some of them two; with them there is room for as many others as before.
+pub(crate) const MAX_CONNECTIONS: usize = 40_000;
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 64;
@@ -49,18 +57,46 @@ pub enum TlsError {
     Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The TLS settings of our listeners. Clones are the same settings; replaced, they count for whoever
+/// The TLS settings of a listener. Clones are the same settings; replaced, they count for whoever
 /// connects from then on.
 #[derive(Clone)]
-pub struct TlsSettings(RustlsConfig);
+pub struct TlsSettings {
+    config: RustlsConfig,
+    /// Whose client certificates are taken, if any are.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
 
 impl TlsSettings {
-    /// Settings with this certificate.
+    /// Settings with this certificate. Nobody is asked for one of theirs.
     ///
     /// # Errors
     /// When certificate or key cannot be used.
     pub fn new(certificate: &ServerCertificate) -> Result<Self, TlsError> {
-        Ok(Self(RustlsConfig::from_config(server_config(certificate)?)))
+        Self::with(certificate, None)
+    }
+
+    /// Settings with this certificate. Who has one of `authority`, PEM, may show it: see [`Peer`].
+    ///
+    /// # Errors
+    /// When certificate, key or authority cannot be used.
+    pub fn with_clients_of(
+        certificate: &ServerCertificate,
+        authority: &str,
+    ) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(unusable)?;
+        roots.add(ca).map_err(unusable)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let verifier = verifier.allow_unauthenticated().build().map_err(unusable)?;
+        Self::with(certificate, Some(verifier))
+    }
+
+    fn with(
+        certificate: &ServerCertificate,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsError> {
+        let config = server_config(certificate, clients.as_ref())?;
+        Ok(Self { config: RustlsConfig::from_config(config), clients })
     }
 
     /// Takes another certificate.
@@ -68,7 +104,7 @@ impl TlsSettings {
     /// # Errors
     /// When certificate or key cannot be used: the former one stays.
     pub fn renew(&self, certificate: &ServerCertificate) -> Result<(), TlsError> {
-        self.0.reload_from_config(server_config(certificate)?);
+        self.config.reload_from_config(server_config(certificate, self.clients.as_ref())?);
         Ok(())
     }
 }
@@ -113,9 +149,10 @@ impl Bound {
         idle: Duration,
         handle: Handle<SocketAddr>,
     ) -> io::Result<()> {
-        let acceptor = RustlsAcceptor::new(tls.0)
+        let acceptor = RustlsAcceptor::new(tls.config)
             .handshake_timeout(HANDSHAKE)
             .acceptor(IdleAcceptor::new(idle, MAX_CONNECTIONS));
+        let acceptor = PeerAcceptor(acceptor);
         let server = axum_server::from_tcp(self.listener)?;
         let mut server = server.acceptor(acceptor).handle(handle).http1_only();
         server
@@ -129,21 +166,31 @@ impl Bound {
     }
 }
 
-/// This certificate, no client certificates, HTTP/1.1.
-fn server_config(certificate: &ServerCertificate) -> Result<Arc<ServerConfig>, TlsError> {
-    let unusable = |error: Box<dyn std::error::Error + Send + Sync>| TlsError::Certificate(error);
+/// This certificate, client certificates if somebody's are taken, HTTP/1.1.
+fn server_config(
+    certificate: &ServerCertificate,
+    clients: Option<&Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = CertificateDer::pem_slice_iter(certificate.pem.as_bytes());
-    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| unusable(error.into()))?;
-    let key = PrivateKeyDer::from_pem_slice(&certificate.key);
-    let key = key.map_err(|error| unusable(error.into()))?;
-    // Named, because with two providers in the program rustls would not choose one.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+    let key = PrivateKeyDer::from_pem_slice(&certificate.key).map_err(unusable)?;
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(error.into()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| unusable(error.into()))?;
+        .map_err(unusable)?;
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Named, because with two providers in the program rustls would not choose one.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TlsError {
+    TlsError::Certificate(error.into())
 }

@@ -8,13 +8,20 @@
 
 pub mod fake;
 pub mod mqtt;
+pub mod poll;
+
+mod several;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gantry_model::{PoolId, WorkerId};
+use gantry_protocol::{PublicKey, Serial};
+use tokio::time::Instant;
 
 pub use fake::FakeTransport;
 pub use mqtt::{BrokerConfig, EmbeddedBroker};
+pub use poll::PollTransport;
+pub use several::Transports;
 
 /// A message from a launcher. Its sender is proven by certificate and topic, its content is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +32,20 @@ pub struct Arrived {
     pub worker: WorkerId,
     /// At most [`gantry_protocol::message::MAX_ENVELOPE`] bytes.
     pub payload: Bytes,
+}
+
+/// Who a client is: what it proved of itself, and the worker that it says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    pool: PoolId,
+    worker: WorkerId,
+    serial: Serial,
+}
+
+/// A message that passed the access control.
+struct Admitted {
+    identity: Identity,
+    payload: Bytes,
 }
 
 /// What became of a message to a launcher.
@@ -50,6 +71,12 @@ pub enum TransportError {
     /// The broker has ended.
     #[error("the broker has stopped: restart the server")]
     Stopped,
+    /// The authority that launchers know the control plane by is no certificate.
+    #[error("the authority's certificate cannot be read: restore ca.pem from a backup")]
+    Authority,
+    /// OpenSSL failed.
+    #[error("OpenSSL has no random bytes")]
+    Random(#[from] openssl::error::ErrorStack),
     /// Its address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -86,6 +113,12 @@ pub trait Transport: Send + Sync + 'static {
     /// it after [`Admissions`] has ceased to admit the serial: then none of its messages is handed on
     /// from the return of this call, and no session of it comes back.
     fn close_sessions(&self, serial: &str) -> BoxFuture<'_, usize>;
+
+    /// Since when the worker is connected, if it is.
+    fn connected_at(&self, pool: PoolId, worker: WorkerId) -> Option<Instant>;
+
+    /// Closes the worker's session, which has since come by another transport. Does not wait.
+    fn disconnect(&self, pool: PoolId, worker: WorkerId);
 }
 
 /// Which certificates are admitted.
@@ -96,6 +129,10 @@ pub trait Admissions: Send + Sync + 'static {
     ///
     /// [`Serial`]: gantry_protocol::Serial
     fn pool_of(&self, serial: &str) -> Option<PoolId>;
+
+    /// The key of the pool's current certificate. Called for each connection that proves itself by a
+    /// signature, so it answers from memory.
+    fn key_of(&self, pool: PoolId) -> Option<PublicKey>;
 
     /// The pool in which a worker was seen before, so that no other pool connects as it while it is
     /// away. `None` if it is new. Called for each connection, so it answers from memory.

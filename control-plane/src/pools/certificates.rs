@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_model::{PoolId, WorkerId};
-use gantry_protocol::{KeyError, Recipient};
+use gantry_protocol::{KeyError, PublicKey, Recipient};
 
 use crate::transport::{Admissions, serial_text};
 
@@ -80,6 +80,10 @@ impl Admissions for Admitted {
     fn pool_of(&self, serial: &str) -> Option<PoolId> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.serials.get(serial).copied()
+    }
+
+    fn key_of(&self, pool: PoolId) -> Option<PublicKey> {
+        self.face(pool).map(|face| face.recipient.key().clone())
     }
 
     fn owner_of(&self, worker: WorkerId) -> Option<PoolId> {

@@ -24,7 +24,8 @@ pub(super) struct Renewal {
     /// Not held: its lock ends with the server, not with this.
     pub(super) dir: Weak<DataDir>,
     pub(super) names: Vec<String>,
-    pub(super) tls: TlsSettings,
+    /// Of each HTTPS listener.
+    pub(super) tls: [TlsSettings; 2],
     pub(super) broker: Arc<EmbeddedBroker>,
 }
 
@@ -56,7 +57,9 @@ impl Renewal {
         let issued = issuer.issue_server(&self.names, unix_now()).map_err(IssuerError::from)?;
         write_server(&dir, &issued)?;
         drop(dir);
-        self.tls.renew(&issued)?;
+        for tls in &self.tls {
+            tls.renew(&issued)?;
+        }
         self.broker.renew().await?;
         tracing::info!("the listeners have a new certificate");
         Ok(())

@@ -10,6 +10,7 @@ use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::Serial;
 use gantry_protocol::message::MAX_ENVELOPE;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Admissions, Arrived, Delivery, Transport, TransportError};
 
@@ -31,6 +32,7 @@ struct Inner {
 }
 
 struct Session {
+    since: Instant,
     serial: Serial,
     outgoing: mpsc::Sender<Bytes>,
 }
@@ -62,7 +64,7 @@ impl FakeTransport {
         let serial: Serial = serial.parse().ok()?;
         let pool = self.inner.admissions.pool_of(serial.as_str())?;
         let (outgoing, incoming) = mpsc::channel(CAPACITY);
-        let session = Session { serial: serial.clone(), outgoing };
+        let session = Session { since: Instant::now(), serial: serial.clone(), outgoing };
         self.inner.sessions().insert((pool, worker), session);
         Some(FakeClient { broker: Arc::clone(&self.inner), serial, pool, worker, incoming })
     }
@@ -167,6 +169,14 @@ impl Transport for FakeTransport {
             before - sessions.len()
         })
     }
+
+    fn connected_at(&self, pool: PoolId, worker: WorkerId) -> Option<Instant> {
+        self.inner.sessions().get(&(pool, worker)).map(|session| session.since)
+    }
+
+    fn disconnect(&self, pool: PoolId, worker: WorkerId) {
+        self.inner.sessions().remove(&(pool, worker));
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +190,10 @@ mod tests {
     impl Admissions for One {
         fn pool_of(&self, serial: &str) -> Option<PoolId> {
             self.0.lock().unwrap().filter(|_| serial == "a")
+        }
+
+        fn key_of(&self, _: PoolId) -> Option<gantry_protocol::PublicKey> {
+            None
         }
     }
 

@@ -33,9 +33,10 @@ use rmqtt::server::MqttServer;
 use rmqtt::types::QoS;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::access::{AccessControl, Hooks};
-use super::{Admissions, Arrived, Delivery, Transport, TransportError};
+use super::{Admissions, Admitted, Arrived, Delivery, Identity, Transport, TransportError};
 
 /// How many messages from launchers wait for the control plane before senders are held back.
 const ARRIVALS: usize = 256;
@@ -83,7 +84,7 @@ pub struct EmbeddedBroker {
     /// Its address is the one that is listened on.
     config: BrokerConfig,
     context: ServerContext,
-    arrived: tokio::sync::Mutex<mpsc::Receiver<access::Admitted>>,
+    arrived: tokio::sync::Mutex<mpsc::Receiver<Admitted>>,
     /// How many listeners there were: rmqtt wants a number of its own for each.
     listeners: AtomicU16,
     tasks: Mutex<JoinSet<()>>,
@@ -289,7 +290,7 @@ impl Transport for EmbeddedBroker {
                 };
                 // It may have waited here while its certificate was revoked.
                 if self.access.is_admitted(&admitted.identity) {
-                    let access::Identity { pool, worker, .. } = admitted.identity;
+                    let Identity { pool, worker, .. } = admitted.identity;
                     return Some(Arrived { pool, worker, payload: admitted.payload });
                 }
             }
@@ -302,6 +303,15 @@ impl Transport for EmbeddedBroker {
             let Ok(serial) = serial else { return 0 };
             close(self.access.kick(|identity| identity.serial == serial)).await
         })
+    }
+
+    fn connected_at(&self, pool: PoolId, worker: WorkerId) -> Option<Instant> {
+        self.access.connected_at(pool, worker)
+    }
+
+    fn disconnect(&self, pool: PoolId, worker: WorkerId) {
+        // Who waits for them to notice, nobody does.
+        drop(self.access.kick(|identity| identity.pool == pool && identity.worker == worker));
     }
 }
 

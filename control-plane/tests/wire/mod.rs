@@ -11,7 +11,7 @@ use gantry_control_plane::transport::{
     Admissions, Arrived, BrokerConfig, EmbeddedBroker, Transport as _, TransportError,
 };
 use gantry_model::{PoolId, WorkerId};
-use gantry_protocol::{Authority, CertificateRequest, Namespace, PoolKey, Serial};
+use gantry_protocol::{Authority, CertificateRequest, Namespace, PoolKey, PublicKey, Serial};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, LastWill, Packet, PubAckReason, SubscribeReasonCode,
@@ -45,6 +45,7 @@ pub fn worker_id(n: u128) -> WorkerId {
 #[derive(Default)]
 pub struct Register {
     serials: Mutex<HashMap<String, PoolId>>,
+    keys: Mutex<HashMap<PoolId, PublicKey>>,
     pub owners: Mutex<HashMap<WorkerId, PoolId>>,
     /// After how many more questions every certificate is revoked.
     pub patience: Mutex<Option<u32>>,
@@ -62,6 +63,10 @@ impl Admissions for Register {
             *left = left.checked_sub(1)?;
         }
         self.serials.lock().unwrap().get(serial).copied()
+    }
+
+    fn key_of(&self, pool: PoolId) -> Option<PublicKey> {
+        self.keys.lock().unwrap().get(&pool).cloned()
     }
 
     fn owner_of(&self, worker: WorkerId) -> Option<PoolId> {

@@ -36,6 +36,12 @@ impl Serial {
         Self::of(certificate.serial_number()).ok()
     }
 
+    /// The serial number of a certificate, DER, if it is one.
+    #[must_use]
+    pub fn of_der(der: &[u8]) -> Option<Self> {
+        Self::of(X509::from_der(der).ok()?.serial_number()).ok()
+    }
+
     pub(crate) fn of(number: &Asn1IntegerRef) -> Result<Self, ErrorStack> {
         let digits = number.to_bn()?.to_hex_str()?.to_lowercase();
         Ok(Self(digits.trim_start_matches('0').to_owned()))

@@ -15,6 +15,7 @@ mod digest;
 mod key;
 mod masking;
 mod pem;
+pub mod poll;
 mod seal;
 mod sign;
 mod signature;

@@ -22,22 +22,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::connections::Connections;
-use super::super::{Admissions, Delivery};
+use super::super::{Admissions, Admitted, Delivery, Identity};
 use crate::rate::{self, Rate};
-
-/// Who a client is: what its certificate proves, and the worker that it says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) pool: PoolId,
-    pub(super) worker: WorkerId,
-    pub(super) serial: Serial,
-}
-
-/// A message that passed the access control.
-pub(super) struct Admitted {
-    pub(super) identity: Identity,
-    pub(super) payload: Bytes,
-}
 
 /// Why a client was turned away or a message refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +118,11 @@ impl AccessControl {
         let topic = self.topic("readonly", pool, worker);
         let is_meant = |to: &Identity| to.pool == pool && self.is_admitted(to);
         self.connections.send(worker, is_meant, topic, payload)
+    }
+
+    /// Since when the worker is connected, if it is.
+    pub(super) fn connected_at(&self, pool: PoolId, worker: WorkerId) -> Option<Instant> {
+        self.connections.since(pool, worker)
     }
 
     fn topic(&self, direction: &str, pool: PoolId, worker: WorkerId) -> String {

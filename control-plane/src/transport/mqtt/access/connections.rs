@@ -11,8 +11,8 @@ use rmqtt::utils::timestamp_millis;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::super::super::Identity;
 use super::super::{HANDSHAKE, MAX_QUEUE};
-use super::Identity;
 use crate::transport::Delivery;
 
 /// From how many handshakes on, lapsed ones are looked for.
@@ -38,6 +38,7 @@ struct Claim {
 
 struct Connection {
     session: Id,
+    since: Instant,
     identity: Identity,
     /// Where rmqtt's session takes what others want of it. Unbounded, so `waiting` bounds it.
     inbox: Tx,
@@ -79,7 +80,8 @@ impl Connections {
         let worker = identity.worker;
         inner.claims.remove(&worker);
         let session = session.clone();
-        let connection = Connection { session, identity, inbox, qos: None, waiting: 0 };
+        let connection =
+            Connection { session, since: Instant::now(), identity, inbox, qos: None, waiting: 0 };
         inner.connections.insert(worker, connection);
     }
 
@@ -91,6 +93,13 @@ impl Connections {
         if inner.connections.get(&worker).is_some_and(|connection| connection.session == *session) {
             inner.connections.remove(&worker);
         }
+    }
+
+    /// Since when the worker has a session, if it has one in this pool.
+    pub(super) fn since(&self, pool: PoolId, worker: WorkerId) -> Option<Instant> {
+        let inner = self.lock();
+        let connection = inner.connections.get(&worker)?;
+        (connection.identity.pool == pool && connection.is_live()).then_some(connection.since)
     }
 
     /// A session has subscribed to its topic, or ceased to.

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use gantry_protocol::message::UrlPurpose;
 use openssl::sha::Sha256;
-use reqwest::{Body, Client, Response, StatusCode, redirect};
+use reqwest::{Body, Client, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use tokio_util::io::ReaderStream;
 
 use crate::config::Proxy;
+use crate::{http, tls};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -45,10 +45,8 @@ pub enum BlobError {
     #[error("the token's CA is not a certificate that TLS can use: fetch the pool's token again")]
     Ca,
     /// The proxy cannot be used.
-    #[error(
-        "HTTPS_PROXY cannot be used as a URL: write special characters of user and password as %40"
-    )]
-    Proxy,
+    #[error(transparent)]
+    Proxy(#[from] http::InvalidProxy),
     /// The store cannot be reached or broke off; it may be there again later.
     #[error("the object store cannot be reached: check that this host can reach {host}")]
     Unreachable {
@@ -118,7 +116,7 @@ impl BlobError {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Trouble { .. } => true,
             Self::Ca
-            | Self::Proxy
+            | Self::Proxy(_)
             | Self::Exists { .. }
             | Self::Refused { .. }
             | Self::Altered { .. }
@@ -141,36 +139,24 @@ pub struct Expected<'a> {
 }
 
 impl Objects {
-    /// Trusts servers whose certificate comes from one of the CAs in `ca`, PEM, and reaches them through
-    /// `proxy`, but for those that it is not for.
+    /// Trusts servers whose certificate comes from one of the CAs in `ca`, PEM, or from one of `others`,
+    /// and reaches them through `proxy`, but for those that it is not for.
     ///
     /// # Errors
-    /// [`BlobError::Ca`].
-    pub fn trusting(ca: &[u8], proxy: Option<&Proxy>) -> Result<Self, BlobError> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca) {
-            let certificate = certificate.map_err(|_| BlobError::Ca)?;
-            roots.add(certificate).map_err(|_| BlobError::Ca)?;
-        }
-        let tls = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+    /// [`BlobError::Ca`], [`BlobError::Proxy`].
+    pub fn trusting(
+        ca: &[u8],
+        others: &[CertificateDer<'static>],
+        proxy: Option<&Proxy>,
+    ) -> Result<Self, BlobError> {
+        let roots = tls::roots(ca, others).map_err(|_| BlobError::Ca)?;
+        let tls = rustls::ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .map_err(|_| BlobError::Ca)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut builder = Client::builder().no_proxy();
-        if let Some(proxy) = proxy.cloned() {
-            let url = reqwest::Url::parse(&proxy.url()).map_err(|_| BlobError::Proxy)?;
-            builder = builder.proxy(reqwest::Proxy::custom(move |to| {
-                to.host_str().is_some_and(|host| proxy.is_for(host)).then(|| url.clone())
-            }));
-        }
-        let client = builder
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .build()
-            .map_err(|_| BlobError::Ca)?;
+        let builder = http::client(tls, proxy)?.connect_timeout(CONNECT);
+        let client = builder.build().map_err(|_| BlobError::Ca)?;
         Ok(Self { client })
     }
 

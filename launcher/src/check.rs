@@ -6,15 +6,16 @@
 use gantry_model::WorkerId;
 use ulid::Ulid;
 
-use crate::config::Config;
 use crate::config::day::Day;
+use crate::config::{Config, Wire};
 use crate::engine::{Engine, EngineError};
 use crate::explain::{Exit, Explain, explain};
 use crate::policy::Policy;
 use crate::session::Timing;
 use crate::start::{StartError, connect};
 use crate::transport::mqtt::Mqtt;
-use crate::transport::{Address, Link as _, Transport as _};
+use crate::transport::poll::Poll;
+use crate::transport::{Address, Link as _, Transport};
 
 /// What was found, and with which code the program ends.
 #[derive(Debug, Default)]
@@ -123,13 +124,20 @@ impl Explain for ImageError {
 
 /// Connects as a worker that nobody knows and leaves again without a word.
 async fn reach_broker(config: &Config) -> Result<(), Box<dyn Explain>> {
-    let mut broker = Mqtt::new(config, &Timing::default()).map_err(boxed)?;
     let address = Address {
         namespace: config.token.namespace.clone(),
         pool: config.token.pool,
         worker: WorkerId::from_ulid(Ulid::generate()),
     };
-    let link = broker.connect(&address, bytes::Bytes::new()).await.map_err(boxed)?;
+    let timing = Timing::default();
+    match &config.transport {
+        Wire::Mqtt => visit(Mqtt::new(config, &timing).map_err(boxed)?, &address).await,
+        Wire::Poll(base) => visit(Poll::new(config, base, &timing).map_err(boxed)?, &address).await,
+    }
+}
+
+async fn visit(mut transport: impl Transport, address: &Address) -> Result<(), Box<dyn Explain>> {
+    let link = transport.connect(address, bytes::Bytes::new()).await.map_err(boxed)?;
     link.close().await.map_err(boxed)
 }
 

@@ -13,6 +13,7 @@ mod problem;
 mod proxy;
 mod reader;
 mod variable;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_model::Stage;
 use gantry_protocol::{PoolKey, PoolToken};
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 pub use self::amount::{Amounts, Limit};
@@ -32,6 +34,7 @@ pub use self::problem::{ConfigError, ConfigErrors, Problem, Warning};
 pub use self::proxy::Proxy;
 use self::reader::Reader;
 pub use self::variable::{HOST, REQUIRED, RUNS, Variable, all as variables};
+pub use self::wire::{BaseUrl, Wire};
 pub use gantry_model::{GoDuration, InvalidDuration, LONGEST_DURATION};
 
 /// The most keys of metadata.
@@ -80,8 +83,11 @@ pub struct Config {
     pub shows_commands: bool,
     /// The worker's metadata. `SPACELIFT_METADATA_<key>`, without what stands before the key.
     pub metadata: BTreeMap<String, String>,
-    /// How the control plane is reached. `SPACELIFT_WORKER_COMMS_PROTOCOL`.
+    /// How the control plane is reached. `SPACELIFT_WORKER_COMMS_PROTOCOL`,
+    /// `SPACELIFT_WORKER_COMMS_URL`.
     pub transport: Wire,
+    /// Whose certificates are believed besides the token's authority. `ADDITIONAL_ROOT_CAS`.
+    pub additional_roots: Vec<CertificateDer<'static>>,
     /// The proxy to broker and objects, if there is one. `HTTPS_PROXY`, `NO_PROXY`.
     pub proxy: Option<Proxy>,
     /// Where the engine listens; Docker's usual place if none. `DOCKER_HOST`.
@@ -104,13 +110,6 @@ pub struct Config {
     pub allows_root: bool,
     /// What is worth a line in the log but no reason to refuse.
     pub warnings: Vec<Warning>,
-}
-
-/// How the control plane is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wire {
-    /// MQTT over TLS.
-    Mqtt,
 }
 
 /// How the launcher's own log is written.
@@ -199,7 +198,8 @@ impl Config {
             prints_run_logs: reader.flag("SPACELIFT_RUN_LOGS_ON_STANDARD_OUTPUT_ENABLED"),
             shows_commands: reader.flag("SPACELIFT_DEBUG"),
             metadata: metadata(&mut reader),
-            transport: reader.parsed("SPACELIFT_WORKER_COMMS_PROTOCOL", transport),
+            transport: wire::read(&mut reader, pool.as_ref().map(|(token, _)| token)),
+            additional_roots: wire::roots(&mut reader),
             proxy: proxy(&mut reader),
             docker_host: by_tls(&mut reader),
             log_format: reader.parsed("GANTRY_LOG", log_format),
@@ -230,6 +230,7 @@ impl Config {
             shows_commands: fields.shows_commands,
             metadata: fields.metadata,
             transport: fields.transport.expect(complete),
+            additional_roots: fields.additional_roots,
             proxy: fields.proxy,
             docker_host: fields.docker_host,
             state_dir: state_dir.expect(complete),
@@ -271,6 +272,7 @@ struct Fields {
     shows_commands: bool,
     metadata: BTreeMap<String, String>,
     transport: Option<Wire>,
+    additional_roots: Vec<CertificateDer<'static>>,
     proxy: Option<Proxy>,
     docker_host: Option<DockerHost>,
     log_format: Option<LogFormat>,
@@ -415,14 +417,6 @@ fn image(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-fn transport(text: &str) -> Result<Wire, Problem> {
-    match text {
-        "mqtt" => Ok(Wire::Mqtt),
-        "poll" => Err(Problem::PollComesLater),
-        _ => Err(Problem::Transport),
-    }
-}
-
 /// As other programs read them: in small letters too.
 fn proxy(reader: &mut Reader<'_>) -> Option<Proxy> {
     let text = |names: [&str; 2]| names.into_iter().find_map(|name| reader.text(name));
@@ -498,6 +492,7 @@ impl fmt::Debug for Config {
             .field("policy", &self.policy)
             .field("metadata", &self.metadata)
             .field("transport", &self.transport)
+            .field("additional_roots", &self.additional_roots.len())
             .field("proxy", &self.proxy)
             .field("docker_host", &self.docker_host)
             .field("state_dir", &self.state_dir)

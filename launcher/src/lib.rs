@@ -12,6 +12,7 @@ pub mod explain;
 pub mod fitness;
 pub mod health;
 pub mod host;
+pub mod http;
 pub mod journal;
 pub mod launch;
 pub mod limits;

@@ -22,14 +22,17 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use gantry_model::{JournalId, MessageId, SessionId, WorkerId};
 use gantry_protocol::message::{FromControlPlane, FromLauncher, Refused, RunInHand, Welcome};
 use gantry_protocol::{CryptoError, Endpoint};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Wire};
 use crate::explain::{Exit, Explain};
 use crate::transport::mqtt::Mqtt;
+use crate::transport::poll::Poll;
 use crate::transport::{LinkError, Transport};
 
 pub use self::backoff::Backoff;
@@ -277,7 +280,7 @@ impl Receipt {
 }
 
 impl Session {
-    /// Opens sessions over MQTT, one after the other, until it is closed or no more can be had.
+    /// Opens sessions over the wire that `config` names, one after the other, until it is closed or no more can be had.
     ///
     /// The future that comes with it does the work: it is to be awaited in the caller's `JoinSet`.
     ///
@@ -288,11 +291,21 @@ impl Session {
         worker: WorkerId,
         outgoing: Arc<dyn Outgoing>,
         health: watch::Receiver<Health>,
-    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), SessionError> {
+    ) -> Result<(Self, BoxFuture<'static, ()>), SessionError> {
         let identity = Identity::of(config, worker)?;
         let timing = Timing::default();
-        let transport = Mqtt::new(config, &timing)?;
-        Ok(Self::over(transport, identity, timing, outgoing, health))
+        Ok(match &config.transport {
+            Wire::Mqtt => {
+                let transport = Mqtt::new(config, &timing)?;
+                let (session, task) = Self::over(transport, identity, timing, outgoing, health);
+                (session, task.boxed())
+            }
+            Wire::Poll(base) => {
+                let transport = Poll::new(config, base, &timing)?;
+                let (session, task) = Self::over(transport, identity, timing, outgoing, health);
+                (session, task.boxed())
+            }
+        })
     }
 
     /// The same over any transport.

@@ -111,7 +111,11 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         // Nothing is in hand that would have to be finished.
         _ = requests.next(), if journal.entries().is_empty() => return Ok(()),
     };
-    let objects = Objects::trusting(config.token.ca().as_bytes(), config.proxy.as_ref())?;
+    let objects = Objects::trusting(
+        config.token.ca().as_bytes(),
+        &config.additional_roots,
+        config.proxy.as_ref(),
+    )?;
     say_the_way(&config);
     let complaints = Complaints::new();
     let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;

@@ -7,21 +7,64 @@
 use std::fmt;
 use std::sync::Arc;
 
-use gantry_protocol::PoolKey;
+use gantry_protocol::{PoolKey, PoolToken};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Padding;
 use openssl::sign::RsaPssSaltlen;
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::SubjectPublicKeyInfoDer;
-use rustls::sign::{Signer, SigningKey};
-use rustls::{Error, SignatureAlgorithm, SignatureScheme};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
+use rustls::{ClientConfig, Error, RootCertStore, SignatureAlgorithm, SignatureScheme};
 
 /// The ciphers of every connection.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The authorities in `ca`, PEM, and `others`.
+///
+/// # Errors
+/// When one is none.
+pub fn roots(ca: &[u8], others: &[CertificateDer<'static>]) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        roots.add(certificate.map_err(unreadable)?)?;
+    }
+    for certificate in others {
+        roots.add(certificate.clone())?;
+    }
+    Ok(roots)
+}
+
+/// Settings of connections that end at one of `roots`, to whom the pool's certificate is shown if they ask
+/// for one.
+///
+/// # Errors
+/// When key and certificate cannot be used.
+pub fn as_pool(
+    token: &PoolToken,
+    key: &PoolKey,
+    roots: RootCertStore,
+) -> Result<ClientConfig, Error> {
+    let chain = CertificateDer::pem_slice_iter(token.certificate().as_bytes());
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    let shown = CertifiedKey::new(chain, Arc::new(ClientKey::of(key)?));
+    shown.keys_match()?;
+    let mut client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+    client.resumption = Resumption::disabled();
+    Ok(client)
+}
+
+fn unreadable(_: rustls::pki_types::pem::Error) -> Error {
+    Error::General("the PEM text cannot be read".to_owned())
 }
 
 /// One way in which RSA signs.

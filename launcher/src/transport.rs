@@ -1,7 +1,8 @@
-//! The wire that sessions run over, as seen by them; MQTT stays in [`mqtt`].
+//! The wire that sessions run over, as seen by them: MQTT stays in [`mqtt`], HTTP in [`poll`].
 
 pub mod fake;
 pub mod mqtt;
+pub mod poll;
 
 use std::io;
 

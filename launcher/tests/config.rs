@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_launcher::config::{Amounts, Config, DockerHost, Host, Limit, Stages, help, variables};
+use gantry_launcher::config::{
+    Amounts, Config, DockerHost, Host, Limit, Stages, Wire, help, variables,
+};
 use gantry_launcher::explain::{Exit, Explain as _, explain};
 use gantry_model::{PoolId, Stage};
 use gantry_protocol::{
@@ -198,6 +200,47 @@ fn every_variable_has_its_effect() {
 }
 
 #[test]
+fn polls_go_to_the_url_that_is_set_or_else_to_that_of_the_token() {
+    let (protocol, url) = ("SPACELIFT_WORKER_COMMS_PROTOCOL", "SPACELIFT_WORKER_COMMS_URL");
+    let of = |more: &[(&str, &str)]| match read(more).transport {
+        Wire::Poll(base) => (base.endpoint(), base.at("/x")),
+        Wire::Mqtt => panic!("not mqtt"),
+    };
+    let set = (protocol, "poll");
+    assert_eq!(
+        of(&[set, (url, "https://gantry.example.com/")]),
+        ("gantry.example.com:443".to_owned(), "https://gantry.example.com/x".to_owned())
+    );
+    let token = token_with("api", json!("https://127.0.0.1:1983"));
+    let named = ("SPACELIFT_TOKEN", token.as_str());
+    assert_eq!(of(&[set, named]).0, "127.0.0.1:1983");
+    assert_eq!(
+        of(&[set, named, (url, "https://proxy:8443/gantry")]).1,
+        "https://proxy:8443/gantry/x"
+    );
+    // Scripts may set both whatever the wire is.
+    assert_eq!(read(&[(protocol, "mqtt"), (url, "not looked at")]).transport, Wire::Mqtt);
+    let mut text = String::new();
+    for wrong in ["http://host", "host:443", "https://", "https://me@host", "https://host/?a=b"] {
+        text += &at(NOW, &[set, (url, wrong)]).unwrap_err();
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn more_authorities_come_in_each_of_three_forms() {
+    let pem = pool().fields["ca"].as_str().unwrap();
+    let base64 = |text: &str| STANDARD.encode(text);
+    let listed = json!({"caCertificates": [base64(pem), base64(pem)]}).to_string();
+    for (text, count) in
+        [(pem.to_owned(), 1), (format!("{pem}\n{pem}"), 2), (base64(pem), 1), (base64(&listed), 2)]
+    {
+        assert_eq!(read(&[("ADDITIONAL_ROOT_CAS", &text)]).additional_roots.len(), count);
+    }
+    assert!(read(&[("ADDITIONAL_ROOT_CAS", " ")]).additional_roots.is_empty());
+}
+
+#[test]
 fn no_secret_shows_up_in_debug_output() {
     let more = [
         ("SPACELIFT_WHITELIST_ENVS", "API_KEY"),
@@ -375,6 +418,7 @@ fn each_mistake_of_the_other_variables_is_one_sentence_with_the_next_step() {
         ("SPACELIFT_DEBUG", &["yes"]),
         ("SPACELIFT_METADATA_note", &["a\nb", &"a".repeat(600)]),
         ("SPACELIFT_WORKER_COMMS_PROTOCOL", &["poll", "amqp"]),
+        ("ADDITIONAL_ROOT_CAS", &["ca.pem", "e30=", "eyJjYUNlcnRpZmljYXRlcyI6WyJ4Il19"]),
         ("DOCKER_HOST", &["ssh://host", "unix://docker.sock", "tcp://host", "tcp://host:0"]),
         ("GANTRY_STATE_DIR", &["state", "/a/../b"]),
         ("GANTRY_SECRETS_DIR", &["/tmp", "/nowhere", "x"]),

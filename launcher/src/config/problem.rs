@@ -117,12 +117,24 @@ pub enum Problem {
         "it is no proxy that we can use: give http://host:port, or http://user:password@host:port; a proxy that is itself reached over TLS or SOCKS cannot be used"
     )]
     Proxy,
-    /// A transport that does not exist yet.
-    #[error("`poll` is not part of this version: leave the variable out or set it to `mqtt`")]
-    PollComesLater,
     /// A transport that does not exist.
-    #[error("it is not a way to reach a control plane: leave it out or set it to `mqtt`")]
+    #[error("it is not a way to reach a control plane: set it to `mqtt` or `poll`")]
     Transport,
+    /// Polls need a URL.
+    #[error(
+        "it is not set, SPACELIFT_WORKER_COMMS_PROTOCOL is `poll`, and the token names no URL: set it to the control plane's, such as https://gantry.example.com"
+    )]
+    NoCommsUrl,
+    /// Not a URL.
+    #[error(
+        "it is not a URL that can be polled: give https://host or https://host:port, without a user name or a query"
+    )]
+    CommsUrl,
+    /// Not certificates.
+    #[error(
+        "it is not a list of CA certificates: set it to the PEM text, to the output of `base64 -w0 ca.pem`, or to base64 of {{\"caCertificates\": [\"...\"]}} with each certificate in base64"
+    )]
+    Roots,
     /// Not a variable's name.
     #[error(
         "{0:?} is not the name of a variable: separate names by commas, and use letters, digits and `_`"

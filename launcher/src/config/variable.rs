@@ -168,7 +168,17 @@ pub const HOST: &[Variable] = &[
     Variable {
         name: "SPACELIFT_WORKER_COMMS_PROTOCOL",
         default: Some("mqtt"),
-        help: "How the launcher reaches its control plane.",
+        help: "How the launcher reaches its control plane: mqtt, or poll where only HTTPS gets through, inspected or not.",
+    },
+    Variable {
+        name: "SPACELIFT_WORKER_COMMS_URL",
+        default: None,
+        help: "The control plane's URL for poll, https://host or https://host:port. The one in the token unless set.",
+    },
+    Variable {
+        name: "ADDITIONAL_ROOT_CAS",
+        default: None,
+        help: "CA certificates that HTTPS connections may end at, besides the token's own: those of a proxy that inspects TLS. The PEM text, base64 of it, or base64 of the JSON list that cloud templates hand on. MQTT believes the token's alone.",
     },
     Variable {
         name: "HTTPS_PROXY",

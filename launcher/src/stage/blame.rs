@@ -64,7 +64,7 @@ impl Blame for BlobError {
         match self {
             Self::Io(error) => is_of_the_disk(error),
             Self::Ca
-            | Self::Proxy
+            | Self::Proxy(_)
             | Self::Unreachable { .. }
             | Self::Silent { .. }
             | Self::Trouble { .. }

@@ -20,11 +20,7 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions, ProxyAuth, ProxyType};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration};
-use rustls::client::Resumption;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -32,7 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Address, Link, LinkError, Transport};
 use crate::config::{Config, Proxy};
 use crate::session::{SessionError, Timing};
-use crate::tls::{self, ClientKey};
+use crate::tls;
 
 /// How many of our messages the broker may have without acknowledging. The client keeps a slot for
 /// each, and would keep 65,535 of them.
@@ -74,7 +70,8 @@ impl Mqtt {
         Ok(Self {
             host: token.broker.host().to_owned(),
             port: token.broker.port(),
-            tls: Arc::new(client(token, key)?),
+            // Only the token's authority counts, whatever others this host believes.
+            tls: Arc::new(tls::as_pool(token, key, tls::roots(token.ca().as_bytes(), &[])?)?),
             keep_alive: timing.keep_alive.max(SHORTEST_KEEP_ALIVE),
             patience: timing.patience,
             proxy: None,
@@ -313,24 +310,4 @@ impl Reader {
         }
         Ok(())
     }
-}
-
-/// Only the token's authority counts, and the pool's certificate is shown on every connect.
-fn client(token: &PoolToken, key: &PoolKey) -> Result<ClientConfig, SessionError> {
-    let unreadable = |_| rustls::Error::General("the PEM text cannot be read".to_owned());
-    let certificates =
-        |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(token.ca()).map_err(unreadable)? {
-        roots.add(authority)?;
-    }
-    let chain = certificates(token.certificate()).map_err(unreadable)?;
-    let shown = CertifiedKey::new(chain, Arc::new(ClientKey::of(key)?));
-    shown.keys_match()?;
-    let mut client = ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
-    client.resumption = Resumption::disabled();
-    Ok(client)
 }

@@ -132,7 +132,7 @@ impl Play {
             engine,
             worker,
             attempt,
-            objects: Objects::trusting(config.token.ca().as_bytes(), None).unwrap(),
+            objects: Objects::trusting(config.token.ca().as_bytes(), &[], None).unwrap(),
             config,
             journal,
             policy: None,

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, Phase, RunState, RunType, StackId, Stage};
 use gantry_protocol::message::{Carried, PutUrl, UrlPurpose};
 use gantry_protocol::spec::{
-    About, Commit, PhaseSpec, SealedBundle, SealedState, SealedWorkspace, Source, Spec, StateSpec,
+    About, Commit, PhaseSpec, SealedState, SealedWorkspace, Source, Spec, StateSpec,
 };
 use gantry_protocol::{Digest, seal_bytes};
 use sqlx::Row as _;
@@ -15,6 +15,7 @@ use sqlx::Row as _;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::stacks::{Stack, read_any_stack, read_source};
+use crate::store::states::current_state;
 use crate::store::{Connection, RunRow, from_db, load_run};
 
 /// For how long urls to get things hold. The launcher fetches them at the start of a stage.
@@ -118,7 +119,7 @@ impl ControlPlane {
         if !stack.manage_state {
             return Ok(None);
         }
-        let current = match self.read_state(conn, &stack.id, None).await? {
+        let current = match current_state(conn, &stack.id).await? {
             None => None,
             Some(state) => Some(SealedState {
                 url: self.objects().presign_get(&state.key, GET_TTL).await?,
@@ -197,11 +198,6 @@ impl ControlPlane {
 
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Secrets as they stand in the database: sealed, in JSON.
-pub(crate) fn bundle(text: Option<&str>) -> Option<SealedBundle> {
-    text.and_then(|text| serde_json::from_str(text).ok())
 }
 
 /// The phases of a stage, and of a read stage those of the write stage that may follow.

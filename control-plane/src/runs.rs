@@ -4,24 +4,23 @@ mod list;
 mod retry;
 
 use gantry_model::{
-    Attempt, Epoch, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage, Stopping, Timestamp,
-    WorkerId,
+    Epoch, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage, Stopping, Timestamp, WorkerId,
 };
 use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode};
-use sqlx::Row as _;
 use tokio::sync::watch;
 
-pub use self::list::{RunsKind, RunsPage};
 pub use crate::logs::{LogPart, LogScope, LogSection};
+pub use crate::store::attempts::AttemptRecord;
+pub use crate::store::runs::{HistoryEntry, RunsKind, RunsPage};
 
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::stacks::{StackSource, read_source, read_stack_with_secrets};
-use crate::store::{
-    Connection, RunRow, at, from_db, id, insert_run, load_run, lock_of, maybe_at, run_state,
-    save_run, stage,
-};
+use crate::stacks::{StackSource, read_stack_with_secrets};
+use crate::store::attempts::list_attempts;
+use crate::store::outputs::list_outputs;
+use crate::store::runs::{find_run_with_source, list_history};
+use crate::store::{RunRow, insert_run, load_run, lock_of, save_run};
 
 /// The most metadata of a run, in texts and bytes.
 const MAX_METADATA: (usize, usize) = (64, 16 * 1024);
@@ -84,36 +83,6 @@ pub struct Run {
     pub outputs: Vec<Output>,
 }
 
-/// A state that a run entered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryEntry {
-    /// The state.
-    pub state: RunState,
-    /// When.
-    pub at: Timestamp,
-    /// Why, for people.
-    pub note: Option<String>,
-}
-
-/// One try at one stage of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptRecord {
-    /// Which.
-    pub attempt: Attempt,
-    /// The worker that was asked.
-    pub worker: WorkerId,
-    /// When it was asked.
-    pub offered_at: Timestamp,
-    /// When it became the owner; none if it never did.
-    pub granted_at: Option<Timestamp>,
-    /// When it ceased to be.
-    pub ended_at: Option<Timestamp>,
-    /// How that came, for people.
-    pub end_note: Option<String>,
-    /// Whether its whole log is stored.
-    pub is_log_complete: bool,
-}
-
 impl ControlPlane {
     /// Creates a run of the stack's newest source.
     ///
@@ -160,9 +129,9 @@ impl ControlPlane {
     /// When there is none.
     pub async fn run(&self, run: RunId) -> Result<Run, OperationError> {
         let mut conn = self.store().read().await?;
-        let row = load_run(&mut conn, run).await?;
-        let row = row.ok_or_else(|| OperationError::not_found("run", run))?;
-        present(&mut conn, row).await
+        let found = find_run_with_source(&mut conn, run).await?;
+        let (row, source) = found.ok_or_else(|| OperationError::not_found("run", run))?;
+        Ok(present(row, source))
     }
 
     /// Lets a run carry out its plan.
@@ -281,17 +250,7 @@ impl ControlPlane {
     pub async fn history(&self, run: RunId) -> Result<Vec<HistoryEntry>, OperationError> {
         self.run(run).await?;
         let mut conn = self.store().read().await?;
-        let select = "SELECT state, at, note FROM history WHERE run = $1 ORDER BY n";
-        let rows = sqlx::query(select).bind(run.to_string()).fetch_all(&mut *conn).await?;
-        let mut history: Vec<HistoryEntry> = Vec::new();
-        for row in rows {
-            history.push(HistoryEntry {
-                state: run_state(row.get("state"))?,
-                at: at(row.get("at")),
-                note: row.get("note"),
-            });
-        }
-        Ok(history)
+        Ok(list_history(&mut conn, run).await?)
     }
 
     /// The tries at a run's stages, oldest first.
@@ -301,22 +260,7 @@ impl ControlPlane {
     pub async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, OperationError> {
         self.run(run).await?;
         let mut conn = self.store().read().await?;
-        let select = "SELECT * FROM attempts WHERE run = $1 ORDER BY epoch, stage";
-        let rows = sqlx::query(select).bind(run.to_string()).fetch_all(&mut *conn).await?;
-        let mut attempts = Vec::new();
-        for row in rows {
-            let (stage, epoch) = (stage(row.get("stage"))?, Epoch(from_db(row.get("epoch"))));
-            attempts.push(AttemptRecord {
-                attempt: Attempt { run, stage, epoch },
-                worker: id("worker", row.get("worker"))?,
-                offered_at: at(row.get("offered_at")),
-                granted_at: maybe_at(row.get("granted_at")),
-                ended_at: maybe_at(row.get("ended_at")),
-                end_note: row.get("end_note"),
-                is_log_complete: row.get::<i64, _>("is_log_complete") != 0,
-            });
-        }
-        Ok(attempts)
+        Ok(list_attempts(&mut conn, run).await?)
     }
 
     /// The outputs of a run that its result had no room for.
@@ -325,16 +269,17 @@ impl ControlPlane {
     /// When the database fails.
     pub async fn more_outputs(&self, run: RunId) -> Result<Vec<Output>, OperationError> {
         let mut conn = self.store().read().await?;
-        let select = "SELECT name, is_sensitive, value FROM outputs WHERE run = $1 ORDER BY n";
-        let rows = sqlx::query(select).bind(run.to_string()).fetch_all(&mut *conn).await?;
-        let output = |row: crate::store::Row| Output {
-            name: row.get("name"),
-            is_sensitive: row.get::<i64, _>("is_sensitive") != 0,
-            value: row
-                .get::<Option<String>, _>("value")
-                .and_then(|value| serde_json::from_str(&value).ok()),
-        };
-        Ok(rows.into_iter().map(output).collect())
+        Ok(list_outputs(&mut conn, run).await?)
+    }
+
+    /// How many bytes of log are stored of a run.
+    ///
+    /// # Errors
+    /// When there is no such run.
+    pub async fn log_length(&self, run: RunId) -> Result<u64, OperationError> {
+        let mut conn = self.store().read().await?;
+        let row = load_run(&mut conn, run).await?;
+        Ok(row.ok_or_else(|| OperationError::not_found("run", run))?.log_length)
     }
 
     /// Changes its value whenever the run's state or log changes. Look first, then wait: what changed
@@ -369,10 +314,9 @@ fn said(what: &str, actor: &str, note: Option<&str>) -> Result<String, Operation
     Ok(format!("{what} by {actor}{colon}{note}"))
 }
 
-async fn present(conn: &mut Connection, row: RunRow) -> Result<Run, OperationError> {
-    let source = read_source(conn, &row.source).await?;
+fn present(row: RunRow, source: StackSource) -> Run {
     let RunRow { life, .. } = row;
-    Ok(Run {
+    Run {
         id: life.run,
         stack: row.stack,
         pool: row.pool,
@@ -393,5 +337,5 @@ async fn present(conn: &mut Connection, row: RunRow) -> Result<Run, OperationErr
         has_changes: row.has_changes,
         delta: row.delta,
         outputs: row.outputs,
-    })
+    }
 }

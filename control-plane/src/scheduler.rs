@@ -10,6 +10,7 @@ use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
+use crate::store::attempts::workers_granted;
 use crate::store::{Connection, RUN_COLUMNS, RunRow, id, load_run, read_run, save_run, to_db};
 use crate::unit_of_work::Unit;
 
@@ -162,12 +163,7 @@ async fn choose(
     if row.life.read_attempts == 0 || row.life.stage != Stage::Read {
         return Ok((!idle.is_empty()).then(|| idle.remove(0)));
     }
-    let had = "SELECT worker FROM attempts WHERE run = $1 AND granted_at IS NOT NULL";
-    let had = sqlx::query(had).bind(row.life.run.to_string()).fetch_all(&mut *conn).await?;
-    let mut tried: Vec<WorkerId> = Vec::new();
-    for worker in &had {
-        tried.push(id("worker", worker.get("worker"))?);
-    }
+    let tried = workers_granted(conn, row.life.run).await?;
     if let Some(at) = idle.iter().position(|worker| !tried.contains(worker)) {
         return Ok(Some(idle.remove(at)));
     }

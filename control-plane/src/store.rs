@@ -11,6 +11,7 @@
 //! unexpected kind is a [`StoreError::Column`] that names it, and so it is from `row.try_get(..)?`; `row.get` would
 //! end the server. Counts are BIGINT in both; a sum is `CAST(SUM(x) AS BIGINT)`.
 
+pub(crate) mod attempts;
 pub(crate) mod audit;
 mod code;
 mod columns;
@@ -20,13 +21,17 @@ pub(crate) mod leases;
 mod locks;
 pub(crate) mod logs;
 pub(crate) mod outbox;
+pub(crate) mod outputs;
 pub(crate) mod pools;
 mod postgres;
 pub(crate) mod results;
-mod runs;
+pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod settings;
+pub(crate) mod sources;
 mod sqlite;
+pub(crate) mod stacks;
+pub(crate) mod states;
 pub(crate) mod workers;
 
 use std::path::Path;

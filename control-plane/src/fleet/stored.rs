@@ -20,6 +20,7 @@ use crate::objects::check_key;
 use crate::stacks::StateVersion;
 use crate::store::results::{self, NewState};
 use crate::store::{RunRow, clear_later, to_json};
+use crate::store::states::current_state;
 use crate::unit_of_work::Unit;
 
 /// The longest segment, in bytes.
@@ -146,7 +147,7 @@ impl ControlPlane {
         if row.life.lease_of(sender.worker, state.attempt).is_none() {
             return Ok(Some("it came when its attempt was over".to_owned()));
         }
-        let current = self.read_state(unit.conn(), &row.stack, None).await?;
+        let current = current_state(unit.conn(), &row.stack).await?;
         let predecessor = current.as_ref().map(|current| &current.payload_sha256);
         let out_of_line = match (predecessor, &state.predecessor) {
             (current, predecessor) if current == predecessor.as_ref() => None,

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use gantry_model::{PoolId, StackId};
 use gantry_protocol::spec::{SealedBundle, Variable};
-use sqlx::Row as _;
 
 use super::secrets::check_secrets;
 use super::{Hooks, MAX_VARIABLES, Repository, Stack, check_settings, read_stack_with_secrets};
@@ -12,7 +11,9 @@ use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::pools::check_there;
-use crate::store::{to_db, to_json};
+use crate::store::runs::unfinished_run;
+use crate::store::stacks;
+use crate::store::states::current_state;
 use crate::unit_of_work::Unit;
 
 /// What is to change about a stack; what is none stays as it is.
@@ -139,7 +140,10 @@ impl ControlPlane {
                 changed.insert("source");
             }
         }
-        write(&mut unit, &present, secrets.as_ref()).await?;
+        let root = check::project_root(&present.project_root)?;
+        root.as_str().clone_into(&mut present.project_root);
+        present.updated_at = unit.now();
+        stacks::update_stack(unit.conn(), &present, secrets.as_ref()).await?;
         let detail = changed.into_iter().collect::<Vec<_>>().join(", ");
         unit.audit(actor, "stack.set", &format!("stack {stack}"), &detail).await?;
         unit.commit().await?;
@@ -164,17 +168,13 @@ impl ControlPlane {
                 lock.by
             )));
         }
-        if let Some(run) = unfinished(&mut unit, stack).await? {
+        if let Some(run) = unfinished_run(unit.conn(), stack).await? {
             return Err(OperationError::Conflict(format!(
                 "run {run} of stack {stack} is not over: stop or discard it first"
             )));
         }
-        let now = to_db(unit.now().0);
-        sqlx::query("UPDATE stacks SET deleted_at = $2, updated_at = $2 WHERE id = $1")
-            .bind(stack.as_str())
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
+        let now = unit.now();
+        stacks::delete_stack(unit.conn(), stack, now).await?;
         unit.audit(actor, "stack.delete", &format!("stack {stack}"), &present.name).await?;
         unit.commit().await?;
         Ok(present)
@@ -263,63 +263,17 @@ async fn check_move(
                 .to_owned(),
         ));
     }
-    if let Some(run) = unfinished(unit, &stack.id).await? {
+    if let Some(run) = unfinished_run(unit.conn(), &stack.id).await? {
         return Err(OperationError::Conflict(format!(
             "run {run} is not over and is the present pool's: stop or discard it first"
         )));
     }
-    let select = "SELECT state_current FROM stacks WHERE id = $1 AND state_current IS NOT NULL";
-    let has_state =
-        sqlx::query(select).bind(stack.id.as_str()).fetch_optional(unit.conn()).await?.is_some();
-    if has_state {
+    if current_state(unit.conn(), &stack.id).await?.is_some() {
         return Err(OperationError::Conflict(format!(
             "the state of stack {} is sealed to its present pool, and the new one cannot open it: stacks with \
              a state cannot change their pool yet",
             stack.id
         )));
     }
-    Ok(())
-}
-
-/// A run of the stack that is not over.
-async fn unfinished(unit: &mut Unit, stack: &StackId) -> Result<Option<String>, OperationError> {
-    let select = "SELECT id FROM runs WHERE stack = $1 AND state NOT IN ('FINISHED', 'FAILED', \
-                  'STOPPED', 'CANCELED', 'DISCARDED', 'SKIPPED') ORDER BY id LIMIT 1";
-    let row = sqlx::query(select).bind(stack.as_str()).fetch_optional(unit.conn()).await?;
-    Ok(row.map(|row| row.get("id")))
-}
-
-async fn write(
-    unit: &mut Unit,
-    stack: &Stack,
-    secrets: Option<&SealedBundle>,
-) -> Result<(), OperationError> {
-    let update = "UPDATE stacks SET name = $2, pool = $3, project_root = $4, image = $5, hooks = $6, \
-        environment = $7, secrets_version = $8, secrets = $9, labels = $10, is_autodeploy = $11, \
-        keeps_state = $12, updated_at = $13, description = $14, provider = $15, namespace = $16, \
-        repository = $17, branch = $18, source = $19 WHERE id = $1";
-    let now = to_db(unit.now().0);
-    sqlx::query(update)
-        .bind(stack.id.as_str())
-        .bind(&stack.name)
-        .bind(stack.pool.to_string())
-        .bind(check::project_root(&stack.project_root)?.as_str())
-        .bind(stack.image.as_deref())
-        .bind(to_json(&stack.hooks))
-        .bind(to_json(&stack.environment))
-        .bind(to_db(stack.secrets_version))
-        .bind(secrets.map(to_json))
-        .bind(to_json(&stack.labels))
-        .bind(i64::from(stack.autodeploy))
-        .bind(i64::from(stack.manage_state))
-        .bind(now)
-        .bind(&stack.description)
-        .bind(&stack.repository.provider)
-        .bind(&stack.repository.namespace)
-        .bind(&stack.repository.name)
-        .bind(&stack.repository.branch)
-        .bind(stack.source.as_ref().map(|source| source.id.as_str()))
-        .execute(unit.conn())
-        .await?;
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use gantry_model::StackId;
 
-use super::{Stack, read_stack_with_secrets};
+use super::{Stack, StackLock, read_stack_with_secrets};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{hold, promote, to_db};
+use crate::store::stacks::set_lock;
+use crate::store::{hold, promote};
 
 impl ControlPlane {
     /// Keeps blocking runs of the stack from beginning anything: those that wait for a worker go back,
@@ -31,15 +32,8 @@ impl ControlPlane {
                 lock.by
             )));
         }
-        let now = to_db(unit.now().0);
-        let update = "UPDATE stacks SET lock_by = $2, lock_note = $3, lock_at = $4 WHERE id = $1";
-        sqlx::query(update)
-            .bind(stack.as_str())
-            .bind(actor)
-            .bind(note)
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
+        let lock = StackLock { by: actor.to_owned(), note: note.to_owned(), at: unit.now() };
+        set_lock(unit.conn(), stack, Some(&lock)).await?;
         hold(&mut unit, stack).await?;
         unit.audit(actor, "stack.lock", &format!("stack {stack}"), note).await?;
         unit.commit().await?;
@@ -62,9 +56,7 @@ impl ControlPlane {
                 "stack {stack} is not locked: there is nothing to lift"
             )));
         };
-        let update = "UPDATE stacks SET lock_by = NULL, lock_note = NULL, lock_at = NULL \
-                      WHERE id = $1";
-        sqlx::query(update).bind(stack.as_str()).execute(unit.conn()).await?;
+        set_lock(unit.conn(), stack, None).await?;
         let detail = format!("it was locked by {}: {}", lock.by, lock.note);
         unit.audit(actor, "stack.unlock", &format!("stack {stack}"), &detail).await?;
         promote(&mut unit, stack).await?;

@@ -9,7 +9,7 @@ use gantry_protocol::spec::SealedBundle;
 use super::{Stack, read_stack_with_secrets};
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
-use crate::store::{to_db, to_json};
+use crate::store::stacks::set_secrets;
 
 /// The most bytes of a stack's secrets, sealed, in base64.
 const MAX_SECRETS: usize = 512 * 1024;
@@ -53,16 +53,8 @@ impl ControlPlane {
                 present.secrets_version + 1
             )));
         }
-        let now = to_db(unit.now().0);
-        let update = "UPDATE stacks SET secrets = $2, secrets_version = $3, updated_at = $4 \
-                      WHERE id = $1";
-        sqlx::query(update)
-            .bind(stack.as_str())
-            .bind(to_json(&secrets))
-            .bind(to_db(secrets.version))
-            .bind(now)
-            .execute(unit.conn())
-            .await?;
+        let now = unit.now();
+        set_secrets(unit.conn(), stack, &secrets, now).await?;
         let detail = format!("version {}", secrets.version);
         unit.audit(actor, "stack.secrets", &format!("stack {stack}"), &detail).await?;
         unit.commit().await?;

@@ -2,42 +2,22 @@
 
 use std::time::Duration;
 
-use gantry_model::{StackId, Timestamp};
+use gantry_model::StackId;
 use gantry_protocol::Digest;
-use sqlx::Row as _;
 
-use super::{Stack, read_stack_with_secrets, sealing};
+use super::{Stack, StackSource, read_stack_with_secrets, sealing};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::objects::check_key;
-use crate::store::{Connection, at, from_db, to_db};
-use crate::unit_of_work::Unit;
+use crate::store::Connection;
+use crate::store::sources::{find_source, find_uploaded, insert_source};
 
 /// For how long a source can be uploaded.
 const UPLOAD_TTL: Duration = Duration::from_hours(1);
 /// The largest source, in bytes.
 const MAX_SOURCE: u64 = 1024 * 1024 * 1024;
-
-/// A version of a stack's source: an archive, `tar` in `zstd`, in an age file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StackSource {
-    /// Its id.
-    pub id: String,
-    /// The object that holds it.
-    pub key: String,
-    /// Lower-case hex of its SHA-256.
-    pub sha256: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Who uploaded it.
-    pub author: String,
-    /// What they said about it.
-    pub message: String,
-    /// When it was uploaded.
-    pub created_at: Timestamp,
-}
 
 /// A source that was uploaded.
 #[derive(Debug, Clone)]
@@ -102,7 +82,16 @@ impl ControlPlane {
                 "stack {stack} has got another pool meanwhile: upload the source again"
             )));
         }
-        insert_source(&mut unit, stack, &source, &uploaded).await?;
+        let source = StackSource {
+            id: self.ids().ulid(unit.now()).to_string(),
+            key: source.key,
+            sha256: source.sha256,
+            size: source.size,
+            author: source.author,
+            message: source.message,
+            created_at: unit.now(),
+        };
+        insert_source(unit.conn(), stack, &source, &uploaded).await?;
         let subject = format!("stack {stack}");
         unit.audit(actor, "stack.source", &subject, &source.key).await?;
         unit.commit().await?;
@@ -113,14 +102,9 @@ impl ControlPlane {
     /// Whether what was uploaded under this key was taken in before.
     async fn is_known_source(&self, stack: &StackId, key: &str) -> Result<bool, OperationError> {
         let mut conn = self.store().read().await?;
-        let row = sqlx::query("SELECT key FROM sources WHERE stack = $1 AND uploaded = $2")
-            .bind(stack.as_str())
-            .bind(key)
-            .fetch_optional(&mut *conn)
-            .await?;
-        let Some(row) = row else { return Ok(false) };
+        let Some(kept) = find_uploaded(&mut conn, stack, key).await? else { return Ok(false) };
         // Whoever asks again may have been cut off before the clear archive was gone.
-        self.drop_clear(key, row.get("key")).await?;
+        self.drop_clear(key, &kept).await?;
         Ok(true)
     }
 
@@ -181,54 +165,11 @@ impl ControlPlane {
     }
 }
 
-async fn insert_source(
-    unit: &mut Unit,
-    stack: &StackId,
-    source: &NewSource,
-    uploaded: &str,
-) -> Result<(), OperationError> {
-    let now = to_db(unit.now().0);
-    let source_id = unit.control_plane().ids().ulid(unit.now()).to_string();
-    let insert = "INSERT INTO sources (id, stack, key, sha256, size, author, message, created_at, uploaded) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    sqlx::query(insert)
-        .bind(&source_id)
-        .bind(stack.as_str())
-        .bind(&source.key)
-        .bind(&source.sha256)
-        .bind(to_db(source.size))
-        .bind(&source.author)
-        .bind(&source.message)
-        .bind(now)
-        .bind(uploaded)
-        .execute(unit.conn())
-        .await?;
-    sqlx::query("UPDATE stacks SET source = $2, updated_at = $3 WHERE id = $1")
-        .bind(stack.as_str())
-        .bind(&source_id)
-        .bind(now)
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
 /// The version of a stack's source with this id.
 pub(crate) async fn read_source(
     conn: &mut Connection,
     source: &str,
 ) -> Result<StackSource, OperationError> {
-    let row = sqlx::query("SELECT * FROM sources WHERE id = $1")
-        .bind(source)
-        .fetch_optional(conn)
-        .await?;
-    let row = row.ok_or_else(|| OperationError::not_found("source", source))?;
-    Ok(StackSource {
-        id: row.get("id"),
-        key: row.get("key"),
-        sha256: row.get("sha256"),
-        size: from_db(row.get("size")),
-        author: row.get("author"),
-        message: row.get("message"),
-        created_at: at(row.get("created_at")),
-    })
+    let found = find_source(conn, source).await?;
+    found.ok_or_else(|| OperationError::not_found("source", source))
 }

@@ -7,6 +7,7 @@
 use gantry_model::{RunLife, RunState, StackId, Standing};
 use sqlx::Row as _;
 
+use super::stacks::find_lock;
 use super::{RunRow, StoreError, id, load_run, save_run, to_db};
 use crate::unit_of_work::Unit;
 
@@ -30,12 +31,8 @@ impl Lock {
 
 /// The stack's lock, if it has one.
 pub(crate) async fn lock_of(unit: &mut Unit, stack: &StackId) -> Result<Option<Lock>, StoreError> {
-    let select = "SELECT lock_by, lock_note FROM stacks WHERE id = $1 AND lock_by IS NOT NULL";
-    let found = sqlx::query(select).bind(stack.as_str()).fetch_optional(unit.conn()).await?;
-    Ok(found.map(|found| Lock {
-        by: found.get("lock_by"),
-        note: found.get::<Option<String>, _>("lock_note").unwrap_or_default(),
-    }))
+    let lock = find_lock(unit.conn(), stack).await?;
+    Ok(lock.map(|lock| Lock { by: lock.by, note: lock.note }))
 }
 
 /// The lock that is in the way of a run, if its stack has one of somebody else.

@@ -4,11 +4,14 @@
 //! here: history, the worker's place, the attempt's record, the next run of the stack, a lock.
 
 use gantry_model::{
-    Epoch, JournalId, Lease, PoolId, RunId, RunLife, RunState, StackId, Standing, WorkerId,
+    Epoch, JournalId, Lease, PoolId, RunId, RunLife, RunState, RunType, StackId, Standing,
+    Timestamp, WorkerId,
 };
 use gantry_protocol::message::{Delta, Output};
 
+use super::attempts::{begin_attempt, end_attempt, grant_attempt};
 use super::locks::{hold_if_locked, lock_for_a_person};
+use super::sources::{SOURCE_COLUMNS, StackSource, source};
 use super::{
     Columns as _, Connection, Row, StoreError, json, run_state, run_type, stage, to_db, to_json,
 };
@@ -32,8 +35,8 @@ pub(crate) struct RunRow {
     pub(crate) triggered_by: String,
     pub(crate) confirmed_by: Option<String>,
     pub(crate) metadata: Vec<String>,
-    pub(crate) created_at: gantry_model::Timestamp,
-    pub(crate) updated_at: gantry_model::Timestamp,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
     pub(crate) has_changes: Option<bool>,
     pub(crate) delta: Option<Delta>,
     pub(crate) outputs: Vec<Output>,
@@ -106,6 +109,102 @@ pub(crate) async fn load_run(
     let row =
         sqlx::query(sqlx::AssertSqlSafe(select)).bind(run.to_string()).fetch_optional(conn).await?;
     row.as_ref().map(read_run).transpose()
+}
+
+/// A state that a run entered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The state.
+    pub state: RunState,
+    /// When.
+    pub at: Timestamp,
+    /// Why, for people.
+    pub note: Option<String>,
+}
+
+/// Which runs of a stack are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RunsKind {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that only propose.
+    Proposed,
+    /// All others.
+    Others,
+}
+
+/// Which runs of a stack to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunsPage {
+    /// Only these.
+    pub kind: RunsKind,
+    /// Only runs older than this one.
+    pub before: Option<RunId>,
+    /// At most so many, and at most 100.
+    pub limit: u32,
+}
+
+/// The run with this id, and its source.
+pub(crate) async fn find_run_with_source(
+    conn: &mut Connection,
+    run: RunId,
+) -> Result<Option<(RunRow, StackSource)>, StoreError> {
+    let select = format!(
+        "SELECT {RUN_COLUMNS}, {SOURCE_COLUMNS} FROM runs r JOIN sources src ON src.id = r.source \
+         WHERE r.id = $1"
+    );
+    let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(run.to_string());
+    query.fetch_optional(conn).await?.as_ref().map(run_with_source).transpose()
+}
+
+fn run_with_source(row: &Row) -> Result<(RunRow, StackSource), StoreError> {
+    Ok((read_run(row)?, source(row)?))
+}
+
+/// Runs of a stack, or of all, newest first, and their sources; only those whose id begins with `prefix`.
+pub(crate) async fn list_runs(
+    conn: &mut Connection,
+    stack: Option<&StackId>,
+    prefix: &str,
+    page: RunsPage,
+) -> Result<Vec<(RunRow, StackSource)>, StoreError> {
+    let kind = match page.kind {
+        RunsKind::All => "",
+        RunsKind::Proposed => "AND r.type = 'PROPOSED' ",
+        RunsKind::Others => "AND r.type <> 'PROPOSED' ",
+    };
+    let stacks = if stack.is_some() { "r.stack = $1" } else { "$1 = ''" };
+    let select = format!(
+        "SELECT {RUN_COLUMNS}, {SOURCE_COLUMNS} FROM runs r JOIN sources src ON src.id = r.source \
+         WHERE {stacks} AND r.id < COALESCE($2, '~') \
+         AND r.id >= $4 AND r.id < $4 || '~' {kind}ORDER BY r.id DESC LIMIT $3"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(select))
+        .bind(stack.map_or("", StackId::as_str))
+        .bind(page.before.map(|run| run.to_string()))
+        .bind(i64::from(page.limit))
+        .bind(prefix)
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(run_with_source).collect()
+}
+
+/// The states that a run was in, oldest first.
+pub(crate) async fn list_history(
+    conn: &mut Connection,
+    run: RunId,
+) -> Result<Vec<HistoryEntry>, StoreError> {
+    let select = "SELECT state, at, note FROM history WHERE run = $1 ORDER BY n";
+    let rows = sqlx::query(select).bind(run.to_string()).fetch_all(conn).await?;
+    let entry = |row: &Row| {
+        Ok(HistoryEntry {
+            state: run_state(&row.text("state")?)?,
+            at: row.instant("at")?,
+            note: row.maybe_text("note")?,
+        })
+    };
+    rows.iter().map(entry).collect()
 }
 
 /// Makes a run what `row` says, and does what follows from the difference to `before`.
@@ -217,7 +316,8 @@ async fn follow_owner(unit: &mut Unit, before: &RunLife, row: &RunRow) -> Result
     if let Some(worker) = old
         && (old != new || !is_same_attempt)
     {
-        end_attempt(unit, before, life).await?;
+        let now = unit.now();
+        end_attempt(unit.conn(), before.attempt(), life.note.as_deref(), now).await?;
         if old != new {
             place_worker(unit, row, worker, None).await?;
         }
@@ -227,43 +327,14 @@ async fn follow_owner(unit: &mut Unit, before: &RunLife, row: &RunRow) -> Result
         place_worker(unit, row, worker, Some(life.run)).await?;
     }
     if old != new || !is_same_attempt {
-        begin_attempt(unit, life, worker).await?;
+        let now = unit.now();
+        begin_attempt(unit.conn(), life.attempt(), worker, now).await?;
     }
     let was_granted = matches!(before.standing, Standing::Granted(_)) && is_same_attempt;
     if matches!(life.standing, Standing::Granted(_)) && !was_granted {
-        let update = "UPDATE attempts SET granted_at = $4 \
-                      WHERE run = $1 AND epoch = $2 AND stage = $3";
-        let now = to_db(unit.now().0);
-        attempt_query(update, life).bind(now).execute(unit.conn()).await?;
+        let now = unit.now();
+        grant_attempt(unit.conn(), life.attempt(), now).await?;
     }
-    Ok(())
-}
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
-
-/// Binds run, epoch and stage as $1, $2 and $3.
-fn attempt_query(sql: &'static str, life: &RunLife) -> Query<'static> {
-    sqlx::query(sql).bind(life.run.to_string()).bind(to_db(life.epoch.0)).bind(life.stage.as_str())
-}
-
-async fn begin_attempt(
-    unit: &mut Unit,
-    life: &RunLife,
-    worker: WorkerId,
-) -> Result<(), StoreError> {
-    let insert = "INSERT INTO attempts (run, epoch, stage, worker, offered_at, is_reported, \
-                  is_log_complete) VALUES ($1, $2, $3, $4, $5, 0, 0)";
-    let now = to_db(unit.now().0);
-    attempt_query(insert, life).bind(worker.to_string()).bind(now).execute(unit.conn()).await?;
-    Ok(())
-}
-
-async fn end_attempt(unit: &mut Unit, before: &RunLife, after: &RunLife) -> Result<(), StoreError> {
-    let update = "UPDATE attempts SET ended_at = $4, end_note = $5 \
-                  WHERE run = $1 AND epoch = $2 AND stage = $3 AND ended_at IS NULL";
-    let now = to_db(unit.now().0);
-    let note = after.note.clone();
-    attempt_query(update, before).bind(now).bind(note).execute(unit.conn()).await?;
     Ok(())
 }
 
@@ -366,4 +437,41 @@ pub(crate) async fn insert_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), 
     }
     unit.wake();
     Ok(())
+}
+
+/// A run of the stack that is not over.
+pub(crate) async fn unfinished_run(
+    conn: &mut Connection,
+    stack: &StackId,
+) -> Result<Option<RunId>, StoreError> {
+    oldest_run(conn, stack, &RunType::ALL, |state| !state.is_terminal()).await
+}
+
+/// A run that was planned with the stack's present state, or is about to begin with it. One that only
+/// waits its turn, or can write none, is no matter.
+pub(crate) async fn run_with_state(
+    conn: &mut Connection,
+    stack: &StackId,
+) -> Result<Option<RunId>, StoreError> {
+    let types: Vec<RunType> = RunType::ALL.into_iter().filter(|it| it.may_write_state()).collect();
+    oldest_run(conn, stack, &types, |it| !it.is_terminal() && it != RunState::Queued).await
+}
+
+async fn oldest_run(
+    conn: &mut Connection,
+    stack: &StackId,
+    types: &[RunType],
+    is_meant: impl Fn(RunState) -> bool,
+) -> Result<Option<RunId>, StoreError> {
+    let quoted = |word: &str| format!("'{word}'");
+    let types: Vec<String> = types.iter().map(|it| quoted(it.as_str())).collect();
+    let states = RunState::ALL.into_iter().filter(|state| is_meant(*state));
+    let states: Vec<String> = states.map(|it| quoted(it.as_str())).collect();
+    let select = format!(
+        "SELECT id FROM runs WHERE stack = $1 AND type IN ({}) AND state IN ({}) ORDER BY id LIMIT 1",
+        types.join(", "),
+        states.join(", ")
+    );
+    let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(stack.as_str());
+    query.fetch_optional(conn).await?.map(|row| row.parsed("id")).transpose()
 }

@@ -23,6 +23,19 @@ pub enum RunType {
 }
 
 impl RunType {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Proposed, Self::Tracked, Self::Task, Self::Testing, Self::Destroy];
+
+    /// Whether a run of this type may change its stack's state.
+    #[must_use]
+    pub const fn may_write_state(self) -> bool {
+        match self {
+            Self::Tracked | Self::Task | Self::Testing | Self::Destroy => true,
+            Self::Proposed => false,
+        }
+    }
+
     /// The stage that a run of this type begins with.
     #[must_use]
     pub const fn first_stage(self) -> Stage {
@@ -101,6 +114,27 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Queued,
+        Self::Ready,
+        Self::Preparing,
+        Self::Initializing,
+        Self::Planning,
+        Self::Unconfirmed,
+        Self::Confirmed,
+        Self::PreparingApply,
+        Self::Applying,
+        Self::Performing,
+        Self::Destroying,
+        Self::Finished,
+        Self::Failed,
+        Self::Stopped,
+        Self::Canceled,
+        Self::Discarded,
+        Self::Skipped,
+    ];
+
     /// Nothing follows this state.
     #[must_use]
     pub const fn is_terminal(self) -> bool {

@@ -1,7 +1,6 @@
 //! Runs.
 
 use async_graphql::{Context, ID, Object, Result, SimpleObject};
-use gantry_model::RunId;
 
 use super::log::RunLogs;
 use super::stack::Stack;
@@ -216,17 +215,9 @@ impl Run {
 
     /// Gantry: how many bytes of log `GET /runs/RUN/log` has.
     async fn log_length(&self, ctx: &Context<'_>) -> Result<Long> {
-        log_length(ctx.data::<ControlPlane>()?, self.run.id).await.map(Long)
+        let length = ctx.data::<ControlPlane>()?.log_length(self.run.id).await.map_err(refused)?;
+        Ok(Long(length))
     }
-}
-
-async fn log_length(control_plane: &ControlPlane, run: RunId) -> Result<u64> {
-    let mut connection = control_plane.store().read().await?;
-    let length: i64 = sqlx::query_scalar("SELECT log_length FROM runs WHERE id = $1")
-        .bind(run.to_string())
-        .fetch_one(&mut *connection)
-        .await?;
-    Ok(u64::try_from(length).unwrap_or(0))
 }
 
 /// The version of a run's source.

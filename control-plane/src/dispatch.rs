@@ -10,13 +10,13 @@ use gantry_protocol::spec::{
     About, Commit, PhaseSpec, SealedState, SealedWorkspace, Source, Spec, StateSpec,
 };
 use gantry_protocol::{Digest, seal_bytes};
-use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::stacks::{Stack, read_any_stack, read_source};
 use crate::store::states::current_state;
-use crate::store::{Connection, RunRow, from_db, load_run};
+use crate::store::workspaces::newest_workspace;
+use crate::store::{Connection, RunRow, load_run};
 
 /// For how long urls to get things hold. The launcher fetches them at the start of a stage.
 const GET_TTL: Duration = Duration::from_hours(6);
@@ -142,17 +142,14 @@ impl ControlPlane {
         conn: &mut Connection,
         attempt: Attempt,
     ) -> Result<Option<SealedWorkspace>, OperationError> {
-        let newest = "SELECT epoch, key, size, payload_sha256, payload_size, signature \
-                      FROM workspaces WHERE run = $1 ORDER BY epoch DESC LIMIT 1";
-        let row = sqlx::query(newest).bind(attempt.run.to_string()).fetch_optional(conn).await?;
-        let Some(row) = row else { return Ok(None) };
+        let Some(stored) = newest_workspace(conn, attempt.run).await? else { return Ok(None) };
         Ok(Some(SealedWorkspace {
-            url: self.objects().presign_get(row.get("key"), GET_TTL).await?,
-            size: from_db(row.get("size")),
-            epoch: from_db(row.get("epoch")),
-            payload_sha256: row.get("payload_sha256"),
-            payload_size: from_db(row.get("payload_size")),
-            signature: row.get("signature"),
+            url: self.objects().presign_get(&stored.key, GET_TTL).await?,
+            size: stored.size,
+            epoch: stored.epoch,
+            payload_sha256: stored.payload_sha256,
+            payload_size: stored.payload_size,
+            signature: stored.signature,
         }))
     }
 

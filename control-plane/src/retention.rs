@@ -8,14 +8,17 @@
 use std::time::Duration;
 
 use gantry_model::{RunId, Timestamp};
-use sqlx::Row as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::control_plane::{ControlPlane, WorkerKey};
+use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::objects::MAX_LIST;
-use crate::store::{clear_later, id, to_db};
+use crate::store::retention::{
+    delete_old_journals, delete_old_nonces, delete_old_worker, old_workers, runs_to_clear,
+};
+use crate::store::runs::set_clear_at;
+use crate::store::workspaces::delete_workspaces;
 
 /// How often it is looked for what can be forgotten.
 const EVERY: Duration = Duration::from_hours(1);
@@ -31,17 +34,9 @@ const LEFTOVERS: Duration = Duration::from_hours(24);
 /// The most rows that one transaction looks at.
 const BATCH: i64 = 500;
 
-const OLD_JOURNALS: &str = "DELETE FROM journals WHERE (pool, worker, journal) IN \
-    (SELECT pool, worker, journal FROM journals WHERE heard_at < $1 LIMIT $2)";
-const OLD_NONCES: &str = "DELETE FROM nonces WHERE (pool, worker, nonce) IN \
-    (SELECT pool, worker, nonce FROM nonces WHERE at < $1 LIMIT $2)";
-/// Workers `w` that nobody misses.
-const IS_OLD: &str = "w.heard_at < $1 AND w.run IS NULL AND NOT EXISTS \
-    (SELECT 1 FROM runs r WHERE r.pool = w.pool AND r.worker = w.id)";
-
 /// When the leftovers of a run that ended now can go.
-pub(crate) fn clear_at(now: Timestamp) -> i64 {
-    to_db(now.plus_ms(millis(LEFTOVERS)).0)
+pub(crate) fn clear_at(now: Timestamp) -> Timestamp {
+    now.plus_ms(millis(LEFTOVERS))
 }
 
 impl ControlPlane {
@@ -67,37 +62,27 @@ impl ControlPlane {
     /// When the database fails. What was forgotten until then stays so.
     pub async fn forget(&self) -> Result<(), OperationError> {
         self.forget_workers().await?;
-        self.forget_rows(OLD_JOURNALS, JOURNAL).await?;
-        self.forget_rows(OLD_NONCES, NONCE).await?;
+        self.forget_journals().await?;
+        self.forget_nonces().await?;
         self.clear_runs().await
     }
 
     async fn forget_workers(&self) -> Result<(), OperationError> {
-        let old = format!("SELECT w.pool, w.id FROM workers w WHERE {IS_OLD} LIMIT $2");
-        let delete =
-            format!("DELETE FROM workers AS w WHERE {IS_OLD} AND w.pool = $2 AND w.id = $3");
         loop {
             let before = self.before(WORKER);
-            let rows = {
+            let old = {
                 let mut conn = self.store().read().await?;
-                let old = sqlx::query(sqlx::AssertSqlSafe(old.as_str())).bind(before).bind(BATCH);
-                old.fetch_all(&mut *conn).await?
+                old_workers(&mut conn, before, BATCH).await?
             };
-            if rows.is_empty() {
+            if old.is_empty() {
                 return Ok(());
             }
             // In this order, as whoever takes messages in does.
             let mut intakes = self.inner.intakes.lock().await;
             let mut unit = self.begin().await?;
             let mut gone = Vec::new();
-            for row in rows {
-                let key: WorkerKey = (id("pool", row.get("pool"))?, id("worker", row.get("id"))?);
-                let (pool, worker) = (key.0.to_string(), key.1.to_string());
-                let delete = sqlx::query(sqlx::AssertSqlSafe(delete.as_str())).bind(before);
-                let delete = delete.bind(&pool).bind(&worker).execute(unit.conn()).await?;
-                if delete.rows_affected() == 1 {
-                    let outbox = "DELETE FROM outbox WHERE pool = $1 AND worker = $2";
-                    sqlx::query(outbox).bind(pool).bind(worker).execute(unit.conn()).await?;
+            for key in old {
+                if delete_old_worker(unit.conn(), key.0, key.1, before).await? {
                     gone.push(key);
                 }
             }
@@ -114,11 +99,23 @@ impl ControlPlane {
         }
     }
 
-    async fn forget_rows(&self, sql: &'static str, kept: Duration) -> Result<(), OperationError> {
+    async fn forget_journals(&self) -> Result<(), OperationError> {
         loop {
+            let before = self.before(JOURNAL);
             let mut unit = self.begin().await?;
-            let deleted = sqlx::query(sql).bind(self.before(kept)).bind(BATCH);
-            let deleted = deleted.execute(unit.conn()).await?.rows_affected();
+            let deleted = delete_old_journals(unit.conn(), before, BATCH).await?;
+            unit.commit().await?;
+            if deleted == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn forget_nonces(&self) -> Result<(), OperationError> {
+        loop {
+            let before = self.before(NONCE);
+            let mut unit = self.begin().await?;
+            let deleted = delete_old_nonces(unit.conn(), before, BATCH).await?;
             unit.commit().await?;
             if deleted == 0 {
                 return Ok(());
@@ -129,19 +126,16 @@ impl ControlPlane {
     /// Removes workspaces and specs of runs that are over for long enough. The rows go last, so that
     /// what fails is tried again, later.
     async fn clear_runs(&self) -> Result<(), OperationError> {
-        let due = "SELECT id FROM runs WHERE clear_at <= $1 ORDER BY clear_at LIMIT $2";
         loop {
-            let now = to_db(self.now().0);
-            let rows = {
+            let due = {
                 let mut conn = self.store().read().await?;
-                sqlx::query(due).bind(now).bind(BATCH).fetch_all(&mut *conn).await?
+                runs_to_clear(&mut conn, self.now(), BATCH).await?
             };
-            if rows.is_empty() {
+            if due.is_empty() {
                 return Ok(());
             }
             let mut runs: Vec<(RunId, bool)> = Vec::new();
-            for row in rows {
-                let run = id("run", row.get("id"))?;
+            for run in due {
                 let removed = self.remove_leftovers(run).await;
                 if let Err(error) = &removed {
                     tracing::warn!(%run, error = error as &dyn std::error::Error, "cannot remove what a run left");
@@ -149,17 +143,12 @@ impl ControlPlane {
                 runs.push((run, removed.is_ok()));
             }
             let mut unit = self.begin().await?;
+            let later = clear_at(unit.now());
             for (run, is_removed) in runs {
-                if !is_removed {
-                    clear_later(&mut unit, run).await?;
-                    continue;
+                if is_removed {
+                    delete_workspaces(unit.conn(), run).await?;
                 }
-                for sql in [
-                    "DELETE FROM workspaces WHERE run = $1",
-                    "UPDATE runs SET clear_at = NULL WHERE id = $1",
-                ] {
-                    sqlx::query(sql).bind(run.to_string()).execute(unit.conn()).await?;
-                }
+                set_clear_at(unit.conn(), run, (!is_removed).then_some(later)).await?;
             }
             unit.commit().await?;
         }
@@ -182,7 +171,7 @@ impl ControlPlane {
         }
     }
 
-    fn before(&self, kept: Duration) -> i64 {
-        to_db(self.now().0.saturating_sub(millis(kept)))
+    fn before(&self, kept: Duration) -> Timestamp {
+        Timestamp(self.now().0.saturating_sub(millis(kept)))
     }
 }

@@ -24,7 +24,9 @@ pub(crate) mod outbox;
 pub(crate) mod outputs;
 pub(crate) mod pools;
 mod postgres;
+pub(crate) mod queue;
 pub(crate) mod results;
+pub(crate) mod retention;
 pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod settings;
@@ -33,6 +35,7 @@ mod sqlite;
 pub(crate) mod stacks;
 pub(crate) mod states;
 pub(crate) mod workers;
+pub(crate) mod workspaces;
 
 use std::path::Path;
 
@@ -40,14 +43,12 @@ use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 pub(crate) use code::{
-    at, from_db, id, json, maybe_at, run_state, run_type, section, section_rank, stage, to_db,
+    id, json, run_state, run_type, section, section_rank, stage, to_db,
     to_json,
 };
 pub(crate) use columns::Columns;
 pub(crate) use locks::{SERVER, hold, lock_against, lock_of};
-pub(crate) use runs::{
-    RUN_COLUMNS, RunRow, block, clear_later, insert_run, load_run, promote, read_run, save_run,
-};
+pub(crate) use runs::{RunRow, block, clear_later, insert_run, load_run, promote, save_run};
 pub(crate) use workers::WorkerKey;
 
 pub use connection::{Connection, Reader, Transaction};

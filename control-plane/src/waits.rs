@@ -4,12 +4,16 @@
 //! nor in the hands of a worker that is well.
 
 use gantry_model::{PoolId, RunId, RunState, Stage, Standing, Timestamp, WorkerId};
-use sqlx::Row as _;
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::scheduler::waits_for_another;
-use crate::store::{Connection, Row, RunRow, at, from_db, id, load_run, to_db};
+use crate::store::queue::{
+    Hindered, Hindrance, PoolCounts, count_ahead, count_workers, find_owner_health,
+    hindered_workers, run_before,
+};
+use crate::store::stacks::{StackLock, find_lock};
+use crate::store::{Connection, RunRow, load_run};
 
 /// How many of a kind are named.
 const NAMED: usize = 3;
@@ -107,15 +111,15 @@ impl ControlPlane {
         if let Some(wait) = pool.nobody(self.now()) {
             return Ok(vec![wait]);
         }
-        let ahead = ahead(conn, row).await?;
+        let ahead = count_ahead(conn, row.life.run, COUNTED + 1).await?;
         let mut waits = Vec::new();
         if ahead > COUNTED || ahead > 0 && ahead >= pool.idle {
             let reason = match ahead {
-                1 => format!("another run of pool {} goes first", pool.name),
+                1 => format!("another run of pool {} goes first", pool.counts.name),
                 _ if ahead > COUNTED => {
-                    format!("more than {COUNTED} other runs of pool {} go first", pool.name)
+                    format!("more than {COUNTED} other runs of pool {} go first", pool.counts.name)
                 }
-                _ => format!("{ahead} other runs of pool {} go first", pool.name),
+                _ => format!("{ahead} other runs of pool {} go first", pool.counts.name),
             };
             waits.push(Wait::new(WaitKind::Behind, reason));
         }
@@ -124,12 +128,14 @@ impl ControlPlane {
         } else if waits.is_empty() && waits_for_another(conn, row, self.heard_since()).await? {
             let reason = format!(
                 "every free worker of pool {} had it already: it waits for another one that is busy",
-                pool.name
+                pool.counts.name
             );
             waits.push(Wait::new(WaitKind::Busy, reason));
         } else if waits.is_empty() {
-            let reason =
-                format!("a worker of pool {} is free and is about to be offered it", pool.name);
+            let reason = format!(
+                "a worker of pool {} is free and is about to be offered it",
+                pool.counts.name
+            );
             let next = "if this does not change, the server's log says what is in the way";
             waits.push(Wait::new(WaitKind::Offered, reason).next(next.to_owned()));
         }
@@ -150,44 +156,24 @@ impl ControlPlane {
             );
             waits.push(Wait::new(WaitKind::Stopping, reason));
         }
-        let select = "SELECT is_connected, is_healthy, note, heard_at FROM workers \
-                      WHERE pool = $1 AND id = $2";
-        let found = sqlx::query(select)
-            .bind(row.pool.to_string())
-            .bind(worker.to_string())
-            .fetch_optional(conn)
-            .await?;
-        let Some(found) = found else { return Ok(waits) };
-        if !flag(&found, "is_connected") {
-            let ago = ago(self.now(), at(found.get("heard_at")));
+        let Some(owner) = find_owner_health(conn, row.pool, worker).await? else {
+            return Ok(waits);
+        };
+        if !owner.is_connected {
+            let ago = ago(self.now(), owner.heard_at);
             let then = match row.life.stage {
                 Stage::Read => "another one gets it soon",
                 Stage::Write => "it goes on there and is reported when the worker is back",
             };
             let reason = format!("its worker {worker} is away, last heard {ago} ago: {then}");
             waits.push(Wait::new(WaitKind::Away, reason));
-        } else if !flag(&found, "is_healthy") {
-            let note = note(&found);
-            waits.push(Wait::new(
-                WaitKind::Unhealthy,
-                format!("its worker {worker} is unhealthy{note}"),
-            ));
+        } else if !owner.is_healthy {
+            let note = note(owner.note.as_deref());
+            let reason = format!("its worker {worker} is unhealthy{note}");
+            waits.push(Wait::new(WaitKind::Unhealthy, reason));
         }
         Ok(waits)
     }
-}
-
-/// How many runs of its pool go before this one; no more than are counted, and one.
-async fn ahead(conn: &mut Connection, row: &RunRow) -> Result<u64, OperationError> {
-    let ahead = "SELECT COUNT(*) AS n FROM (SELECT 1 FROM runs r JOIN runs own ON own.id = $1 \
-                 WHERE r.pool = own.pool AND r.standing = 'waiting' \
-                 AND (r.rank < own.rank OR r.rank = own.rank AND r.id < own.id) LIMIT $2)";
-    let ahead = sqlx::query(ahead)
-        .bind(row.life.run.to_string())
-        .bind(to_db(COUNTED + 1))
-        .fetch_one(conn)
-        .await?;
-    Ok(from_db(ahead.get("n")))
 }
 
 /// What a person does about an UNCONFIRMED run.
@@ -197,16 +183,14 @@ fn to_decide(run: RunId) -> String {
 
 /// The lock of somebody else.
 async fn lock(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, OperationError> {
-    let select = "SELECT lock_by, lock_note FROM stacks WHERE id = $1 AND lock_by IS NOT NULL";
-    let found = sqlx::query(select).bind(row.stack.as_str()).fetch_optional(conn).await?;
-    let Some(found) = found else { return Ok(None) };
-    let by: String = found.get("lock_by");
+    let Some(StackLock { by, note, .. }) = find_lock(conn, &row.stack).await? else {
+        return Ok(None);
+    };
     let is_confirmable = row.life.state == RunState::Unconfirmed;
     if !is_confirmable && by == row.triggered_by {
         return Ok(None);
     }
-    let text = found.get::<Option<String>, _>("lock_note").unwrap_or_default();
-    let text = if text.is_empty() { text } else { format!(": {text}") };
+    let text = if note.is_empty() { note } else { format!(": {note}") };
     let only = if is_confirmable { "; nobody else can confirm it" } else { "" };
     let reason = format!("{by} has locked the stack{text}{only}");
     let next = format!("`gantry stack unlock {}` lifts the lock", row.stack);
@@ -215,101 +199,53 @@ async fn lock(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, Opera
 
 /// The run of the same stack that goes first.
 async fn behind(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, OperationError> {
-    let first = "SELECT r.id, r.state FROM runs r JOIN stacks s ON s.id = r.stack \
-                 WHERE r.stack = $1 AND r.id <> $2 AND (r.id = s.blocker \
-                 OR r.state = 'QUEUED' AND r.id < $2 \
-                 AND (s.lock_by IS NULL OR s.lock_by = r.triggered_by)) \
-                 ORDER BY CASE WHEN r.id = s.blocker THEN 0 ELSE 1 END, r.id LIMIT 1";
-    let found = sqlx::query(first)
-        .bind(row.stack.as_str())
-        .bind(row.life.run.to_string())
-        .fetch_optional(conn)
-        .await?;
-    let Some(found) = found else { return Ok(None) };
-    let other: RunId = id("run", found.get("id"))?;
-    Ok(Some(match found.get("state") {
-        "UNCONFIRMED" => {
-            let reason = format!("run {other} of the same stack goes first and is UNCONFIRMED");
-            Wait::new(WaitKind::Behind, reason).next(to_decide(other))
-        }
-        state => {
-            let reason = format!("run {other} of the same stack goes first and is {state}");
-            Wait::new(WaitKind::Behind, reason)
-        }
-    }))
+    let Some((other, state)) = run_before(conn, &row.stack, row.life.run).await? else {
+        return Ok(None);
+    };
+    let reason = format!("run {other} of the same stack goes first and is {state}");
+    let wait = Wait::new(WaitKind::Behind, reason);
+    Ok(Some(if state == RunState::Unconfirmed { wait.next(to_decide(other)) } else { wait }))
 }
 
 /// A pool's workers, counted by what keeps them from taking a run.
 struct Pool {
-    name: String,
-    known: u64,
-    connected: u64,
-    heard_at: Timestamp,
+    counts: PoolCounts,
     idle: u64,
-    drained: u64,
-    unhealthy: u64,
-    busy: u64,
-    passed_over: u64,
 }
-
-/// What one worker is; the first that holds counts.
-const IS_DRAINED: &str = "w.is_connected = 1 AND w.is_drained = 1";
-const IS_UNHEALTHY: &str = "w.is_connected = 1 AND w.is_drained = 0 AND w.is_healthy = 0";
-const IS_BUSY: &str =
-    "w.is_connected = 1 AND w.is_drained = 0 AND w.is_healthy = 1 AND w.run IS NOT NULL";
-const IS_PASSED_OVER: &str = "w.is_connected = 1 AND w.is_drained = 0 AND w.is_healthy = 1 AND w.run IS NULL \
-    AND (w.is_passed_over = 1 OR EXISTS (SELECT 1 FROM outbox o WHERE o.pool = w.pool \
-    AND o.worker = w.id AND o.kind = 'offer'))";
 
 impl Pool {
     async fn read(conn: &mut Connection, pool: PoolId) -> Result<Self, OperationError> {
-        let select = format!(
-            "SELECT p.name, COUNT(w.id) AS known, COALESCE(SUM(w.is_connected), 0) AS connected, \
-             COALESCE(MAX(w.heard_at), 0) AS heard_at, \
-             COALESCE(SUM(CASE WHEN {IS_DRAINED} THEN 1 ELSE 0 END), 0) AS drained, \
-             COALESCE(SUM(CASE WHEN {IS_UNHEALTHY} THEN 1 ELSE 0 END), 0) AS unhealthy, \
-             COALESCE(SUM(CASE WHEN {IS_BUSY} THEN 1 ELSE 0 END), 0) AS busy, \
-             COALESCE(SUM(CASE WHEN {IS_PASSED_OVER} THEN 1 ELSE 0 END), 0) AS passed_over \
-             FROM pools p LEFT JOIN workers w ON w.pool = p.id WHERE p.id = $1 GROUP BY p.name"
-        );
-        let row =
-            sqlx::query(sqlx::AssertSqlSafe(select)).bind(pool.to_string()).fetch_one(conn).await?;
-        let number = |column: &str| from_db(row.get::<i64, _>(column));
-        let [connected, drained, unhealthy, busy, passed_over] =
-            ["connected", "drained", "unhealthy", "busy", "passed_over"].map(number);
-        Ok(Self {
-            name: row.get("name"),
-            known: number("known"),
-            connected,
-            heard_at: at(row.get("heard_at")),
-            idle: connected.saturating_sub(drained + unhealthy + busy + passed_over),
-            drained,
-            unhealthy,
-            busy,
-            passed_over,
-        })
+        let counts = count_workers(conn, pool).await?;
+        let hindered = counts.drained + counts.unhealthy + counts.busy + counts.passed_over;
+        Ok(Self { idle: counts.connected.saturating_sub(hindered), counts })
     }
 
     /// That no worker is there at all.
     fn nobody(&self, now: Timestamp) -> Option<Wait> {
-        if self.known == 0 {
-            let reason = format!("pool {} has no worker", self.name);
+        if self.counts.known == 0 {
+            let reason = format!("pool {} has no worker", self.counts.name);
             let next = "start a `gantry-launcher` with the pool's token and key".to_owned();
             return Some(Wait::new(WaitKind::NoWorker, reason).next(next));
         }
-        if self.connected > 0 {
+        if self.counts.connected > 0 {
             return None;
         }
-        let ago = ago(now, self.heard_at);
-        let reason = match self.known {
-            1 => format!("the only worker of pool {} is away, last heard {ago} ago", self.name),
+        let ago = ago(now, self.counts.heard_at);
+        let reason = match self.counts.known {
+            1 => format!(
+                "the only worker of pool {} is away, last heard {ago} ago",
+                self.counts.name
+            ),
             known => {
-                format!("all {known} workers of pool {} are away, last heard {ago} ago", self.name)
+                format!(
+                    "all {known} workers of pool {} are away, last heard {ago} ago",
+                    self.counts.name
+                )
             }
         };
         let next = format!(
             "start a `gantry-launcher` of the pool; `gantry pool show {}` lists its workers",
-            self.name
+            self.counts.name
         );
         Some(Wait::new(WaitKind::Away, reason).next(next))
     }
@@ -321,32 +257,34 @@ impl Pool {
         pool: PoolId,
     ) -> Result<Vec<Wait>, OperationError> {
         let mut waits = Vec::new();
-        if self.unhealthy > 0 {
-            let told = examples(conn, pool, IS_UNHEALTHY, |row| {
-                format!("{}{}", row.get::<&str, _>("id"), note(row))
+        let counts = &self.counts;
+        if counts.unhealthy > 0 {
+            let told = examples(conn, pool, Hindrance::Unhealthy, |worker| {
+                Some(format!("{}{}", worker.id, note(worker.note.as_deref())))
             });
-            let who = self.workers(self.unhealthy, ["is", "are"]);
+            let who = self.workers(counts.unhealthy, ["is", "are"]);
             let reason = format!("{who} unhealthy: {}", told.await?);
             let next = "look at the launcher's log on its host".to_owned();
             waits.push(Wait::new(WaitKind::Unhealthy, reason).next(next));
         }
-        if self.drained > 0 {
-            let told = examples(conn, pool, IS_DRAINED, |row| row.get("id"));
-            let who = self.workers(self.drained, ["is", "are"]);
+        if counts.drained > 0 {
+            let told = examples(conn, pool, Hindrance::Drained, |it| Some(it.id.to_string()));
+            let who = self.workers(counts.drained, ["is", "are"]);
             let reason = format!("{who} drained: {}", told.await?);
             let next =
-                format!("`gantry pool undrain {} WORKER` lets it take runs again", self.name);
+                format!("`gantry pool undrain {} WORKER` lets it take runs again", counts.name);
             waits.push(Wait::new(WaitKind::Drained, reason).next(next));
         }
-        if self.busy > 0 {
-            let told = examples(conn, pool, IS_BUSY, |row| row.get("run"));
-            let who = self.workers(self.busy, ["is", "are"]);
+        if counts.busy > 0 {
+            let run = |worker: &Hindered| worker.run.map(|run| run.to_string());
+            let told = examples(conn, pool, Hindrance::Busy, run);
+            let who = self.workers(counts.busy, ["is", "are"]);
             let reason = format!("{who} busy with other runs: {}", told.await?);
             waits.push(Wait::new(WaitKind::Busy, reason));
         }
-        if self.passed_over > 0 {
-            let told = examples(conn, pool, IS_PASSED_OVER, |row| row.get("id"));
-            let who = self.workers(self.passed_over, ["has", "have"]);
+        if counts.passed_over > 0 {
+            let told = examples(conn, pool, Hindrance::PassedOver, |it| Some(it.id.to_string()));
+            let who = self.workers(counts.passed_over, ["has", "have"]);
             let reason =
                 format!("{who} not taken the last offer and will be asked again: {}", told.await?);
             waits.push(Wait::new(WaitKind::Offered, reason));
@@ -356,39 +294,28 @@ impl Pool {
 
     fn workers(&self, number: u64, [one, many]: [&str; 2]) -> String {
         let (ending, verb) = if number == 1 { ("", one) } else { ("s", many) };
-        format!("{number} worker{ending} of pool {} {verb}", self.name)
+        format!("{number} worker{ending} of pool {} {verb}", self.counts.name)
     }
 }
 
-/// Some workers of a pool of which this holds, newest first, as `told` names them.
+/// Some workers of a pool that this keeps from taking a run, newest first, as `told` names them.
 async fn examples(
     conn: &mut Connection,
     pool: PoolId,
-    holds: &str,
-    told: impl Fn(&Row) -> String,
+    by: Hindrance,
+    told: impl Fn(&Hindered) -> Option<String>,
 ) -> Result<String, OperationError> {
-    let select = format!(
-        "SELECT w.id, w.note, w.run FROM workers w WHERE w.pool = $1 AND {holds} \
-         ORDER BY w.id DESC LIMIT $2"
-    );
-    let query = sqlx::query(sqlx::AssertSqlSafe(select))
-        .bind(pool.to_string())
-        .bind(i64::try_from(NAMED + 1).unwrap_or(i64::MAX));
-    let rows = query.fetch_all(conn).await?;
-    let mut names: Vec<String> = rows.iter().take(NAMED).map(told).collect();
-    if rows.len() > NAMED {
+    let limit = i64::try_from(NAMED + 1).unwrap_or(i64::MAX);
+    let workers = hindered_workers(conn, pool, by, limit).await?;
+    let mut names: Vec<String> = workers.iter().take(NAMED).filter_map(told).collect();
+    if workers.len() > NAMED {
         names.push("…".to_owned());
     }
     Ok(names.join(", "))
 }
 
-fn flag(row: &Row, column: &str) -> bool {
-    row.get::<i64, _>(column) != 0
-}
-
 /// What a worker says about itself, in brackets.
-fn note(row: &Row) -> String {
-    let note: Option<String> = row.get("note");
+fn note(note: Option<&str>) -> String {
     note.map_or(String::new(), |note| format!(" ({note})"))
 }
 

@@ -241,11 +241,20 @@ pub(crate) async fn save_run(
 
 /// The run's workspaces and specs can go some time from now.
 pub(crate) async fn clear_later(unit: &mut Unit, run: RunId) -> Result<(), StoreError> {
-    let clear_at = clear_at(unit.now());
+    let at = clear_at(unit.now());
+    set_clear_at(unit.conn(), run, Some(at)).await
+}
+
+/// When the run's workspaces and specs can go; none if they are gone.
+pub(crate) async fn set_clear_at(
+    conn: &mut Connection,
+    run: RunId,
+    at: Option<Timestamp>,
+) -> Result<(), StoreError> {
     sqlx::query("UPDATE runs SET clear_at = $2 WHERE id = $1")
         .bind(run.to_string())
-        .bind(clear_at)
-        .execute(unit.conn())
+        .bind(at.map(|at| to_db(at.0)))
+        .execute(conn)
         .await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use gantry_control_plane::config::Config;
 use gantry_control_plane::server::{Server, ServerError};
-use gantry_model::{GoDuration, Terms};
+use gantry_model::{GoDuration, LeaseTerms};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Environment;
@@ -90,11 +90,11 @@ pub fn perform(
         mqtt: arguments.mqtt_listen,
         objects: arguments.objects_listen,
         hosts: arguments.hosts,
-        terms: Terms {
+        terms: LeaseTerms {
             lease_ms: millis(arguments.lease.get()),
-            heartbeat_ms: millis(arguments.lease.get() / 4).min(Terms::default().heartbeat_ms),
+            heartbeat_ms: millis(arguments.lease.get() / 4).min(LeaseTerms::default().heartbeat_ms),
             write_ms: millis(arguments.write_deadline.get()),
-            ..Terms::default()
+            ..LeaseTerms::default()
         },
         ..Config::new(arguments.data)
     };

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use gantry_model::Terms;
+use gantry_model::LeaseTerms;
 use gantry_protocol::Namespace;
 
 use crate::objects::local::files::Limits;
@@ -25,7 +25,7 @@ pub struct Config {
     /// What all topics begin with.
     pub namespace: Namespace,
     /// How long offers and leases hold.
-    pub terms: Terms,
+    pub terms: LeaseTerms,
     /// How large objects may be and how full the disk.
     pub limits: Limits,
 }
@@ -42,7 +42,7 @@ impl Config {
             objects: local(1985),
             hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             namespace: Namespace::default(),
-            terms: Terms::default(),
+            terms: LeaseTerms::default(),
             limits: Limits::default(),
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gantry_model::{PoolId, Terms, Timestamp};
+use gantry_model::{LeaseTerms, PoolId, Timestamp};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -44,7 +44,7 @@ pub struct Parts {
     /// Where new ids come from.
     pub ids: Ids,
     /// How long offers and leases hold.
-    pub terms: Terms,
+    pub terms: LeaseTerms,
 }
 
 /// Pools, stacks, runs and workers. Clones are the same control plane.
@@ -162,7 +162,7 @@ impl ControlPlane {
         &self.inner.parts.ids
     }
 
-    pub(crate) fn terms(&self) -> &Terms {
+    pub(crate) fn terms(&self) -> &LeaseTerms {
         &self.inner.parts.terms
     }
 

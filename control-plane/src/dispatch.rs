@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, Phase, RunState, RunType, StackId, Stage};
+use gantry_model::{Attempt, Phase, RunState, StackId, Stage};
 use gantry_protocol::message::{Carried, PutUrl, UrlPurpose};
 use gantry_protocol::spec::{
     About, Commit, PhaseSpec, SealedState, SealedWorkspace, Source, Spec, StateSpec,
@@ -94,7 +94,7 @@ impl ControlPlane {
         Ok(Spec {
             attempt,
             stack: row.stack.clone(),
-            run_type: row.life.run_type,
+            run_type: row.lifecycle.run_type(),
             image: stack.image.clone(),
             phases,
             later,
@@ -105,7 +105,7 @@ impl ControlPlane {
             project_root: stack.project_root.clone(),
             workspace,
             state: state_spec,
-            autodeploy: row.life.autodeploy,
+            autodeploy: row.lifecycle.is_autodeployed(),
             about,
         })
     }
@@ -175,10 +175,7 @@ impl ControlPlane {
         };
         let has_any = match purpose {
             UrlPurpose::Log => true,
-            UrlPurpose::Workspace => match row.life.run_type {
-                RunType::Tracked | RunType::Destroy => attempt.stage == Stage::Read,
-                RunType::Proposed | RunType::Task | RunType::Testing => false,
-            },
+            UrlPurpose::Workspace => row.lifecycle.run_type().stage_after(attempt.stage).is_some(),
             // Whether the stack's state is ours may have changed since the stage was granted.
             UrlPurpose::State => attempt.stage == Stage::Write,
         };
@@ -197,32 +194,18 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The phases of a stage, and of a read stage those of the write stage that may follow.
+/// The phases of a stage, and those of the stage that may follow.
 fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> (Vec<PhaseSpec>, Vec<PhaseSpec>) {
-    let hooks = &stack.hooks;
-    let phase = |phase, before: &[String], after: &[String], command: Option<&String>| PhaseSpec {
-        phase,
-        before: before.to_vec(),
-        command: command.cloned(),
-        after: after.to_vec(),
+    let spec = |phase: &Phase| {
+        let (before, after) = stack.hooks.around(*phase);
+        let command = row.command.clone().filter(|_| *phase == Phase::Perform);
+        PhaseSpec { phase: *phase, before: before.to_vec(), command, after: after.to_vec() }
     };
-    let initialize = phase(Phase::Initialize, &hooks.before_init, &hooks.after_init, None);
-    let plan = phase(Phase::Plan, &hooks.before_plan, &hooks.after_plan, None);
-    let apply = phase(Phase::Apply, &hooks.before_apply, &hooks.after_apply, None);
-    let destroy = phase(Phase::Destroy, &hooks.before_destroy, &hooks.after_destroy, None);
-    let command = row.command.as_ref();
-    let perform = phase(Phase::Perform, &hooks.before_perform, &hooks.after_perform, command);
-    let halves = |first: Vec<PhaseSpec>, second: PhaseSpec| match stage {
-        Stage::Read => (first, vec![second]),
-        Stage::Write => (vec![second], Vec::new()),
-    };
-    match row.life.run_type {
-        RunType::Proposed => (vec![initialize, plan], Vec::new()),
-        RunType::Tracked => halves(vec![initialize, plan], apply),
-        RunType::Destroy => halves(vec![initialize, plan], destroy),
-        RunType::Task => (vec![initialize, perform], Vec::new()),
-        RunType::Testing => (vec![initialize, plan, apply, destroy], Vec::new()),
-    }
+    let run_type = row.lifecycle.run_type();
+    (
+        run_type.phases(stage).iter().map(spec).collect(),
+        run_type.phases_after(stage).iter().map(spec).collect(),
+    )
 }
 
 fn about(

@@ -4,7 +4,8 @@ mod list;
 mod retry;
 
 use gantry_model::{
-    Epoch, PoolId, RunId, RunLife, RunState, RunType, StackId, Stage, Stopping, Timestamp, WorkerId,
+    Epoch, PoolId, RunId, RunLifecycle, RunState, RunType, StackId, Stage, Stopping, Timestamp,
+    WorkerId,
 };
 use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode};
 use tokio::sync::watch;
@@ -100,7 +101,7 @@ impl ControlPlane {
         };
         let run = RunId::from_ulid(self.ids().ulid(unit.now()));
         let mut row = RunRow {
-            life: RunLife::queued(run, new.run_type, stack.autodeploy),
+            lifecycle: RunLifecycle::queued(run, new.run_type, stack.autodeploy),
             stack: new.stack,
             pool: stack.pool,
             source: source.id,
@@ -148,8 +149,8 @@ impl ControlPlane {
         let mut unit = self.begin().await?;
         let row = load_run(unit.conn(), run).await?;
         let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
-        let before = row.life.clone();
-        row.life.confirm(Some(said))?;
+        let before = row.lifecycle.clone();
+        row.lifecycle.confirm(Some(said))?;
         row.confirmed_by = Some(actor.to_owned());
         if let Some(lock) = lock_of(&mut unit, &row.stack).await?.filter(|lock| lock.by != actor) {
             return Err(OperationError::Conflict(format!(
@@ -176,7 +177,7 @@ impl ControlPlane {
         note: Option<&str>,
     ) -> Result<Run, OperationError> {
         let said = said("discarded", actor, note)?;
-        self.decide(actor, "run.discard", run, |life| Ok(life.discard(Some(said))?)).await
+        self.decide(actor, "run.discard", run, |lifecycle| Ok(lifecycle.discard(Some(said))?)).await
     }
 
     async fn decide(
@@ -184,13 +185,13 @@ impl ControlPlane {
         actor: &str,
         act: &str,
         run: RunId,
-        decide: impl FnOnce(&mut RunLife) -> Result<(), OperationError>,
+        decide: impl FnOnce(&mut RunLifecycle) -> Result<(), OperationError>,
     ) -> Result<Run, OperationError> {
         let mut unit = self.begin().await?;
         let row = load_run(unit.conn(), run).await?;
         let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
-        let before = row.life.clone();
-        decide(&mut row.life)?;
+        let before = row.lifecycle.clone();
+        decide(&mut row.lifecycle)?;
         save_run(&mut unit, &before, &mut row).await?;
         unit.audit(actor, act, &format!("run {run}"), "").await?;
         unit.commit().await?;
@@ -213,11 +214,11 @@ impl ControlPlane {
         let mut unit = self.begin().await?;
         let row = load_run(unit.conn(), run).await?;
         let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
-        let before = row.life.clone();
-        match row.life.stop(&by)? {
+        let before = row.lifecycle.clone();
+        match row.lifecycle.stop(&by)? {
             Stopping::Over => {}
             Stopping::Cancel(lease) => {
-                let attempt = row.life.attempt();
+                let attempt = row.lifecycle.attempt();
                 let mode = StopMode::Graceful;
                 let cancel = FromControlPlane::Cancel(Cancel { attempt, mode, by });
                 unit.post(row.pool, lease.worker, cancel).await?;
@@ -234,7 +235,7 @@ impl ControlPlane {
     /// # Errors
     /// When there is no such run, a worker has it, or it is over.
     pub async fn cancel(&self, actor: &str, run: RunId) -> Result<Run, OperationError> {
-        self.decide(actor, "run.cancel", run, |life| match life.stop(actor)? {
+        self.decide(actor, "run.cancel", run, |lifecycle| match lifecycle.stop(actor)? {
             Stopping::Over => Ok(()),
             Stopping::Cancel(_) => {
                 Err(OperationError::Conflict("a worker has the run: stop it instead".to_owned()))
@@ -315,25 +316,25 @@ fn said(what: &str, actor: &str, note: Option<&str>) -> Result<String, Operation
 }
 
 fn present(row: RunRow, source: StackSource) -> Run {
-    let RunRow { life, .. } = row;
+    let RunRow { lifecycle, .. } = row;
     Run {
-        id: life.run,
+        id: lifecycle.run(),
         stack: row.stack,
         pool: row.pool,
-        run_type: life.run_type,
-        state: life.state,
-        stage: life.stage,
-        epoch: life.epoch,
+        run_type: lifecycle.run_type(),
+        state: lifecycle.state(),
+        stage: lifecycle.stage(),
+        epoch: lifecycle.epoch(),
         command: row.command,
         triggered_by: row.triggered_by,
         metadata: row.metadata,
         source,
         created_at: row.created_at,
         updated_at: row.updated_at,
-        worker: life.standing.worker(),
-        stop_by: life.stop,
-        note: life.note,
-        is_unknown: life.is_unknown,
+        worker: lifecycle.assignment().worker(),
+        stop_by: lifecycle.stop_by().map(str::to_owned),
+        note: lifecycle.note().map(str::to_owned),
+        is_unknown: lifecycle.is_unknown(),
         has_changes: row.has_changes,
         delta: row.delta,
         outputs: row.outputs,

@@ -37,15 +37,15 @@ impl ControlPlane {
             let mut offers = Vec::new();
             let mut is_well = true;
             for pair in pairs {
-                let mut life = pair.row.life.clone();
-                let Ok(attempt) = life.offer(pair.worker, self.now(), self.terms()) else {
+                let mut lifecycle = pair.row.lifecycle.clone();
+                let Ok(attempt) = lifecycle.offer(pair.worker, self.now(), self.terms()) else {
                     continue;
                 };
-                match self.sealed_spec(&pair.row, attempt, life.state).await {
+                match self.sealed_spec(&pair.row, attempt, lifecycle.state()).await {
                     Ok(spec) => offers.push((pair, Offer { attempt, spec })),
                     Err(error) => {
                         is_well = false;
-                        let run = pair.row.life.run;
+                        let run = pair.row.lifecycle.run();
                         tracing::warn!(%run, error = %error, "cannot make the spec of a run yet");
                     }
                 }
@@ -66,8 +66,10 @@ impl ControlPlane {
         let mut is_any = false;
         for (Pair { row, worker }, offer) in offers {
             let is_idle = is_idle(unit.conn(), row.pool, worker).await?;
-            let Some(mut present) = load_run(unit.conn(), row.life.run).await? else { continue };
-            if !is_idle || present.life != row.life {
+            let Some(mut present) = load_run(unit.conn(), row.lifecycle.run()).await? else {
+                continue;
+            };
+            if !is_idle || present.lifecycle != row.lifecycle {
                 continue;
             }
             if self.bond((row.pool, worker)).is_none() {
@@ -76,9 +78,9 @@ impl ControlPlane {
                 is_any = true;
                 continue;
             }
-            let before = present.life.clone();
+            let before = present.lifecycle.clone();
             let now = unit.now();
-            if present.life.offer(worker, now, self.terms()) == Ok(offer.attempt) {
+            if present.lifecycle.offer(worker, now, self.terms()) == Ok(offer.attempt) {
                 save_run(&mut unit, &before, &mut present).await?;
                 unit.post(row.pool, worker, FromControlPlane::Offer(offer)).await?;
                 is_any = true;
@@ -122,14 +124,14 @@ async fn choose(
     idle: &mut Vec<WorkerId>,
     heard: Timestamp,
 ) -> Result<Option<WorkerId>, OperationError> {
-    if row.life.read_attempts == 0 || row.life.stage != Stage::Read {
+    if row.lifecycle.read_attempts() == 0 || row.lifecycle.stage() != Stage::Read {
         return Ok((!idle.is_empty()).then(|| idle.remove(0)));
     }
-    let tried = workers_granted(conn, row.life.run).await?;
+    let tried = workers_granted(conn, row.lifecycle.run()).await?;
     if let Some(at) = idle.iter().position(|worker| !tried.contains(worker)) {
         return Ok(Some(idle.remove(at)));
     }
-    let waits = is_fresh_one_there(conn, row.pool, row.life.run, heard).await?;
+    let waits = is_fresh_one_there(conn, row.pool, row.lifecycle.run(), heard).await?;
     Ok((!waits && !idle.is_empty()).then(|| idle.remove(0)))
 }
 
@@ -140,10 +142,10 @@ pub(crate) async fn waits_for_another(
     row: &RunRow,
     heard: Timestamp,
 ) -> Result<bool, OperationError> {
-    if row.life.read_attempts == 0 || row.life.stage != Stage::Read {
+    if row.lifecycle.read_attempts() == 0 || row.lifecycle.stage() != Stage::Read {
         return Ok(false);
     }
-    let (pool, run) = (row.pool, row.life.run);
+    let (pool, run) = (row.pool, row.lifecycle.run());
     let is_idle = is_fresh_one_idle(conn, pool, run).await?;
     Ok(!is_idle && is_fresh_one_there(conn, pool, run, heard).await?)
 }

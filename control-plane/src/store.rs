@@ -43,8 +43,7 @@ use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 pub(crate) use code::{
-    id, json, run_state, run_type, section, section_rank, stage, to_db,
-    to_json,
+    id, json, run_state, run_type, section, section_rank, stage, to_db, to_json,
 };
 pub(crate) use columns::Columns;
 pub(crate) use locks::{SERVER, hold, lock_against, lock_of};

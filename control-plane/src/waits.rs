@@ -3,7 +3,7 @@
 //! Every state that lasts has a reason: whoever asks gets at least one for each run that is neither over
 //! nor in the hands of a worker that is well.
 
-use gantry_model::{PoolId, RunId, RunState, Stage, Standing, Timestamp, WorkerId};
+use gantry_model::{Assignment, PoolId, RunId, RunState, Stage, Timestamp, WorkerId};
 
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
@@ -76,25 +76,27 @@ impl ControlPlane {
         let row = load_run(&mut conn, run).await?;
         let row = row.ok_or_else(|| OperationError::not_found("run", run))?;
         let mut waits = Vec::new();
-        if row.life.state == RunState::Queued || row.life.state == RunState::Unconfirmed {
+        if row.lifecycle.state() == RunState::Queued
+            || row.lifecycle.state() == RunState::Unconfirmed
+        {
             waits.extend(lock(&mut conn, &row).await?);
         }
-        match row.life.standing {
-            Standing::Idle if row.life.state == RunState::Queued => {
+        match *row.lifecycle.assignment() {
+            Assignment::Idle if row.lifecycle.state() == RunState::Queued => {
                 waits.extend(behind(&mut conn, &row).await?);
             }
-            Standing::Idle if row.life.state == RunState::Unconfirmed => {
+            Assignment::Idle if row.lifecycle.state() == RunState::Unconfirmed => {
                 let wait =
                     Wait::new(WaitKind::Unconfirmed, "a person has to decide on its plan".into());
                 waits.push(wait.next(to_decide(run)));
             }
-            Standing::Idle => {}
-            Standing::Waiting => waits.extend(self.for_a_worker(&mut conn, &row).await?),
-            Standing::Offered { worker, .. } => {
+            Assignment::Idle => {}
+            Assignment::Waiting => waits.extend(self.for_a_worker(&mut conn, &row).await?),
+            Assignment::Offered { worker, .. } => {
                 let reason = format!("worker {worker} was offered it and has yet to claim it");
                 waits.push(Wait::new(WaitKind::Offered, reason));
             }
-            Standing::Granted(lease) => {
+            Assignment::Granted(lease) => {
                 waits.extend(self.for_its_worker(&mut conn, &row, lease.worker).await?);
             }
         }
@@ -111,7 +113,7 @@ impl ControlPlane {
         if let Some(wait) = pool.nobody(self.now()) {
             return Ok(vec![wait]);
         }
-        let ahead = count_ahead(conn, row.life.run, COUNTED + 1).await?;
+        let ahead = count_ahead(conn, row.lifecycle.run(), COUNTED + 1).await?;
         let mut waits = Vec::new();
         if ahead > COUNTED || ahead > 0 && ahead >= pool.idle {
             let reason = match ahead {
@@ -150,7 +152,7 @@ impl ControlPlane {
         worker: WorkerId,
     ) -> Result<Vec<Wait>, OperationError> {
         let mut waits = Vec::new();
-        if let Some(by) = &row.life.stop {
+        if let Some(by) = row.lifecycle.stop_by() {
             let reason = format!(
                 "{by} asked it to stop: its tool is interrupted once and given time to leave"
             );
@@ -161,7 +163,7 @@ impl ControlPlane {
         };
         if !owner.is_connected {
             let ago = ago(self.now(), owner.heard_at);
-            let then = match row.life.stage {
+            let then = match row.lifecycle.stage() {
                 Stage::Read => "another one gets it soon",
                 Stage::Write => "it goes on there and is reported when the worker is back",
             };
@@ -186,7 +188,7 @@ async fn lock(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, Opera
     let Some(StackLock { by, note, .. }) = find_lock(conn, &row.stack).await? else {
         return Ok(None);
     };
-    let is_confirmable = row.life.state == RunState::Unconfirmed;
+    let is_confirmable = row.lifecycle.state() == RunState::Unconfirmed;
     if !is_confirmable && by == row.triggered_by {
         return Ok(None);
     }
@@ -199,7 +201,7 @@ async fn lock(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, Opera
 
 /// The run of the same stack that goes first.
 async fn behind(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, OperationError> {
-    let Some((other, state)) = run_before(conn, &row.stack, row.life.run).await? else {
+    let Some((other, state)) = run_before(conn, &row.stack, row.lifecycle.run()).await? else {
         return Ok(None);
     };
     let reason = format!("run {other} of the same stack goes first and is {state}");

@@ -34,9 +34,9 @@ impl ControlPlane {
     async fn refresh_leases(&self, unit: &mut Unit) -> Result<(), OperationError> {
         for run in leases::list_held(unit.conn()).await? {
             let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
-            let before = row.life.clone();
+            let before = row.lifecycle.clone();
             let now = unit.now();
-            row.life.refresh(now, self.terms());
+            row.lifecycle.refresh(now, self.terms());
             save_run(unit, &before, &mut row).await?;
         }
         Ok(())
@@ -62,9 +62,9 @@ impl ControlPlane {
 
     async fn expire_run(&self, unit: &mut Unit, run: RunId) -> Result<(), OperationError> {
         let Some(mut row) = load_run(unit.conn(), run).await? else { return Ok(()) };
-        let before = row.life.clone();
+        let before = row.lifecycle.clone();
         let now = unit.now();
-        match row.life.expire(now, self.terms()) {
+        match row.lifecycle.expire(now, self.terms()) {
             // Writes down when it is.
             Expired::NotDue => save_run(unit, &before, &mut row).await?,
             Expired::Withdrawn(worker) => {

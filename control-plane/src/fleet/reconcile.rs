@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use gantry_model::{Attempt, Expired, Lease, RunId, RunLife, RunState, Stage, Standing};
+use gantry_model::{Assignment, Attempt, Expired, RunId, RunLifecycle, Stage};
 use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode};
 
 use super::ingest::Sender;
@@ -11,9 +11,6 @@ use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::error::OperationError;
 use crate::store::{block, leases, load_run, results, save_run, workers};
 use crate::unit_of_work::Unit;
-
-/// The most epochs by which a launcher can know more than a server that was set back.
-const MAX_AHEAD: u64 = 1 << 20;
 
 impl ControlPlane {
     /// Compares what the launcher names with what we gave it.
@@ -31,22 +28,22 @@ impl ControlPlane {
         let mut in_hand: Option<RunId> = None;
         for run in held {
             let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
-            let before = row.life.clone();
+            let before = row.lifecycle.clone();
             let attempt = before.attempt();
             let now = unit.now();
-            match before.standing {
-                Standing::Idle | Standing::Waiting => continue,
-                Standing::Offered { .. } => {
-                    row.life.withdraw(worker, attempt);
+            match *before.assignment() {
+                Assignment::Idle | Assignment::Waiting => continue,
+                Assignment::Offered { .. } => {
+                    row.lifecycle.withdraw(worker, attempt);
                 }
-                Standing::Granted(lease) => {
+                Assignment::Granted(lease) => {
                     let first_half = Attempt { stage: Stage::Read, ..attempt };
                     let has_first_half = lease.is_continued && named.contains(&first_half);
                     if named.contains(&attempt) || has_first_half {
                         current.extend([attempt, first_half]);
                         in_hand = Some(run);
-                        row.life.renew(worker, attempt, now, self.terms());
-                        settled.again.extend(again(&row.life, !named.contains(&attempt)));
+                        row.lifecycle.renew(worker, attempt, now, self.terms());
+                        settled.again.extend(again(&row.lifecycle, !named.contains(&attempt)));
                     } else if lease.journal == hello.journal && attempt.stage == Stage::Write {
                         // Past its time it is not offered again: what this server knows of it may be
                         // from a backup. It stays until its deadline.
@@ -55,15 +52,15 @@ impl ControlPlane {
                             settled.unnamed.push(attempt);
                         }
                     } else if lease.journal == hello.journal {
-                        row.life.never_started(worker, hello.journal);
+                        row.lifecycle.never_started(worker, hello.journal);
                     } else {
                         // A write stage stays, and its worker is free for others.
-                        let lost = row.life.journal_lost(worker, self.terms());
+                        let lost = row.lifecycle.journal_lost(worker, self.terms());
                         debug_assert!(lost != Expired::NotDue || attempt.stage == Stage::Write);
                     }
                 }
             }
-            if row.life != before {
+            if row.lifecycle != before {
                 save_run(unit, &before, &mut row).await?;
             }
         }
@@ -86,28 +83,17 @@ impl ControlPlane {
         let in_hand = hello.runs.iter().map(|run| run.attempt);
         for attempt in in_hand.filter(|attempt| attempt.stage == Stage::Write) {
             let Some(mut row) = load_run(unit.conn(), attempt.run).await? else { continue };
-            if row.pool != pool || row.life.state.is_terminal() || !is_ahead(&row.life, attempt) {
+            if row.pool != pool {
                 continue;
             }
-            let (before, now) = (row.life.clone(), unit.now());
-            let is_second_half = row.life.run_type.first_stage() == Stage::Read;
-            row.life.stage = attempt.stage;
-            row.life.epoch = attempt.epoch;
-            row.life.state =
-                if is_second_half { RunState::PreparingApply } else { RunState::Preparing };
-            row.life.note =
-                Some("its worker has it, and this server had forgotten that".to_owned());
-            row.life.standing = Standing::Granted(Lease {
-                worker,
-                journal: hello.journal,
-                until: now.plus_ms(self.terms().lease_ms),
-                deadline: now.plus_ms(self.terms().write_ms),
-                is_continued: false,
-            });
+            let (before, now) = (row.lifecycle.clone(), unit.now());
+            if !row.lifecycle.recover(worker, hello.journal, attempt, now, self.terms()) {
+                continue;
+            }
             tracing::error!(%attempt, %worker, "a launcher knows more of a run than this server, which was set back");
             save_run(unit, &before, &mut row).await?;
-            if row.life.run_type.is_blocking() {
-                block(unit, &row.stack, row.life.run).await?;
+            if row.lifecycle.run_type().is_blocking() {
+                block(unit, &row.stack, row.lifecycle.run()).await?;
             }
         }
         Ok(())
@@ -128,25 +114,16 @@ impl ControlPlane {
     ) -> Result<(), OperationError> {
         let run = attempt.run;
         let Some(mut row) = load_run(unit.conn(), run).await? else { return Ok(()) };
-        let before = row.life.clone();
+        let before = row.lifecycle.clone();
         if before.attempt() == attempt
             && row.pool == sender.pool
-            && row.life.never_started(sender.worker, sender.bond.journal)
+            && row.lifecycle.never_started(sender.worker, sender.bond.journal)
         {
             tracing::info!(%run, worker = %sender.worker, "a granted stage was never started");
             save_run(unit, &before, &mut row).await?;
         }
         Ok(())
     }
-}
-
-/// Whether this server cannot have granted the attempt, as far as it remembers.
-fn is_ahead(life: &RunLife, attempt: Attempt) -> bool {
-    // Epochs rise by a few with each offer; more is no memory but an invention.
-    let later = 1..=MAX_AHEAD;
-    let is_offered = matches!(life.standing, Standing::Offered { .. });
-    attempt.epoch.0.checked_sub(life.epoch.0).is_some_and(|by| later.contains(&by))
-        || is_offered && life.attempt() == attempt
 }
 
 /// What a hello's comparison led to.
@@ -158,12 +135,12 @@ pub(super) struct Settled {
 }
 
 /// What the owner of a run still has to hear.
-fn again(life: &RunLife, needs_grant: bool) -> Vec<FromControlPlane> {
-    let attempt = life.attempt();
+fn again(lifecycle: &RunLifecycle, needs_grant: bool) -> Vec<FromControlPlane> {
+    let attempt = lifecycle.attempt();
     let grant = needs_grant.then(|| FromControlPlane::Grant(Grant { attempt, urls: Vec::new() }));
-    let cancel = life
-        .stop
-        .clone()
+    let cancel = lifecycle
+        .stop_by()
+        .map(str::to_owned)
         .map(|by| FromControlPlane::Cancel(Cancel { attempt, mode: StopMode::Graceful, by }));
     grant.into_iter().chain(cancel).collect()
 }

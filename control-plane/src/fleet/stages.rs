@@ -1,6 +1,6 @@
 //! The way of a stage: claimed or declined, its phases, its end.
 
-use gantry_model::{Attempt, Claimed, Concluded, Outcome, RunState, RunType, Stage};
+use gantry_model::{Attempt, Claimed, Concluded, Outcome, RunState, Stage};
 use gantry_protocol::message::{
     Cancel, Claim, Closing, Decline, FromControlPlane, Grant, Output, PhaseEvent, PhaseReport,
     StageOutcome, StageResult, StopMode,
@@ -44,17 +44,17 @@ impl ControlPlane {
             sender.refuse(attempt, "claim", "the sender's pool has no such run");
             return Ok(());
         };
-        let before = row.life.clone();
+        let before = row.lifecycle.clone();
         let now = unit.now();
         let journal = sender.bond.journal;
-        match row.life.claim(sender.worker, journal, attempt, now, self.terms()) {
+        match row.lifecycle.claim(sender.worker, journal, attempt, now, self.terms()) {
             Claimed::Granted => {
                 save_run(unit, &before, &mut row).await?;
                 let grant = Grant { attempt, urls: Vec::new() };
                 unit.post(sender.pool, sender.worker, FromControlPlane::Grant(grant)).await?;
             }
             // Its launcher waits for a grant that never comes: it is told, unless it has it.
-            Claimed::Absorbed if row.life.lease_of(sender.worker, attempt).is_none() => {
+            Claimed::Absorbed if row.lifecycle.lease_of(sender.worker, attempt).is_none() => {
                 let reason = "the offer was withdrawn";
                 revoke(unit, sender.pool, sender.worker, attempt, reason).await?;
             }
@@ -74,8 +74,8 @@ impl ControlPlane {
             sender.refuse(attempt, "decline", "the sender's pool has no such run");
             return Ok(());
         };
-        let before = row.life.clone();
-        if row.life.withdraw(sender.worker, attempt) {
+        let before = row.lifecycle.clone();
+        if row.lifecycle.withdraw(sender.worker, attempt) {
             let (pool, worker) = sender.key();
             tracing::info!(%pool, %worker, %attempt, "an offer was declined: {}", short(&decline.reason));
             save_run(unit, &before, &mut row).await?;
@@ -95,10 +95,10 @@ impl ControlPlane {
             sender.refuse(attempt, "phase", "the sender's pool has no such run");
             return Ok(());
         };
-        let before = row.life.clone();
+        let before = row.lifecycle.clone();
         match report.event {
             PhaseEvent::Began => {
-                if row.life.began(sender.worker, attempt, report.phase) {
+                if row.lifecycle.began(sender.worker, attempt, report.phase) {
                     save_run(unit, &before, &mut row).await?;
                 }
             }
@@ -119,7 +119,7 @@ impl ControlPlane {
             return Ok(());
         }
         let Some(mut row) = self.run_for(unit, sender, attempt).await? else { return Ok(()) };
-        let before = row.life.clone();
+        let before = row.lifecycle.clone();
         // Whoever goes on by itself would go on in spite of a lock.
         result.continues &= lock_against(unit, &row).await?.is_none();
         let (mut outcome, has_changes) = outcome(&result);
@@ -129,7 +129,7 @@ impl ControlPlane {
             outcome = Outcome::Failed { note: note.to_owned() };
         }
         let now = unit.now();
-        match row.life.conclude(sender.worker, attempt, outcome, now, self.terms()) {
+        match row.lifecycle.conclude(sender.worker, attempt, outcome, now, self.terms()) {
             Concluded::Absorbed => {
                 note_late(unit, attempt, &result.outcome).await?;
                 close_log(unit, attempt, &result.log).await?;
@@ -143,10 +143,10 @@ impl ControlPlane {
             }
             Concluded::Released => {}
             Concluded::Continued => {
-                let attempt = row.life.attempt();
+                let attempt = row.lifecycle.attempt();
                 let grant = Grant { attempt, urls: Vec::new() };
                 unit.post(sender.pool, sender.worker, FromControlPlane::Grant(grant)).await?;
-                if let Some(by) = row.life.stop.clone() {
+                if let Some(by) = row.lifecycle.stop_by().map(str::to_owned) {
                     let cancel = Cancel { attempt, mode: StopMode::Graceful, by };
                     unit.post(sender.pool, sender.worker, FromControlPlane::Cancel(cancel)).await?;
                 }
@@ -156,7 +156,7 @@ impl ControlPlane {
             row.has_changes = has_changes.or(row.has_changes);
             row.delta = result.delta.or(row.delta);
         }
-        if row.life.state == RunState::Finished || attempt.stage == Stage::Write {
+        if row.lifecycle.state() == RunState::Finished || attempt.stage == Stage::Write {
             row.outputs = bounded(result.outputs);
         }
         close_log(unit, attempt, &result.log).await?;
@@ -210,13 +210,9 @@ async fn lacks_workspace(
     row: &RunRow,
     result: &StageResult,
 ) -> Result<bool, OperationError> {
-    let has_second_half = result.attempt.stage == Stage::Read
-        && match row.life.run_type {
-            RunType::Tracked | RunType::Destroy => true,
-            RunType::Proposed | RunType::Task | RunType::Testing => false,
-        };
+    let has_second_half = row.lifecycle.run_type().stage_after(result.attempt.stage).is_some();
     let has_changes = matches!(result.outcome, StageOutcome::Succeeded { has_changes: true });
-    let goes_on = result.continues && row.life.autodeploy;
+    let goes_on = result.continues && row.lifecycle.is_autodeployed();
     if !has_second_half || !has_changes || goes_on {
         return Ok(false);
     }

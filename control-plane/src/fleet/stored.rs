@@ -19,8 +19,8 @@ use crate::logs::index::{Appended, append};
 use crate::objects::check_key;
 use crate::stacks::StateVersion;
 use crate::store::results::{self, NewState};
-use crate::store::{RunRow, clear_later, to_json};
 use crate::store::states::current_state;
+use crate::store::{RunRow, clear_later, to_json};
 use crate::unit_of_work::Unit;
 
 /// The longest segment, in bytes.
@@ -69,7 +69,7 @@ impl ControlPlane {
             return Ok(());
         }
         // What an attempt stores after a newer one began would tear the run's log apart.
-        let run_start = (attempt.epoch == row.life.epoch).then_some(row.log_length);
+        let run_start = (attempt.epoch == row.lifecycle.epoch()).then_some(row.log_length);
         match append(unit.conn(), &segment, run_start).await? {
             Appended::Kept => {
                 unit.changed(attempt.run);
@@ -144,7 +144,7 @@ impl ControlPlane {
         if state.attempt.stage == Stage::Read {
             return Ok(Some("a read stage may not write state".to_owned()));
         }
-        if row.life.lease_of(sender.worker, state.attempt).is_none() {
+        if row.lifecycle.lease_of(sender.worker, state.attempt).is_none() {
             return Ok(Some("it came when its attempt was over".to_owned()));
         }
         let current = current_state(unit.conn(), &row.stack).await?;
@@ -157,7 +157,7 @@ impl ControlPlane {
             (None, None) => None,
         };
         let out_of_line =
-            out_of_line.or_else(|| misfit(row.life.run_type, current.as_ref(), state));
+            out_of_line.or_else(|| misfit(row.lifecycle.run_type(), current.as_ref(), state));
         Ok(out_of_line.map(str::to_owned))
     }
 
@@ -180,7 +180,7 @@ impl ControlPlane {
         }
         let now = unit.now();
         results::insert_workspace(unit.conn(), &stored, now).await?;
-        if row.life.state.is_terminal() {
+        if row.lifecycle.state().is_terminal() {
             clear_later(unit, attempt.run).await?;
         }
         Ok(())

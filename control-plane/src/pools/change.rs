@@ -1,6 +1,6 @@
 //! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
 
-use gantry_model::{PoolId, Stage, Standing};
+use gantry_model::{Assignment, PoolId, Stage};
 use gantry_protocol::message::{Cycle, FromControlPlane};
 
 use super::{Pool, check_there};
@@ -113,10 +113,10 @@ impl ControlPlane {
 async fn give_back(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
     for run in leases::list_read_stages(unit.conn(), pool).await? {
         let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
-        let before = row.life.clone();
-        let Standing::Granted(lease) = before.standing else { continue };
-        debug_assert_eq!(before.stage, Stage::Read);
-        if row.life.give_back("its worker was cycled") {
+        let before = row.lifecycle.clone();
+        let Assignment::Granted(lease) = *before.assignment() else { continue };
+        debug_assert_eq!(before.stage(), Stage::Read);
+        if row.lifecycle.give_back("its worker was cycled") {
             save_run(unit, &before, &mut row).await?;
             revoke(unit, pool, lease.worker, before.attempt(), "the pool was cycled").await?;
         }

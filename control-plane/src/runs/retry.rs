@@ -1,6 +1,6 @@
 //! A run that ended badly, once more.
 
-use gantry_model::{RunId, RunLife, RunState};
+use gantry_model::{RunId, RunLifecycle, RunState};
 
 use super::Run;
 use crate::control_plane::ControlPlane;
@@ -45,7 +45,7 @@ impl ControlPlane {
         }
         let new = RunId::from_ulid(self.ids().ulid(unit.now()));
         let mut row = RunRow {
-            life: RunLife::queued(new, old.life.run_type, stack.autodeploy),
+            lifecycle: RunLifecycle::queued(new, old.lifecycle.run_type(), stack.autodeploy),
             pool: stack.pool,
             triggered_by: actor.to_owned(),
             confirmed_by: None,

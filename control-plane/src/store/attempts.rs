@@ -55,21 +55,6 @@ pub(crate) async fn workers_granted(
     rows.iter().map(|row| row.parsed("worker")).collect()
 }
 
-/// When an attempt was granted, if it was.
-pub(crate) async fn granted_at(
-    conn: &mut Connection,
-    attempt: Attempt,
-) -> Result<Option<Timestamp>, StoreError> {
-    let select = "SELECT granted_at FROM attempts WHERE run = $1 AND epoch = $2 AND stage = $3";
-    let row = sqlx::query(select)
-        .bind(attempt.run.to_string())
-        .bind(to_db(attempt.epoch.0))
-        .bind(attempt.stage.as_str())
-        .fetch_optional(conn)
-        .await?;
-    Ok(row.map(|row| row.maybe_instant("granted_at")).transpose()?.flatten())
-}
-
 /// A worker was asked.
 pub(crate) async fn begin_attempt(
     conn: &mut Connection,

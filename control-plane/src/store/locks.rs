@@ -4,7 +4,7 @@
 //! confirmed themselves. What a worker has already goes on. [`hold_if_locked`] stands in the way of every
 //! change after which a run would wait for a worker, so no way to get there can be forgotten.
 
-use gantry_model::{RunLife, RunState, StackId, Standing};
+use gantry_model::{Assignment, RunLifecycle, RunState, StackId};
 use sqlx::Row as _;
 
 use super::stacks::find_lock;
@@ -40,7 +40,7 @@ pub(crate) async fn lock_against(
     unit: &mut Unit,
     row: &RunRow,
 ) -> Result<Option<Lock>, StoreError> {
-    if !row.life.run_type.is_blocking() {
+    if !row.lifecycle.run_type().is_blocking() {
         return Ok(None);
     }
     let is_owners =
@@ -51,16 +51,19 @@ pub(crate) async fn lock_against(
 /// A run that would wait for a worker from now on waits behind the lock instead, if there is one.
 pub(super) async fn hold_if_locked(
     unit: &mut Unit,
-    before: &RunLife,
+    before: &RunLifecycle,
     row: &mut RunRow,
 ) -> Result<(), StoreError> {
-    if row.life.standing != Standing::Waiting || before.standing == Standing::Waiting {
+    if *row.lifecycle.assignment() != Assignment::Waiting
+        || *before.assignment() == Assignment::Waiting
+    {
         return Ok(());
     }
     if let Some(lock) = lock_against(unit, row).await? {
-        let is_autodeploy = row.life.autodeploy && row.life.state == RunState::Confirmed;
+        let is_autodeploy =
+            row.lifecycle.is_autodeployed() && row.lifecycle.state() == RunState::Confirmed;
         let first = if is_autodeploy { "not confirmed by autodeploy: " } else { "" };
-        row.life.hold(&format!("{first}{}", lock.reason()));
+        row.lifecycle.hold(&format!("{first}{}", lock.reason()));
     }
     Ok(())
 }
@@ -74,8 +77,8 @@ pub(crate) async fn hold(unit: &mut Unit, stack: &StackId) -> Result<(), StoreEr
             continue;
         };
         let Some(lock) = lock_against(unit, &row).await? else { continue };
-        let before = row.life.clone();
-        if row.life.hold(&lock.reason()) {
+        let before = row.lifecycle.clone();
+        if row.lifecycle.hold(&lock.reason()) {
             save_run(unit, &before, &mut row).await?;
         }
     }
@@ -93,7 +96,7 @@ pub(super) async fn lock_for_a_person(unit: &mut Unit, row: &RunRow) -> Result<(
     sqlx::query(update)
         .bind(row.stack.as_str())
         .bind(SERVER)
-        .bind(format!("the outcome of run {} is unknown", row.life.run))
+        .bind(format!("the outcome of run {} is unknown", row.lifecycle.run()))
         .bind(to_db(unit.now().0))
         .execute(unit.conn())
         .await?;

@@ -1,11 +1,11 @@
-//! Runs in the database: a [`RunLife`] and what belongs to it, loaded and saved as one.
+//! Runs in the database: a [`RunLifecycle`] and what belongs to it, loaded and saved as one.
 //!
 //! [`save_run`] is the only place that writes a run's state. Whatever follows from a change follows
 //! here: history, the worker's place, the attempt's record, the next run of the stack, a lock.
 
 use gantry_model::{
-    Epoch, JournalId, Lease, PoolId, RunId, RunLife, RunState, RunType, StackId, Standing,
-    Timestamp, WorkerId,
+    Assignment, Epoch, JournalId, Lease, PoolId, RunId, RunLifecycle, RunRecord, RunState, RunType,
+    StackId, Timestamp, WorkerId,
 };
 use gantry_protocol::message::{Delta, Output};
 
@@ -21,13 +21,13 @@ use crate::unit_of_work::Unit;
 /// All columns that [`read_run`] reads, of `runs r`.
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.stack, r.pool, r.type, r.is_autodeploy, r.source, \
     r.command, r.triggered_by, r.confirmed_by, r.metadata, r.created_at, r.updated_at, r.state, r.stage, r.epoch, \
-    r.read_attempts, r.standing, r.worker, r.journal, r.until_at, r.deadline_at, r.is_continued, \
+    r.read_attempts, r.assignment, r.worker, r.journal, r.until_at, r.deadline_at, r.is_continued, \
     r.stop_by, r.note, r.is_unknown, r.has_changes, r.delta, r.outputs, r.history_count, r.log_length";
 
 /// A run as it stands in the database.
 #[derive(Debug, Clone)]
 pub(crate) struct RunRow {
-    pub(crate) life: RunLife,
+    pub(crate) lifecycle: RunLifecycle,
     pub(crate) stack: StackId,
     pub(crate) pool: PoolId,
     pub(crate) source: String,
@@ -44,17 +44,17 @@ pub(crate) struct RunRow {
     pub(crate) log_length: u64,
 }
 
-fn standing(row: &Row) -> Result<Standing, StoreError> {
+fn assignment(row: &Row) -> Result<Assignment, StoreError> {
     let word = row.text("standing")?;
     let broken = || StoreError::Value { kind: "standing", text: word.clone() };
     let worker =
         || -> Result<WorkerId, StoreError> { row.maybe_parsed("worker")?.ok_or_else(broken) };
     let instant = |column| row.maybe_instant(column)?.ok_or_else(broken);
     Ok(match word.as_str() {
-        "idle" => Standing::Idle,
-        "waiting" => Standing::Waiting,
-        "offered" => Standing::Offered { worker: worker()?, until: instant("until_at")? },
-        "granted" => Standing::Granted(Lease {
+        "idle" => Assignment::Idle,
+        "waiting" => Assignment::Waiting,
+        "offered" => Assignment::Offered { worker: worker()?, until: instant("until_at")? },
+        "granted" => Assignment::Granted(Lease {
             worker: worker()?,
             journal: row.maybe_parsed::<JournalId>("journal")?.ok_or_else(broken)?,
             until: instant("until_at")?,
@@ -67,7 +67,7 @@ fn standing(row: &Row) -> Result<Standing, StoreError> {
 
 /// Reads a row that has [`RUN_COLUMNS`].
 pub(crate) fn read_run(row: &Row) -> Result<RunRow, StoreError> {
-    let life = RunLife {
+    let lifecycle = RunLifecycle::restore(RunRecord {
         run: row.parsed("id")?,
         run_type: run_type(&row.text("type")?)?,
         autodeploy: row.flag("is_autodeploy")?,
@@ -75,14 +75,14 @@ pub(crate) fn read_run(row: &Row) -> Result<RunRow, StoreError> {
         stage: stage(&row.text("stage")?)?,
         epoch: Epoch(row.number("epoch")?),
         read_attempts: u32::try_from(row.number("read_attempts")?).unwrap_or(u32::MAX),
-        standing: standing(row)?,
+        assignment: assignment(row)?,
         stop: row.maybe_text("stop_by")?,
         note: row.maybe_text("note")?,
         is_unknown: row.flag("is_unknown")?,
-    };
+    });
     let delta = row.maybe_text("delta")?;
     Ok(RunRow {
-        life,
+        lifecycle,
         stack: row.parsed("stack")?,
         pool: row.parsed("pool")?,
         source: row.text("source")?,
@@ -210,31 +210,31 @@ pub(crate) async fn list_history(
 /// Makes a run what `row` says, and does what follows from the difference to `before`.
 pub(crate) async fn save_run(
     unit: &mut Unit,
-    before: &RunLife,
+    before: &RunLifecycle,
     row: &mut RunRow,
 ) -> Result<(), StoreError> {
     hold_if_locked(unit, before, row).await?;
-    let has_news = before.state != row.life.state || before.note != row.life.note;
+    let has_news = before.state() != row.lifecycle.state() || before.note() != row.lifecycle.note();
     if has_news {
         add_history(unit, row).await?;
     }
     update_run(unit, row).await?;
     follow_owner(unit, before, row).await?;
-    let is_over = row.life.state.is_terminal() && !before.state.is_terminal();
+    let is_over = row.lifecycle.state().is_terminal() && !before.state().is_terminal();
     if is_over {
-        clear_later(unit, row.life.run).await?;
+        clear_later(unit, row.lifecycle.run()).await?;
     }
-    let is_held = row.life.state == RunState::Queued && before.state != RunState::Queued;
+    let is_held = row.lifecycle.state() == RunState::Queued && before.state() != RunState::Queued;
     if is_held {
         free_stack(unit, row).await?;
     }
-    if is_over && row.life.run_type.is_blocking() {
-        if row.life.is_unknown {
+    if is_over && row.lifecycle.run_type().is_blocking() {
+        if row.lifecycle.is_unknown() {
             lock_for_a_person(unit, row).await?;
         }
         free_stack(unit, row).await?;
     }
-    unit.changed(row.life.run);
+    unit.changed(row.lifecycle.run());
     unit.wake();
     Ok(())
 }
@@ -264,11 +264,11 @@ pub(crate) async fn add_history(unit: &mut Unit, row: &mut RunRow) -> Result<(),
     let now = to_db(unit.now().0);
     let insert = "INSERT INTO history (run, n, state, at, note) VALUES ($1, $2, $3, $4, $5)";
     sqlx::query(insert)
-        .bind(row.life.run.to_string())
+        .bind(row.lifecycle.run().to_string())
         .bind(to_db(row.history_count))
-        .bind(row.life.state.as_str())
+        .bind(row.lifecycle.state().as_str())
         .bind(now)
-        .bind(row.life.note.as_deref())
+        .bind(row.lifecycle.note())
         .execute(unit.conn())
         .await?;
     row.history_count += 1;
@@ -277,12 +277,12 @@ pub(crate) async fn add_history(unit: &mut Unit, row: &mut RunRow) -> Result<(),
 
 async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
     row.updated_at = unit.now();
-    let life = &row.life;
-    let (word, until, lease) = match life.standing {
-        Standing::Idle => ("idle", None, None),
-        Standing::Waiting => ("waiting", None, None),
-        Standing::Offered { until, .. } => ("offered", Some(until), None),
-        Standing::Granted(lease) => ("granted", Some(lease.until), Some(lease)),
+    let lifecycle = &row.lifecycle;
+    let (word, until, lease) = match *lifecycle.assignment() {
+        Assignment::Idle => ("idle", None, None),
+        Assignment::Waiting => ("waiting", None, None),
+        Assignment::Offered { until, .. } => ("offered", Some(until), None),
+        Assignment::Granted(lease) => ("granted", Some(lease.until), Some(lease)),
     };
     let update = "UPDATE runs SET state = $2, stage = $3, epoch = $4, read_attempts = $5, \
         standing = $6, worker = $7, journal = $8, until_at = $9, deadline_at = $10, \
@@ -290,21 +290,21 @@ async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError>
         has_changes = $16, delta = $17, outputs = $18, history_count = $19, log_length = $20, \
         updated_at = $21, confirmed_by = $22 WHERE id = $1";
     sqlx::query(update)
-        .bind(life.run.to_string())
-        .bind(life.state.as_str())
-        .bind(life.stage.as_str())
-        .bind(to_db(life.epoch.0))
-        .bind(i64::from(life.read_attempts))
+        .bind(lifecycle.run().to_string())
+        .bind(lifecycle.state().as_str())
+        .bind(lifecycle.stage().as_str())
+        .bind(to_db(lifecycle.epoch().0))
+        .bind(i64::from(lifecycle.read_attempts()))
         .bind(word)
-        .bind(life.standing.worker().map(|worker| worker.to_string()))
+        .bind(lifecycle.assignment().worker().map(|worker| worker.to_string()))
         .bind(lease.map(|lease| lease.journal.to_string()))
         .bind(until.map(|until| to_db(until.0)))
         .bind(lease.map(|lease| to_db(lease.deadline.0)))
         .bind(i64::from(lease.is_some_and(|lease| lease.is_continued)))
-        .bind(life.due().map(|due| to_db(due.0)))
-        .bind(life.stop.as_deref())
-        .bind(life.note.as_deref())
-        .bind(i64::from(life.is_unknown))
+        .bind(lifecycle.due().map(|due| to_db(due.0)))
+        .bind(lifecycle.stop_by())
+        .bind(lifecycle.note())
+        .bind(i64::from(lifecycle.is_unknown()))
         .bind(row.has_changes.map(i64::from))
         .bind(row.delta.as_ref().map(to_json))
         .bind(to_json(&row.outputs))
@@ -318,31 +318,35 @@ async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError>
 }
 
 /// Who has the run, and since when: in the workers' rows and in the attempts'.
-async fn follow_owner(unit: &mut Unit, before: &RunLife, row: &RunRow) -> Result<(), StoreError> {
-    let life = &row.life;
-    let (old, new) = (before.standing.worker(), life.standing.worker());
-    let is_same_attempt = before.attempt() == life.attempt();
+async fn follow_owner(
+    unit: &mut Unit,
+    before: &RunLifecycle,
+    row: &RunRow,
+) -> Result<(), StoreError> {
+    let lifecycle = &row.lifecycle;
+    let (old, new) = (before.assignment().worker(), lifecycle.assignment().worker());
+    let is_same_attempt = before.attempt() == lifecycle.attempt();
     if let Some(worker) = old
         && (old != new || !is_same_attempt)
     {
         let now = unit.now();
-        end_attempt(unit.conn(), before.attempt(), life.note.as_deref(), now).await?;
+        end_attempt(unit.conn(), before.attempt(), lifecycle.note(), now).await?;
         if old != new {
             place_worker(unit, row, worker, None).await?;
         }
     }
     let Some(worker) = new else { return Ok(()) };
     if old != new {
-        place_worker(unit, row, worker, Some(life.run)).await?;
+        place_worker(unit, row, worker, Some(lifecycle.run())).await?;
     }
     if old != new || !is_same_attempt {
         let now = unit.now();
-        begin_attempt(unit.conn(), life.attempt(), worker, now).await?;
+        begin_attempt(unit.conn(), lifecycle.attempt(), worker, now).await?;
     }
-    let was_granted = matches!(before.standing, Standing::Granted(_)) && is_same_attempt;
-    if matches!(life.standing, Standing::Granted(_)) && !was_granted {
+    let was_granted = matches!(before.assignment(), Assignment::Granted(_)) && is_same_attempt;
+    if matches!(lifecycle.assignment(), Assignment::Granted(_)) && !was_granted {
         let now = unit.now();
-        grant_attempt(unit.conn(), life.attempt(), now).await?;
+        grant_attempt(unit.conn(), lifecycle.attempt(), now).await?;
     }
     Ok(())
 }
@@ -362,7 +366,7 @@ async fn place_worker(
         .bind(worker.to_string())
         .bind(run.map(|run| run.to_string()))
         .bind(run.is_none().then_some(now))
-        .bind(row.life.run.to_string())
+        .bind(row.lifecycle.run().to_string())
         .execute(unit.conn())
         .await?;
     Ok(())
@@ -371,7 +375,7 @@ async fn place_worker(
 async fn free_stack(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
     sqlx::query("UPDATE stacks SET blocker = NULL WHERE id = $1 AND blocker = $2")
         .bind(row.stack.as_str())
-        .bind(row.life.run.to_string())
+        .bind(row.lifecycle.run().to_string())
         .execute(unit.conn())
         .await?;
     promote(unit, &row.stack).await
@@ -401,13 +405,13 @@ pub(crate) async fn promote(unit: &mut Unit, stack: &StackId) -> Result<(), Stor
         .await?;
     let Some(found) = found else { return Ok(()) };
     let mut row = read_run(&found)?;
-    if row.life.ready().is_err() {
+    if row.lifecycle.ready().is_err() {
         return Ok(());
     }
     add_history(unit, &mut row).await?;
     update_run(unit, &mut row).await?;
-    block(unit, stack, row.life.run).await?;
-    unit.changed(row.life.run);
+    block(unit, stack, row.lifecycle.run()).await?;
+    unit.changed(row.lifecycle.run());
     unit.wake();
     Ok(())
 }
@@ -418,29 +422,29 @@ pub(crate) async fn insert_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), 
         triggered_by, metadata, created_at, updated_at, state, stage, epoch, read_attempts, \
         standing, is_continued, is_unknown, outputs, history_count, log_length) VALUES \
         ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12, $13, 0, 0, 'idle', 0, 0, '[]', 0, 0)";
-    let life = &row.life;
+    let lifecycle = &row.lifecycle;
     sqlx::query(insert)
-        .bind(life.run.to_string())
+        .bind(lifecycle.run().to_string())
         .bind(row.stack.as_str())
         .bind(row.pool.to_string())
-        .bind(life.run_type.as_str())
-        .bind(i64::from(!life.run_type.is_blocking()))
-        .bind(i64::from(life.autodeploy))
+        .bind(lifecycle.run_type().as_str())
+        .bind(i64::from(!lifecycle.run_type().is_blocking()))
+        .bind(i64::from(lifecycle.is_autodeployed()))
         .bind(&row.source)
         .bind(row.command.as_deref())
         .bind(&row.triggered_by)
         .bind(to_json(&row.metadata))
         .bind(to_db(row.created_at.0))
         .bind(RunState::Queued.as_str())
-        .bind(life.stage.as_str())
+        .bind(lifecycle.stage().as_str())
         .execute(unit.conn())
         .await?;
     add_history(unit, row).await?;
     update_run(unit, row).await?;
-    if row.life.run_type.is_blocking() {
+    if row.lifecycle.run_type().is_blocking() {
         return promote(unit, &row.stack).await;
     }
-    if row.life.ready().is_ok() {
+    if row.lifecycle.ready().is_ok() {
         add_history(unit, row).await?;
         update_run(unit, row).await?;
     }

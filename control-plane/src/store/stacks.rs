@@ -1,6 +1,6 @@
 //! Stacks in the database, and their newest source with them.
 
-use gantry_model::{PoolId, RunState, StackId, Timestamp};
+use gantry_model::{Phase, PoolId, RunState, StackId, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,20 @@ pub struct Hooks {
     pub after_destroy: Vec<String>,
     /// After every processed run.
     pub after_run: Vec<String>,
+}
+
+impl Hooks {
+    /// The commands before and after a phase.
+    #[must_use]
+    pub fn around(&self, phase: Phase) -> (&[String], &[String]) {
+        match phase {
+            Phase::Initialize => (&self.before_init, &self.after_init),
+            Phase::Plan => (&self.before_plan, &self.after_plan),
+            Phase::Apply => (&self.before_apply, &self.after_apply),
+            Phase::Perform => (&self.before_perform, &self.after_perform),
+            Phase::Destroy => (&self.before_destroy, &self.after_destroy),
+        }
+    }
 }
 
 /// Where a stack's source comes from, in the words of whoever made the stack. Kept and shown: sources

@@ -13,7 +13,7 @@ use gantry_control_plane::http::{self, ApiConfig};
 use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::FakeObjects;
 use gantry_control_plane::store::Store;
-use gantry_model::{Terms, Timestamp};
+use gantry_model::{LeaseTerms, Timestamp};
 use gantry_protocol::{Authority, CertificateRequest, PoolKey};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -165,7 +165,7 @@ async fn control_plane(
         objects: Arc::new(objects.clone()),
         issuer: Arc::new(issuer),
         ids: Ids::random(),
-        terms: Terms::default(),
+        terms: LeaseTerms::default(),
     };
     ControlPlane::new(parts).await.unwrap()
 }

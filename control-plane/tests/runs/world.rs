@@ -14,7 +14,7 @@ use gantry_control_plane::runs::NewRun;
 use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository};
 use gantry_control_plane::store::Store;
 use gantry_control_plane::transport::Arrived;
-use gantry_model::{PoolId, RunId, RunState, RunType, StackId, Terms, Timestamp};
+use gantry_model::{LeaseTerms, PoolId, RunId, RunState, RunType, StackId, Timestamp};
 use gantry_protocol::message::FromLauncher;
 use gantry_protocol::{Authority, CertificateRequest, Digest, PoolKey};
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ pub(crate) struct World {
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) pool: PoolId,
     pub(crate) stack: StackId,
-    pub(crate) terms: Terms,
+    pub(crate) terms: LeaseTerms,
     dir: TempDir,
 }
 
@@ -53,7 +53,7 @@ impl World {
         let authority = Authority::generate(i64::try_from(START / 1000).unwrap()).unwrap();
         let (broker, namespace) = ("broker.test:1984".parse().unwrap(), "gantry".parse().unwrap());
         let issuer = Arc::new(Issuer::new(authority, broker, namespace, None));
-        let terms = Terms::default();
+        let terms = LeaseTerms::default();
         let control_plane =
             open(dir.path().join("gantry.db"), &clock, &objects, &issuer, terms).await;
         let csr = CertificateRequest::create(pool_key()).unwrap();
@@ -221,7 +221,7 @@ async fn open(
     clock: &Arc<FakeClock>,
     objects: &FakeObjects,
     issuer: &Arc<Issuer>,
-    terms: Terms,
+    terms: LeaseTerms,
 ) -> ControlPlane {
     let parts = Parts {
         store: Store::open(&path).await.unwrap(),

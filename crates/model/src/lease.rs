@@ -21,7 +21,7 @@ impl Timestamp {
 
 /// How long offers and leases hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct LeaseTerms {
     /// An offer that is not claimed for this long is withdrawn.
     pub offer_ms: u64,
     /// A lease that is not renewed for this long lapses.
@@ -35,7 +35,7 @@ pub struct Terms {
     pub read_attempts: u32,
 }
 
-impl Default for Terms {
+impl Default for LeaseTerms {
     fn default() -> Self {
         const MINUTE: u64 = 60_000;
         Self {
@@ -65,7 +65,7 @@ pub struct Lease {
 
 /// How a run stands with the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Assignment {
     /// Has nothing to hand out: it waits behind another run or for a person, or is over.
     Idle,
     /// Has a stage for whoever is free.
@@ -81,7 +81,7 @@ pub enum Standing {
     Granted(Lease),
 }
 
-impl Standing {
+impl Assignment {
     /// The worker that was asked or is the owner.
     #[must_use]
     pub const fn worker(&self) -> Option<WorkerId> {

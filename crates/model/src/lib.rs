@@ -7,21 +7,24 @@ mod duration;
 mod id;
 mod image;
 mod lease;
+mod lifecycle;
 mod phase;
 mod project_root;
 mod run;
-mod run_life;
 mod state_file;
 mod text;
 
 pub use duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
 pub use id::{Epoch, InvalidId, JournalId, MessageId, PoolId, RunId, SessionId, StackId, WorkerId};
 pub use image::{InvalidImage, check_image};
-pub use lease::{Lease, Standing, Terms, Timestamp};
+pub use lease::{Assignment, Lease, LeaseTerms, Timestamp};
+pub use lifecycle::{
+    Claimed, Concluded, Expired, InvalidTransition, Outcome, RunAct, RunLifecycle, RunRecord,
+    Stopping,
+};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use project_root::{InvalidProjectRoot, ProjectRoot};
-pub use run::{RunState, RunType};
-pub use run_life::{Claimed, Concluded, Expired, InvalidTransition, Outcome, RunLife, Stopping};
+pub use run::{RunState, RunType, StagePlan};
 pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, StateHeading};
 pub use text::one_line;
 

@@ -4,7 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Stage;
+use crate::{Phase, Stage};
+
+/// One stage of a run, and what is done in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StagePlan {
+    /// The stage.
+    pub stage: Stage,
+    /// Its phases, in their order.
+    pub phases: &'static [Phase],
+}
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,13 +45,53 @@ impl RunType {
         }
     }
 
+    /// Its stages, in their order, and the phases of each. A run goes on to the next stage only if there is
+    /// something to change, and somebody confirms that.
+    #[must_use]
+    pub const fn stages(self) -> &'static [StagePlan] {
+        const PLAN: StagePlan =
+            StagePlan { stage: Stage::Read, phases: &[Phase::Initialize, Phase::Plan] };
+        const fn write(phases: &'static [Phase]) -> StagePlan {
+            StagePlan { stage: Stage::Write, phases }
+        }
+        match self {
+            Self::Proposed => const { &[PLAN] },
+            Self::Tracked => const { &[PLAN, write(&[Phase::Apply])] },
+            Self::Destroy => const { &[PLAN, write(&[Phase::Destroy])] },
+            Self::Task => const { &[write(&[Phase::Initialize, Phase::Perform])] },
+            Self::Testing => {
+                const { &[write(&[Phase::Initialize, Phase::Plan, Phase::Apply, Phase::Destroy])] }
+            }
+        }
+    }
+
     /// The stage that a run of this type begins with.
     #[must_use]
     pub const fn first_stage(self) -> Stage {
-        match self {
-            Self::Proposed | Self::Tracked | Self::Destroy => Stage::Read,
-            Self::Task | Self::Testing => Stage::Write,
-        }
+        self.stages()[0].stage
+    }
+
+    /// The stage that follows this one, if any does.
+    #[must_use]
+    pub fn stage_after(self, stage: Stage) -> Option<Stage> {
+        self.plan_after(stage).map(|plan| plan.stage)
+    }
+
+    /// The phases of a stage of such a run; none if it has no such stage.
+    #[must_use]
+    pub fn phases(self, stage: Stage) -> &'static [Phase] {
+        let plan = self.stages().iter().find(|plan| plan.stage == stage);
+        plan.map_or(&[], |plan| plan.phases)
+    }
+
+    /// The phases of the stage that follows this one; none if no stage does.
+    #[must_use]
+    pub fn phases_after(self, stage: Stage) -> &'static [Phase] {
+        self.plan_after(stage).map_or(&[], |plan| plan.phases)
+    }
+
+    fn plan_after(self, stage: Stage) -> Option<&'static StagePlan> {
+        self.stages().iter().skip_while(|plan| plan.stage != stage).nth(1)
     }
 
     /// Whether it keeps other such runs of its stack waiting until it is over.

@@ -1,19 +1,20 @@
-//! The life of a run: every rule of who may run which stage when, as plain functions.
+//! The lifecycle of a run: every rule of who may run which stage when, as plain functions.
 //!
 //! Always true: each offer has an epoch of its own, higher than all before; a write stage that was
-//! granted is granted again only after [`RunLife::never_started`], which its owner's own journal has
+//! granted is granted again only after [`RunLifecycle::never_started`], which its owner's own journal has
 //! to prove; nothing follows a terminal state.
 
 mod give_back;
 mod hold;
+mod recover;
 mod refusal;
 
 use crate::{
-    Attempt, Epoch, JournalId, Lease, Phase, RunId, RunState, RunType, Stage, Standing, Terms,
-    Timestamp, WorkerId,
+    Assignment, Attempt, Epoch, JournalId, Lease, LeaseTerms, Phase, RunId, RunState, RunType,
+    Stage, Timestamp, WorkerId,
 };
 
-pub use self::refusal::InvalidTransition;
+pub use self::refusal::{InvalidTransition, RunAct};
 
 /// What a claim led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +85,9 @@ pub enum Stopping {
     Cancel(Lease),
 }
 
-/// A run, as far as it matters for who may do what with it.
+/// All that a run's lifecycle consists of, as it is kept: it goes in and out of the database as this.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunLife {
+pub struct RunRecord {
     /// Which run.
     pub run: RunId,
     /// What it is for.
@@ -101,8 +102,8 @@ pub struct RunLife {
     pub epoch: Epoch,
     /// How often its read stage was granted.
     pub read_attempts: u32,
-    /// How it stands with the workers.
-    pub standing: Standing,
+    /// Which worker it was offered or granted to.
+    pub assignment: Assignment,
     /// Who wants it stopped.
     pub stop: Option<String>,
     /// Why it is in this state, for people.
@@ -111,11 +112,15 @@ pub struct RunLife {
     pub is_unknown: bool,
 }
 
-impl RunLife {
+/// The lifecycle of a run, as far as it matters for who may do what with it. Only its transitions change it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunLifecycle(RunRecord);
+
+impl RunLifecycle {
     /// A new run, behind all others of its stack.
     #[must_use]
     pub const fn queued(run: RunId, run_type: RunType, autodeploy: bool) -> Self {
-        Self {
+        Self(RunRecord {
             run,
             run_type,
             autodeploy,
@@ -123,26 +128,104 @@ impl RunLife {
             stage: run_type.first_stage(),
             epoch: Epoch(0),
             read_attempts: 0,
-            standing: Standing::Idle,
+            assignment: Assignment::Idle,
             stop: None,
             note: None,
             is_unknown: false,
-        }
+        })
+    }
+
+    /// The lifecycle that was kept as this.
+    #[must_use]
+    pub const fn restore(record: RunRecord) -> Self {
+        Self(record)
+    }
+
+    /// What to keep of it.
+    #[must_use]
+    pub const fn record(&self) -> &RunRecord {
+        &self.0
+    }
+
+    /// Which run.
+    #[must_use]
+    pub const fn run(&self) -> RunId {
+        self.0.run
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub const fn run_type(&self) -> RunType {
+        self.0.run_type
+    }
+
+    /// Whether a plan's changes need no person.
+    #[must_use]
+    pub const fn is_autodeployed(&self) -> bool {
+        self.0.autodeploy
+    }
+
+    /// What people see.
+    #[must_use]
+    pub const fn state(&self) -> RunState {
+        self.0.state
+    }
+
+    /// The stage that it is in or waits for.
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        self.0.stage
+    }
+
+    /// The newest offer, or a later number that makes it void.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// How often its read stage was granted.
+    #[must_use]
+    pub const fn read_attempts(&self) -> u32 {
+        self.0.read_attempts
+    }
+
+    /// Which worker it was offered or granted to.
+    #[must_use]
+    pub const fn assignment(&self) -> &Assignment {
+        &self.0.assignment
+    }
+
+    /// Who wants it stopped.
+    #[must_use]
+    pub fn stop_by(&self) -> Option<&str> {
+        self.0.stop.as_deref()
+    }
+
+    /// Why it is in this state, for people.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.0.note.as_deref()
+    }
+
+    /// Whether its write stage may have changed something and nobody knows what.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        self.0.is_unknown
     }
 
     /// The current attempt; meaningful once it was offered.
     #[must_use]
     pub const fn attempt(&self) -> Attempt {
-        Attempt { run: self.run, stage: self.stage, epoch: self.epoch }
+        Attempt { run: self.0.run, stage: self.0.stage, epoch: self.0.epoch }
     }
 
-    /// When [`RunLife::expire`] has something to do.
+    /// When [`RunLifecycle::expire`] has something to do.
     #[must_use]
     pub const fn due(&self) -> Option<Timestamp> {
-        match self.standing {
-            Standing::Idle | Standing::Waiting => None,
-            Standing::Offered { until, .. } => Some(until),
-            Standing::Granted(lease) => Some(match self.stage {
+        match self.0.assignment {
+            Assignment::Idle | Assignment::Waiting => None,
+            Assignment::Offered { until, .. } => Some(until),
+            Assignment::Granted(lease) => Some(match self.0.stage {
                 Stage::Read => lease.until,
                 Stage::Write => lease.deadline,
             }),
@@ -152,14 +235,14 @@ impl RunLife {
     /// The lease, if `worker` is the owner of exactly this attempt.
     #[must_use]
     pub fn lease_of(&self, worker: WorkerId, attempt: Attempt) -> Option<Lease> {
-        match self.standing {
-            Standing::Granted(lease) if lease.worker == worker && attempt == self.attempt() => {
+        match self.0.assignment {
+            Assignment::Granted(lease) if lease.worker == worker && attempt == self.attempt() => {
                 Some(lease)
             }
-            Standing::Granted(_)
-            | Standing::Offered { .. }
-            | Standing::Idle
-            | Standing::Waiting => None,
+            Assignment::Granted(_)
+            | Assignment::Offered { .. }
+            | Assignment::Idle
+            | Assignment::Waiting => None,
         }
     }
 
@@ -168,8 +251,8 @@ impl RunLife {
     /// # Errors
     /// When it is not queued.
     pub fn ready(&mut self) -> Result<(), InvalidTransition> {
-        if self.state != RunState::Queued {
-            return Err(self.refuse("make ready"));
+        if self.0.state != RunState::Queued {
+            return Err(self.refuse(RunAct::MakeReady));
         }
         self.wait(None);
         Ok(())
@@ -183,18 +266,14 @@ impl RunLife {
         &mut self,
         worker: WorkerId,
         now: Timestamp,
-        terms: &Terms,
+        terms: &LeaseTerms,
     ) -> Result<Attempt, InvalidTransition> {
-        if self.standing != Standing::Waiting {
-            return Err(self.refuse("offer"));
+        if self.0.assignment != Assignment::Waiting {
+            return Err(self.refuse(RunAct::Offer));
         }
-        self.epoch = self.epoch.next();
-        self.standing = Standing::Offered { worker, until: now.plus_ms(terms.offer_ms) };
-        let is_second_half = self.state == RunState::Confirmed;
-        self.enter(
-            if is_second_half { RunState::PreparingApply } else { RunState::Preparing },
-            None,
-        );
+        self.0.epoch = self.0.epoch.next();
+        self.0.assignment = Assignment::Offered { worker, until: now.plus_ms(terms.offer_ms) };
+        self.enter(self.preparing(), None);
         Ok(self.attempt())
     }
 
@@ -205,15 +284,15 @@ impl RunLife {
         journal: JournalId,
         attempt: Attempt,
         now: Timestamp,
-        terms: &Terms,
+        terms: &LeaseTerms,
     ) -> Claimed {
         if !self.is_offered(worker, attempt) {
             return Claimed::Absorbed;
         }
-        if self.stage == Stage::Read {
-            self.read_attempts += 1;
+        if self.0.stage == Stage::Read {
+            self.0.read_attempts += 1;
         }
-        self.standing = Standing::Granted(Lease {
+        self.0.assignment = Assignment::Granted(Lease {
             worker,
             journal,
             until: now.plus_ms(terms.lease_ms),
@@ -239,20 +318,21 @@ impl RunLife {
         worker: WorkerId,
         attempt: Attempt,
         now: Timestamp,
-        terms: &Terms,
+        terms: &LeaseTerms,
     ) -> bool {
         let Some(lease) = self.lease_of(worker, attempt) else { return false };
-        self.standing = Standing::Granted(Lease { until: now.plus_ms(terms.lease_ms), ..lease });
+        self.0.assignment =
+            Assignment::Granted(Lease { until: now.plus_ms(terms.lease_ms), ..lease });
         true
     }
 
     /// Gives offer or lease a fresh term, after a time in which nobody could be heard. A write
     /// stage's deadline stays, but its owner gets the time to come back and say how it ended.
-    pub fn refresh(&mut self, now: Timestamp, terms: &Terms) {
-        match &mut self.standing {
-            Standing::Idle | Standing::Waiting => {}
-            Standing::Offered { until, .. } => *until = now.plus_ms(terms.offer_ms),
-            Standing::Granted(lease) => {
+    pub fn refresh(&mut self, now: Timestamp, terms: &LeaseTerms) {
+        match &mut self.0.assignment {
+            Assignment::Idle | Assignment::Waiting => {}
+            Assignment::Offered { until, .. } => *until = now.plus_ms(terms.offer_ms),
+            Assignment::Granted(lease) => {
                 lease.until = now.plus_ms(terms.lease_ms);
                 // Whoever could not connect for long waits up to a minute before the next try.
                 let back = now.plus_ms(terms.lease_ms.saturating_mul(2));
@@ -263,21 +343,21 @@ impl RunLife {
 
     /// Does what is due by now. A read stage whose lease lapsed waits for another worker; a write
     /// stage never does: it may have changed real infrastructure, and a person decides what follows.
-    pub fn expire(&mut self, now: Timestamp, terms: &Terms) -> Expired {
+    pub fn expire(&mut self, now: Timestamp, terms: &LeaseTerms) -> Expired {
         if self.due().is_none_or(|due| now < due) {
             return Expired::NotDue;
         }
-        match (self.standing, self.stage) {
-            (Standing::Idle | Standing::Waiting, _) => Expired::NotDue,
-            (Standing::Offered { worker, .. }, _) => {
+        match (self.0.assignment, self.0.stage) {
+            (Assignment::Idle | Assignment::Waiting, _) => Expired::NotDue,
+            (Assignment::Offered { worker, .. }, _) => {
                 self.hand_back(None);
                 Expired::Withdrawn(worker)
             }
-            (Standing::Granted(lease), Stage::Read) => {
+            (Assignment::Granted(lease), Stage::Read) => {
                 self.take("its worker stopped responding", terms);
                 Expired::Taken(lease.worker)
             }
-            (Standing::Granted(lease), Stage::Write) => {
+            (Assignment::Granted(lease), Stage::Write) => {
                 self.lose("its worker did not report its end in time");
                 Expired::Unknown(lease.worker)
             }
@@ -300,7 +380,7 @@ impl RunLife {
         attempt: Attempt,
         outcome: Outcome,
         now: Timestamp,
-        terms: &Terms,
+        terms: &LeaseTerms,
     ) -> Concluded {
         let Some(lease) = self.lease_of(worker, attempt) else { return Concluded::Absorbed };
         match outcome {
@@ -310,7 +390,7 @@ impl RunLife {
             Outcome::Failed { note } => self.end(RunState::Failed, Some(note)),
             Outcome::Stopped { note } => self.end(RunState::Stopped, Some(note)),
             // A read stage has changed nothing, so it is just started anew.
-            Outcome::Unknown { note } => match self.stage {
+            Outcome::Unknown { note } => match self.0.stage {
                 Stage::Read => self.take(&note, terms),
                 Stage::Write => self.lose(&note),
             },
@@ -324,31 +404,30 @@ impl RunLife {
         has_changes: bool,
         continues: bool,
         now: Timestamp,
-        terms: &Terms,
+        terms: &LeaseTerms,
     ) -> Concluded {
-        let has_second_half = match self.run_type {
-            RunType::Tracked | RunType::Destroy => self.stage == Stage::Read,
-            RunType::Proposed | RunType::Task | RunType::Testing => false,
-        };
-        if !has_second_half || !has_changes {
+        let next = self.0.run_type.stage_after(self.0.stage).filter(|_| has_changes);
+        let Some(next) = next else {
             self.end(RunState::Finished, None);
-        } else if continues && self.autodeploy {
-            self.stage = Stage::Write;
-            self.standing = Standing::Granted(Lease {
+            return Concluded::Released;
+        };
+        if continues && self.0.autodeploy {
+            self.0.stage = next;
+            self.0.assignment = Assignment::Granted(Lease {
                 until: now.plus_ms(terms.lease_ms),
                 deadline: now.plus_ms(terms.write_ms),
                 is_continued: true,
                 ..lease
             });
-            self.enter(RunState::PreparingApply, None);
+            self.enter(self.preparing(), None);
             return Concluded::Continued;
-        } else if let Some(by) = &self.stop {
+        } else if let Some(by) = &self.0.stop {
             let note = format!("stopped by {by} when its plan had just ended");
             self.end(RunState::Stopped, Some(note));
         } else {
-            self.standing = Standing::Idle;
+            self.0.assignment = Assignment::Idle;
             self.enter(RunState::Unconfirmed, None);
-            if self.autodeploy {
+            if self.0.autodeploy {
                 let note = "confirmed by the stack's autodeploy".to_owned();
                 self.confirm(Some(note)).expect("it is unconfirmed");
             }
@@ -361,11 +440,12 @@ impl RunLife {
     /// # Errors
     /// When it does not wait for that.
     pub fn confirm(&mut self, note: Option<String>) -> Result<(), InvalidTransition> {
-        if self.state != RunState::Unconfirmed {
-            return Err(self.refuse("confirm"));
-        }
-        self.stage = Stage::Write;
-        self.standing = Standing::Waiting;
+        let next = self.0.run_type.stage_after(self.0.stage);
+        let Some(next) = next.filter(|_| self.0.state == RunState::Unconfirmed) else {
+            return Err(self.refuse(RunAct::Confirm));
+        };
+        self.0.stage = next;
+        self.0.assignment = Assignment::Waiting;
         self.enter(RunState::Confirmed, note);
         Ok(())
     }
@@ -376,8 +456,8 @@ impl RunLife {
     /// When it runs already or is over.
     pub fn discard(&mut self, note: Option<String>) -> Result<(), InvalidTransition> {
         let states = [RunState::Queued, RunState::Ready, RunState::Unconfirmed];
-        if !states.contains(&self.state) {
-            return Err(self.refuse("discard"));
+        if !states.contains(&self.0.state) {
+            return Err(self.refuse(RunAct::Discard));
         }
         self.end(RunState::Discarded, note);
         Ok(())
@@ -388,17 +468,17 @@ impl RunLife {
     /// # Errors
     /// When it waits for a person, or is over.
     pub fn stop(&mut self, by: &str) -> Result<Stopping, InvalidTransition> {
-        if self.state == RunState::Unconfirmed || self.state.is_terminal() {
-            return Err(self.refuse("stop"));
+        if self.0.state == RunState::Unconfirmed || self.0.state.is_terminal() {
+            return Err(self.refuse(RunAct::Stop));
         }
-        match self.standing {
-            Standing::Granted(lease) => {
-                self.stop = Some(by.to_owned());
+        match self.0.assignment {
+            Assignment::Granted(lease) => {
+                self.0.stop = Some(by.to_owned());
                 Ok(Stopping::Cancel(lease))
             }
-            Standing::Offered { .. } | Standing::Idle | Standing::Waiting => {
-                if matches!(self.standing, Standing::Offered { .. }) {
-                    self.epoch = self.epoch.next();
+            Assignment::Offered { .. } | Assignment::Idle | Assignment::Waiting => {
+                if matches!(self.0.assignment, Assignment::Offered { .. }) {
+                    self.0.epoch = self.0.epoch.next();
                 }
                 self.end(RunState::Canceled, Some(format!("canceled by {by}")));
                 Ok(Stopping::Over)
@@ -407,34 +487,34 @@ impl RunLife {
     }
 
     fn is_offered(&self, to: WorkerId, attempt: Attempt) -> bool {
-        match self.standing {
-            Standing::Offered { worker, .. } => worker == to && attempt == self.attempt(),
-            Standing::Idle | Standing::Waiting | Standing::Granted(_) => false,
+        match self.0.assignment {
+            Assignment::Offered { worker, .. } => worker == to && attempt == self.attempt(),
+            Assignment::Idle | Assignment::Waiting | Assignment::Granted(_) => false,
         }
     }
 
     /// Takes a read stage from its owner.
-    fn take(&mut self, why: &str, terms: &Terms) {
-        if let Some(by) = &self.stop {
+    fn take(&mut self, why: &str, terms: &LeaseTerms) {
+        if let Some(by) = &self.0.stop {
             let note = format!("stopped by {by}; {why}");
-            self.epoch = self.epoch.next();
+            self.0.epoch = self.0.epoch.next();
             self.end(RunState::Stopped, Some(note));
-        } else if self.read_attempts >= terms.read_attempts {
+        } else if self.0.read_attempts >= terms.read_attempts {
             let note = format!(
                 "given up after {} attempts: in the last one, {why}. Trigger it again when the \
                  pool's workers are well",
-                self.read_attempts
+                self.0.read_attempts
             );
-            self.epoch = self.epoch.next();
+            self.0.epoch = self.0.epoch.next();
             self.end(RunState::Failed, Some(note));
         } else {
-            self.hand_back(Some(format!("attempt {} ended: {why}", self.read_attempts)));
+            self.hand_back(Some(format!("attempt {} ended: {why}", self.0.read_attempts)));
         }
     }
 
     /// Nobody knows how the write stage ended.
     fn lose(&mut self, why: &str) {
-        self.is_unknown = true;
+        self.0.is_unknown = true;
         let note = format!(
             "outcome unknown: {why}. The stack is locked: look at what the stage has really \
              changed, then unlock it"
@@ -444,8 +524,8 @@ impl RunLife {
 
     /// Makes the present offer or grant void and lets the stage wait for a worker.
     fn hand_back(&mut self, note: Option<String>) {
-        self.epoch = self.epoch.next();
-        match &self.stop {
+        self.0.epoch = self.0.epoch.next();
+        match &self.0.stop {
             // It was granted and nothing of it ran.
             Some(by) => {
                 let note = format!("canceled by {by}");
@@ -456,23 +536,31 @@ impl RunLife {
     }
 
     fn wait(&mut self, note: Option<String>) {
-        self.standing = Standing::Waiting;
-        let is_second_half =
-            self.stage == Stage::Write && self.run_type.first_stage() == Stage::Read;
-        self.enter(if is_second_half { RunState::Confirmed } else { RunState::Ready }, note);
+        self.0.assignment = Assignment::Waiting;
+        self.enter(if self.is_begun() { RunState::Confirmed } else { RunState::Ready }, note);
+    }
+
+    /// Whether a stage of it came before the present one: its plan was confirmed.
+    fn is_begun(&self) -> bool {
+        self.0.stage != self.0.run_type.first_stage()
+    }
+
+    /// The state in which its stage is handed to a worker.
+    fn preparing(&self) -> RunState {
+        if self.is_begun() { RunState::PreparingApply } else { RunState::Preparing }
     }
 
     fn end(&mut self, state: RunState, note: Option<String>) {
-        self.standing = Standing::Idle;
+        self.0.assignment = Assignment::Idle;
         self.enter(state, note);
     }
 
     fn enter(&mut self, state: RunState, note: Option<String>) {
-        self.state = state;
-        self.note = note;
+        self.0.state = state;
+        self.0.note = note;
     }
 
-    const fn refuse(&self, act: &'static str) -> InvalidTransition {
-        InvalidTransition { act, state: self.state }
+    const fn refuse(&self, act: RunAct) -> InvalidTransition {
+        InvalidTransition { act, state: self.0.state }
     }
 }

@@ -1,14 +1,14 @@
-//! What always holds in a run's life, whatever happens to it in whatever order.
+//! What always holds in a run's lifecycle, whatever happens to it in whatever order.
 
 use gantry_model::{
-    Attempt, Claimed, Concluded, Epoch, Expired, JournalId, Outcome, Phase, RunId, RunLife,
-    RunState, RunType, Stage, Standing, Stopping, Terms, Timestamp, WorkerId,
+    Assignment, Attempt, Claimed, Concluded, Epoch, Expired, JournalId, LeaseTerms, Outcome, Phase,
+    RunId, RunLifecycle, RunState, RunType, Stage, Stopping, Timestamp, WorkerId,
 };
 use proptest::prelude::*;
 use ulid::Ulid;
 
-const TERMS: Terms =
-    Terms { offer_ms: 10, lease_ms: 60, heartbeat_ms: 15, write_ms: 4_000, read_attempts: 3 };
+const TERMS: LeaseTerms =
+    LeaseTerms { offer_ms: 10, lease_ms: 60, heartbeat_ms: 15, write_ms: 4_000, read_attempts: 3 };
 
 fn worker(n: u8) -> WorkerId {
     WorkerId::from_ulid(Ulid::from_parts(1, u128::from(n)))
@@ -18,8 +18,8 @@ fn journal(n: u8) -> JournalId {
     JournalId::from_ulid(Ulid::from_parts(2, u128::from(n)))
 }
 
-fn tracked(autodeploy: bool) -> RunLife {
-    RunLife::queued(RunId::from_ulid(Ulid::from_parts(3, 3)), RunType::Tracked, autodeploy)
+fn tracked(autodeploy: bool) -> RunLifecycle {
+    RunLifecycle::queued(RunId::from_ulid(Ulid::from_parts(3, 3)), RunType::Tracked, autodeploy)
 }
 
 #[derive(Debug, Clone)]
@@ -76,14 +76,14 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn which(life: &RunLife, is_current: bool) -> Attempt {
+fn which(life: &RunLifecycle, is_current: bool) -> Attempt {
     let attempt = life.attempt();
     if is_current { attempt } else { Attempt { epoch: Epoch(attempt.epoch.0 + 1), ..attempt } }
 }
 
 /// Does it, and answers whether the write stage was granted, or proven never to have started.
-fn happen(life: &mut RunLife, act: Act, now: &mut Timestamp) -> (bool, bool) {
-    let was_write = life.stage == Stage::Write;
+fn happen(life: &mut RunLifecycle, act: Act, now: &mut Timestamp) -> (bool, bool) {
+    let was_write = life.stage() == Stage::Write;
     let (mut is_granted, mut is_void) = (false, false);
     match act {
         Act::Ready => drop(life.ready()),
@@ -121,10 +121,10 @@ fn happen(life: &mut RunLife, act: Act, now: &mut Timestamp) -> (bool, bool) {
         Act::Discard => drop(life.discard(None)),
         Act::Stop => drop(life.stop("ann")),
         Act::Hold => {
-            let had_one = matches!(life.standing, Standing::Granted(_));
+            let had_one = matches!(life.assignment(), Assignment::Granted(_));
             let is_held = life.hold("bob has locked the stack");
             assert!(!(had_one && is_held), "a lock took a stage from its owner");
-            assert!(!is_held || life.standing == Standing::Idle);
+            assert!(!is_held || *life.assignment() == Assignment::Idle);
         }
         Act::Pass(ms) => *now = now.plus_ms(ms),
     }
@@ -147,20 +147,20 @@ proptest! {
             let (is_granted, is_void) = happen(&mut life, act, &mut now);
             prop_assert!(!(is_granted && holds_write), "a write stage was granted twice");
             holds_write = (holds_write && !is_void) || is_granted;
-            prop_assert!(life.epoch >= before.epoch);
-            let is_new_offer = matches!(life.standing, Standing::Offered { .. })
-                && life.standing != before.standing;
-            prop_assert!(!is_new_offer || life.epoch > before.epoch, "an epoch was offered twice");
-            prop_assert!(!before.state.is_terminal() || life == before, "something followed the end");
-            let waits_for_nobody = life.state.is_terminal()
-                || matches!(life.state, RunState::Queued | RunState::Unconfirmed);
-            prop_assert_eq!(waits_for_nobody, life.standing == Standing::Idle);
-            let is_ready = matches!(life.state, RunState::Ready | RunState::Confirmed);
-            prop_assert_eq!(is_ready, life.standing == Standing::Waiting);
-            let is_held = life.standing.worker().is_some();
+            prop_assert!(life.epoch() >= before.epoch());
+            let is_new_offer = matches!(life.assignment(), Assignment::Offered { .. })
+                && *life.assignment() != *before.assignment();
+            prop_assert!(!is_new_offer || life.epoch() > before.epoch(), "an epoch was offered twice");
+            prop_assert!(!before.state().is_terminal() || life == before, "something followed the end");
+            let waits_for_nobody = life.state().is_terminal()
+                || matches!(life.state(), RunState::Queued | RunState::Unconfirmed);
+            prop_assert_eq!(waits_for_nobody, *life.assignment() == Assignment::Idle);
+            let is_ready = matches!(life.state(), RunState::Ready | RunState::Confirmed);
+            prop_assert_eq!(is_ready, *life.assignment() == Assignment::Waiting);
+            let is_held = life.assignment().worker().is_some();
             prop_assert_eq!(is_held, life.due().is_some());
-            prop_assert!(life.read_attempts <= TERMS.read_attempts);
-            prop_assert!(!life.is_unknown || life.state == RunState::Failed);
+            prop_assert!(life.read_attempts() <= TERMS.read_attempts);
+            prop_assert!(!life.is_unknown() || life.state() == RunState::Failed);
         }
     }
 }
@@ -182,8 +182,7 @@ fn what_does_not_fit_the_state_is_refused_in_words() {
 
 #[test]
 fn after_a_restart_a_write_stages_deadline_stays() {
-    let mut life = RunLife { run_type: RunType::Task, ..tracked(false) };
-    life.stage = Stage::Write;
+    let mut life = RunLifecycle::queued(tracked(false).run(), RunType::Task, false);
     life.ready().unwrap();
     let attempt = life.offer(worker(1), Timestamp(0), &TERMS).unwrap();
     life.claim(worker(1), journal(1), attempt, Timestamp(0), &TERMS);
@@ -202,10 +201,7 @@ fn a_lock_holds_what_no_worker_has_yet() {
     life.ready().unwrap();
     let offered = life.offer(worker(1), Timestamp(0), &TERMS).unwrap();
     assert!(life.hold("bob has locked the stack"));
-    assert_eq!(
-        (life.state, life.note.as_deref()),
-        (RunState::Queued, Some("bob has locked the stack"))
-    );
+    assert_eq!((life.state(), life.note()), (RunState::Queued, Some("bob has locked the stack")));
     let claimed = life.claim(worker(1), journal(1), offered, Timestamp(0), &TERMS);
     assert_eq!(claimed, Claimed::Absorbed);
     life.ready().unwrap();
@@ -214,9 +210,9 @@ fn a_lock_holds_what_no_worker_has_yet() {
     assert!(!life.hold("bob has locked the stack"), "a worker has it");
     let outcome = Outcome::Succeeded { has_changes: true, continues: false };
     life.conclude(worker(1), attempt, outcome, Timestamp(0), &TERMS);
-    assert_eq!(life.state, RunState::Confirmed);
+    assert_eq!(life.state(), RunState::Confirmed);
     assert!(life.hold("bob has locked the stack"));
-    assert_eq!((life.state, life.stage), (RunState::Unconfirmed, Stage::Read));
+    assert_eq!((life.state(), life.stage()), (RunState::Unconfirmed, Stage::Read));
     life.confirm(None).unwrap();
-    assert_eq!((life.state, life.stage), (RunState::Confirmed, Stage::Write));
+    assert_eq!((life.state(), life.stage()), (RunState::Confirmed, Stage::Write));
 }

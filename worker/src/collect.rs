@@ -1,4 +1,4 @@
-//! Takes the `errored.tfstate` that a tool leaves when it could not hand over its state.
+//! Takes the file that a tool leaves when it could not hand over its state.
 //!
 //! The file lies where phases may write, and root has no power over files here. So it is opened with
 //! the user's own identity: whatever a phase plants in its place, nothing is read that the phase
@@ -18,8 +18,6 @@ use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use crate::spool::Spool;
 use crate::users::User;
 
-const NAME: &str = "errored.tfstate";
-
 /// Tells one file and its content from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
@@ -31,17 +29,27 @@ struct Identity {
 /// Looks for the file after each phase, and takes it once.
 pub(crate) struct Collector {
     directory: String,
+    name: String,
     user: User,
     known: Option<Identity>,
 }
 
 impl Collector {
     /// A file that is there before the first phase is part of the source.
-    pub(crate) fn new(directory: &str, user: &User) -> Self {
-        let mut collector =
-            Self { directory: directory.to_owned(), user: user.clone(), known: None };
+    pub(crate) fn new(directory: &str, name: &str, user: &User) -> Self {
+        let mut collector = Self {
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+            user: user.clone(),
+            known: None,
+        };
         collector.known = collector.open().ok().flatten().map(|(_, identity)| identity);
         collector
+    }
+
+    /// What the file is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Copies the file into the spool if there is a new one.
@@ -70,7 +78,7 @@ impl Collector {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = openat(CWD, self.directory.as_str(), flags, Mode::empty())?;
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            openat(&directory, NAME, flags, Mode::empty())
+            openat(&directory, self.name.as_str(), flags, Mode::empty())
         })?;
         let file: OwnedFd = match opened {
             Ok(file) => file,

@@ -145,7 +145,7 @@ mod tests {
         PhaseOrder {
             phase: Phase::Plan,
             before: vec!["[ -e x ] || exit 0\n# more".into(), "b".into()],
-            command: "terraform plan".into(),
+            command: "tool plan".into(),
             tool: tool.then(|| ToolOrder {
                 script: String::new(),
                 changes_code: Some(2),

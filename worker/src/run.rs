@@ -224,7 +224,9 @@ impl Stage {
     }
 
     async fn phases(&mut self) -> Outcome {
-        let mut collector = Collector::new(&self.order.directory, &self.host.user);
+        let Order { directory, left_state, .. } = &self.order;
+        let collector = |name: &String| Collector::new(directory, name, &self.host.user);
+        let mut collector = left_state.as_ref().map(collector);
         let phases = std::mem::take(&mut self.order.phases);
         let mut has_changes = None;
         for (index, phase) in phases.iter().enumerate() {
@@ -232,7 +234,9 @@ impl Stage {
                 return Outcome::Stopped { phase: None, reason };
             }
             let ended = self.phase(phase).await;
-            self.collect(phase.phase, &mut collector);
+            if let Some(collector) = &mut collector {
+                self.collect(phase.phase, collector);
+            }
             match ended {
                 Ok(said) => has_changes = said.or(has_changes),
                 Err(failed) => return failed,
@@ -322,7 +326,7 @@ impl Stage {
             Ok(None) => {}
             Ok(Some(file)) => self.host.spool.event(Some(phase), Event::Errored { file }),
             Err(error) => {
-                let reason = shorten(format!("errored.tfstate could not be copied: {error}"));
+                let reason = shorten(format!("{} could not be copied: {error}", collector.name()));
                 self.host.spool.event(Some(phase), Event::Uncollected { reason });
             }
         }
@@ -412,7 +416,7 @@ impl Stage {
             return;
         }
         let phase = self.last_phase;
-        self.environment.set("TF_VAR_spacelift_final_run_state", state.as_str());
+        self.environment.set(&self.order.final_state, state.as_str());
         let hooks = std::mem::take(&mut self.order.after_run);
         let script = script::chain(hooks.iter().map(String::as_str), self.order.interrupt, None);
         let grace = self.host.stops.grace();

@@ -37,7 +37,7 @@ impl fmt::Display for Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Prepares the workspace: `terraform init`.
+    /// Prepares the workspace.
     Initialize,
     /// Works out what would change.
     Plan,

@@ -51,6 +51,8 @@ pub struct Order {
     pub after_run: Vec<String>,
     /// Whether `after_run` also runs when every phase succeeded: false in a read stage that another stage follows.
     pub after_run_on_success: bool,
+    /// The variable in which they find the run's final state.
+    pub final_state: String,
     /// The complete environment of the phases, secrets included.
     pub environment: Vec<(String, Secret)>,
     /// Whether another stage follows, which gets what hooks make of the environment.
@@ -75,6 +77,8 @@ pub struct Order {
     pub spool: Limits,
     /// Set when the worker binary answers for the stack's state.
     pub state: Option<StateOrder>,
+    /// The file in `directory` that the tool leaves when nobody took its state; none if it has no state.
+    pub left_state: Option<String>,
     /// Shell command whose standard output is the plan as JSON, run after [`Phase::Plan`].
     pub show_plan: Option<String>,
     /// Shell command whose standard output is the outputs as JSON, run after [`Phase::Apply`].
@@ -201,7 +205,7 @@ impl fmt::Debug for PhaseOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Interrupt {
-    /// SIGINT: Terraform finishes what it does and writes its state.
+    /// SIGINT, as a terminal sends it on ctrl-c.
     Sigint,
     /// SIGTERM.
     Sigterm,
@@ -217,7 +221,7 @@ pub struct StateOrder {
     /// What the tool's requests must bring: the launcher's choice, because it must be masked.
     pub password: Secret,
     /// Whether a state may take the present one's place without following it: in a task, where
-    /// somebody's `terraform state push -force` is meant.
+    /// that is what somebody means to do.
     pub can_replace: bool,
     /// How long a write waits for the launcher's answer. It is durable on the host then, and succeeds.
     pub answer_after_ms: u64,

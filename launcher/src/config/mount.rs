@@ -9,7 +9,7 @@ pub const MAX_MOUNTS: usize = 64;
 /// The longest path.
 const MAX_PATH: usize = 4096;
 /// Where a container has what is ours: nothing may cover it.
-const OURS: [&str; 3] = ["/gantry", "/mnt/workspace", crate::tool::terraform::TOOL_DIR];
+const OURS: [&str; 3] = ["/gantry", "/mnt/workspace", crate::tool::HOST_PROGRAMS];
 
 /// What the kernel gives to a container: nothing may lie over it or in it.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];

@@ -43,7 +43,7 @@ pub const REQUIRED: &[Variable] = &[
 pub const RUNS: &[Variable] = &[
     Variable {
         name: "SPACELIFT_DEFAULT_RUNNER_IMAGE",
-        default: Some("public.ecr.aws/spacelift/runner-terraform:latest"),
+        default: Some(crate::tool::terraform::IMAGE),
         help: "The image of runs whose stack names none.",
     },
     Variable {
@@ -119,7 +119,7 @@ pub const RUNS: &[Variable] = &[
     Variable {
         name: "GANTRY_TOOL_DIR",
         default: None,
-        help: "A directory of this host with terraform or tofu, which containers see read-only: used where the image has neither.",
+        help: "A directory of this host with programs, such as a stack's tool, which containers see read-only: used where the image has none of that name.",
     },
     Variable {
         name: "GANTRY_MEMORY_LIMIT",

@@ -46,7 +46,7 @@ pub struct KeptState {
     pub n: u64,
     /// The `seq` of the message that reports it.
     pub seq: u64,
-    /// Terraform's serial.
+    /// The serial that the tool gave it.
     pub serial: u64,
     /// Lower-case hex of the payload's SHA-256: the predecessor of the next version.
     pub payload_sha256: String,

@@ -53,7 +53,7 @@ fn parts(value: &[u8]) -> Vec<Pattern> {
     whole
 }
 
-/// A part as it is, and as Terraform and others print it: in a quoted string, as JSON, in a template,
+/// A part as it is, and as tools print it: in a quoted string, as JSON, in a template,
 /// and one within the other.
 fn spelled(part: &[u8]) -> Vec<Pattern> {
     let mut forms = vec![copy(part)];
@@ -117,7 +117,7 @@ fn lines(value: &[u8]) -> Vec<Pattern> {
     lines.into_iter().map(|line| copy(line.trim_ascii())).collect()
 }
 
-/// As it stands in a template of Terraform: `${` and `%{` would begin something there.
+/// As it stands in a template: `${` and `%{` would begin something there.
 fn in_template(part: &[u8]) -> Pattern {
     let mut spelled = with_room(part);
     for (at, &byte) in part.iter().enumerate() {
@@ -141,7 +141,7 @@ fn in_quotes(part: &[u8]) -> Pattern {
     })
 }
 
-/// As it stands in JSON; `is_html_safe` as Terraform writes it, so that no HTML can end within it.
+/// As it stands in JSON; `is_html_safe` as some tools write it, so that no HTML can end within it.
 fn in_json(part: &[u8], is_html_safe: bool) -> Pattern {
     escaped(part, |byte, to| match byte {
         0x08 => to.extend_from_slice(b"\\b"),

@@ -131,7 +131,7 @@ impl Blame for PrepareError {
             Self::State(error) => error.is_ours(),
             // Whoever removes images here does not do so elsewhere.
             Self::Gone { .. } => true,
-            Self::Backend(_) | Self::PlannedIn { .. } | Self::CalledOff | Self::TooLarge { .. } => {
+            Self::Unfit(_) | Self::PlannedIn { .. } | Self::CalledOff | Self::TooLarge { .. } => {
                 false
             }
         }

@@ -239,9 +239,7 @@ impl<E: Engine> Stage<E> {
             own(&directories.order, "/gantry/in", false),
             own(&directories.workspace, "/mnt/workspace", false),
         ];
-        mounts.extend(
-            config.tool_dir.iter().map(|dir| own(dir, crate::tool::terraform::TOOL_DIR, true)),
-        );
+        mounts.extend(config.tool_dir.iter().map(|dir| own(dir, crate::tool::HOST_PROGRAMS, true)));
         mounts.extend(config.mounts_of(self.attempt.stage).map(|mount| Mount {
             source: mount.host.clone(),
             target: mount.container.to_string_lossy().into_owned(),

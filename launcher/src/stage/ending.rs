@@ -23,8 +23,7 @@ use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::{Log, message_id};
 use crate::mask::Secrets;
 use crate::store::{Content, Keep as _};
-use crate::tool::terraform::{self, Planned};
-use crate::tool::{self, Outputs};
+use crate::tool::{self, Outputs, Planned};
 use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How many bytes of outputs a message has, unless one is larger.
@@ -120,7 +119,7 @@ impl<E: Engine> Stage<E> {
     /// `said` is what the tool said itself about having something to apply, if it did.
     async fn success(&self, said: bool) -> Ending {
         let planned = self.plan().await;
-        let delta = planned.map(|planned| planned.delta);
+        let delta = planned.and_then(|planned| planned.delta);
         // A change is not lost for one of the two being wrong.
         let has_changes = said || planned.is_some_and(|planned| planned.has_changes);
         let has_write_stage = match self.spec.run_type {
@@ -149,8 +148,9 @@ impl<E: Engine> Stage<E> {
             }
         };
         // A large one takes seconds.
+        let spec = self.spec.clone();
         let read = tokio::task::spawn_blocking(move || {
-            terraform::read_plan(std::io::Read::take(plan, MAX_PLAN))
+            (tool::of(&spec).read_plan)(&spec, &mut std::io::Read::take(plan, MAX_PLAN))
                 .map_err(|error| error.to_string())
         });
         match read.await.unwrap_or_else(|error| Err(error.to_string())) {
@@ -181,7 +181,8 @@ impl<E: Engine> Stage<E> {
         }
         (left_out > 0).then(|| {
             format!(
-                "{left_out} of the outputs are too large or too many to be shown: `terraform output` in a task shows them, and the state has them all"
+                "{left_out} of the outputs are too large or too many to be shown: {}",
+                tool::of(&self.spec).outputs_elsewhere
             )
         })
     }

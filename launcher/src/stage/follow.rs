@@ -297,7 +297,7 @@ impl<E: Engine> Stage<E> {
                 let said = StateHeading { serial, lineage };
                 self.keep_state(number, Some(said), &file).await?;
             }
-            // A state version whose write Terraform gave up.
+            // A state version whose write the tool gave up.
             Event::Errored { file } => self.keep_state(ERRORED, None, &file).await?,
             Event::Uncollected { reason } => self.leave(&self.secrets.hide(&reason))?,
             Event::Truncated { bytes } => {

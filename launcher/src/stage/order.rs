@@ -9,7 +9,7 @@ use std::time::Duration;
 use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::spec::{SecretBundle, Spec};
 use gantry_protocol::{CryptoError, PoolKey};
-use gantry_spool::order::{self, Interrupt, Order, PhaseOrder, Secret, StateOrder};
+use gantry_spool::order::{self, Order, Secret, StateOrder};
 use gantry_spool::{Limits, WhenFull};
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::LogError;
-use crate::tool::terraform;
+use crate::tool::{self, HOST_PROGRAMS, Job, UnfitSource};
 use crate::workspace::{self, Handover};
 
 /// How much of a read stage's output waits on the host: 1 GiB.
@@ -53,7 +53,7 @@ pub enum OrderError {
     Engine(#[from] EngineError),
     /// The source cannot be looked at any more.
     #[error(transparent)]
-    Source(#[from] terraform::BackendError),
+    Source(#[from] UnfitSource),
     /// The state's password cannot be made.
     #[error("cannot make the password of the state")]
     Password(#[from] CryptoError),
@@ -150,34 +150,8 @@ fn in_stage(name: &str, stage: StageKind) -> Option<&str> {
 }
 
 fn computed(spec: &Spec) -> Variables {
-    let about = &spec.about;
-    [
-        ("TF_IN_AUTOMATION", "true".to_owned()),
-        ("TF_INPUT", "0".to_owned()),
-        ("TF_VAR_spacelift_run_id", spec.attempt.run.to_string()),
-        ("TF_VAR_spacelift_stack_id", spec.stack.to_string()),
-        ("TF_VAR_spacelift_run_type", run_type(spec.run_type).to_owned()),
-        ("TF_VAR_spacelift_run_trigger", about.triggered_by.clone().unwrap_or_default()),
-        ("TF_VAR_spacelift_commit_sha", about.commit.hash.clone()),
-        ("TF_VAR_spacelift_commit_branch", about.commit.branch.clone()),
-        ("TF_VAR_spacelift_stack_labels", about.labels.join(",")),
-        ("TF_VAR_spacelift_project_root", spec.project_root.clone()),
-        ("TF_VAR_spacelift_workspace_root", "/mnt/workspace".to_owned()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), Zeroizing::new(value)))
-    .collect()
-}
-
-/// The run's type as phases and policies spell it.
-pub const fn run_type(run_type: RunType) -> &'static str {
-    match run_type {
-        RunType::Proposed => "PROPOSED",
-        RunType::Tracked => "TRACKED",
-        RunType::Task => "TASK",
-        RunType::Testing => "TESTING",
-        RunType::Destroy => "DESTROY",
-    }
+    let variables = (tool::of(spec).variables)(spec);
+    variables.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect()
 }
 
 impl<E: Engine> Stage<E> {
@@ -186,7 +160,7 @@ impl<E: Engine> Stage<E> {
         let name = self.chosen_image();
         let image = self.ask(|| self.shared.engine.image(&name)).await?.unwrap_or_default();
         let state = self.state_order().await?;
-        let mut order = self.order(image, state, self.commands()?);
+        let mut order = self.order(image, state)?;
         if self.spec.workspace.is_some() {
             let handover = Handover::read(&self.directories.workspace)?;
             // The worker binary would set it. It is the image that planned, so hooks of the plan began with it.
@@ -207,19 +181,13 @@ impl<E: Engine> Stage<E> {
         Ok(())
     }
 
-    /// How the tool is run in this stage.
-    fn commands(&self) -> Result<terraform::Commands, OrderError> {
-        let keeps_state = self.spec.state.is_some();
-        // A stage without it has a source that an earlier one looked at.
-        let begins = self.spec.phases.iter().any(|phase| phase.phase == Phase::Initialize);
-        let is_in_doubt = keeps_state
-            && begins
-            && terraform::look_for_backend(
-                &self.directories.source,
-                &self.spec.project_root,
-                self.shared.config.replaces_backend,
-            )?;
-        Ok(terraform::Commands { run_type: self.spec.run_type, keeps_state, is_in_doubt })
+    /// What the stage asks its tool to do.
+    pub(super) fn job(&self) -> Job<'_> {
+        Job {
+            spec: &self.spec,
+            source: &self.directories.source,
+            replaces_backend: self.shared.config.replaces_backend,
+        }
     }
 
     async fn state_order(&self) -> Result<Option<StateOrder>, OrderError> {
@@ -242,12 +210,8 @@ impl<E: Engine> Stage<E> {
 
     /// Puts the commands of the phases into the log, as `SPACELIFT_DEBUG` wants it.
     pub(super) async fn show_commands(&self, entry: &Entry) -> Result<(), LogError> {
-        let commands = terraform::Commands {
-            run_type: self.spec.run_type,
-            keeps_state: self.spec.state.is_some(),
-            is_in_doubt: false,
-        };
-        let phases = self.spec.phases.iter().map(|phase| phase_order(phase, commands));
+        let tool = tool::of(&self.spec);
+        let phases = self.spec.phases.iter().map(|phase| tool.shown(&self.spec, phase));
         let lines: Vec<String> = phases
             .flat_map(|order| {
                 let commands = order.before.into_iter().chain([order.command]).chain(order.after);
@@ -261,23 +225,25 @@ impl<E: Engine> Stage<E> {
         self.log(&entry).say(Section::Prepare, &lines, Vec::new()).await
     }
 
-    fn order(
-        &self,
-        image: Image,
-        state: Option<StateOrder>,
-        commands: terraform::Commands,
-    ) -> Order {
+    fn order(&self, image: Image, state: Option<StateOrder>) -> Result<Order, UnfitSource> {
+        let (tool, job) = (tool::of(&self.spec), self.job());
         let config = &self.shared.config;
         let (quota, when_full) = match self.attempt.stage {
             StageKind::Read => (READ_QUOTA, WhenFull::Block),
             StageKind::Write => (Limits::WRITE_QUOTA, WhenFull::Truncate),
         };
         let plans = self.spec.phases.iter().any(|phase| phase.phase == Phase::Plan);
-        Order {
+        Ok(Order {
             version: Order::VERSION,
             attempt: self.attempt,
-            phases: self.spec.phases.iter().map(|phase| phase_order(phase, commands)).collect(),
+            phases: self
+                .spec
+                .phases
+                .iter()
+                .map(|phase| tool.phase(&job, phase))
+                .collect::<Result<_, _>>()?,
             after_run: self.spec.after_run.clone(),
+            final_state: tool.final_state.to_owned(),
             after_run_on_success: !(plans && self.spec.run_type != RunType::Proposed),
             environment: self.environment(&image),
             keeps_environment: self.attempt.stage == StageKind::Read
@@ -295,15 +261,16 @@ impl<E: Engine> Stage<E> {
                 StageKind::Read => millis(READ_GRACE.min(config.stop_grace.get())),
                 StageKind::Write => millis(config.stop_grace.get()),
             },
-            interrupt: Interrupt::Sigint,
+            interrupt: (tool.interrupt)(&self.spec),
             spool: Limits { quota, when_full },
             state,
-            show_plan: plans.then(terraform::show_plan),
-            show_outputs: Some(terraform::show_outputs()),
+            left_state: tool.state.as_ref().map(|state| state.left.to_owned()),
+            show_plan: plans.then(tool.show_plan),
+            show_outputs: Some((tool.show_outputs)()),
             // It says nothing meanwhile, and a stage is not stopped for that.
             show_limit_ms: SHOW_LIMIT_MS.min(millis(config.logs_timeout.get()) / 2),
             shell: "/bin/sh".to_owned(),
-        }
+        })
     }
 
     /// The variables that hooks of the plan made what they are, and whether they are there.
@@ -342,7 +309,7 @@ impl<E: Engine> Stage<E> {
         // hooks make of the path on one holds on another.
         let paths = environment.iter_mut().filter(|(name, _)| name == "PATH");
         for (_, path) in paths {
-            *path = Secret::new(format!("{}:{}", path.expose(), terraform::TOOL_DIR));
+            *path = Secret::new(format!("{}:{}", path.expose(), HOST_PROGRAMS));
         }
         environment
     }
@@ -353,21 +320,6 @@ pub(super) fn environment_of(image: &Image) -> Vec<(&str, Origin, &str)> {
     let of_image = image.environment.iter().filter_map(|entry| entry.split_once('='));
     let of_image = of_image.map(|(name, value)| (name, Origin::Image, value));
     std::iter::once(("PATH", Origin::Launcher, PATH)).chain(of_image).collect()
-}
-
-/// A phase as it is run.
-pub(super) fn phase_order(
-    phase: &gantry_protocol::spec::PhaseSpec,
-    commands: terraform::Commands,
-) -> PhaseOrder {
-    let known = || commands.known(phase.phase).unwrap_or("true").to_owned();
-    PhaseOrder {
-        phase: phase.phase,
-        before: phase.before.clone(),
-        command: phase.command.clone().unwrap_or_else(known),
-        tool: if phase.command.is_some() { None } else { commands.tool(phase.phase) },
-        after: phase.after.clone(),
-    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -20,7 +20,7 @@ use super::{Stage, StageError, Wish, order};
 use crate::engine::{Engine, Image};
 use crate::journal::{Change, Entry, Journal};
 use crate::log::message_id;
-use crate::tool::terraform::{Commands, TOOL_DIR};
+use crate::tool::{self, HOST_PROGRAMS};
 
 /// How often a launcher may be killed while it asks about the same stage.
 const MOST_KILLED: u32 = 2;
@@ -153,7 +153,7 @@ impl<E: Engine> Stage<E> {
         };
         let phase = |phase| all_phases(spec).find(move |it| it.phase == phase);
         let before = |which| phase(which).map(|it| it.before.clone()).unwrap_or_default();
-        let run_type = order::run_type(spec.run_type);
+        let run_type = tool::run_type(spec.run_type);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Input {
             docker_image: spec.image.clone().unwrap_or_default(),
@@ -207,6 +207,10 @@ impl<E: Engine> Stage<E> {
                 run_ulid: spec.attempt.run.to_string(),
                 stack_labels: about.labels.clone(),
                 stack_slug: spec.stack.to_string(),
+                vendor_specific_config: gantry_policy::VendorSpecificConfig {
+                    vendor: tool::of(spec).name.to_owned(),
+                    ..Default::default()
+                },
                 ..Default::default()
             },
             worker_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,7 +264,7 @@ impl<E: Engine> Stage<E> {
         let path = environment.get_mut("PATH").and_then(|path| path.value.as_mut());
         if let Some(path) = path {
             path.push(':');
-            path.push_str(TOOL_DIR);
+            path.push_str(HOST_PROGRAMS);
         }
         for (name, is_there) in self.changed_by_hooks(image) {
             let from = "hook".to_owned();
@@ -276,7 +280,7 @@ impl<E: Engine> Stage<E> {
     /// What this host's own configuration adds to the container.
     fn mounts_shown(&self) -> Vec<gantry_policy::Mount> {
         let config = &self.shared.config;
-        let tool = config.tool_dir.as_deref().map(|host| (host, Path::new(TOOL_DIR)));
+        let tool = config.tool_dir.as_deref().map(|host| (host, Path::new(HOST_PROGRAMS)));
         let extra = config.mounts_of(self.attempt.stage);
         let mounts = extra.map(|mount| (mount.host.as_path(), mount.container.as_path()));
         let mounts = mounts.chain(tool).map(|(host, container)| gantry_policy::Mount {
@@ -297,17 +301,17 @@ const fn stage_name(stage: StageKind) -> &'static str {
 /// Every command in the order in which they run; those of a later stage behind those of this one.
 fn commands(spec: &Spec) -> Vec<Command> {
     let stage = spec.attempt.stage;
-    let known =
-        Commands { run_type: spec.run_type, keeps_state: spec.state.is_some(), is_in_doubt: false };
-    let now = spec.phases.iter().map(|phase| order::phase_order(phase, known));
-    let mut commands: Vec<Command> = now.flat_map(|phase| of_phase(&phase, stage)).collect();
+    let tool = tool::of(spec);
+    let now = spec.phases.iter().map(|phase| (phase, tool.shown(spec, phase)));
+    let mut commands: Vec<Command> =
+        now.flat_map(|(phase, shown)| of_phase(phase, &shown, stage)).collect();
     commands.extend(spec.after_run.iter().map(|command| hook("after_run", command, stage)));
-    let later = spec.later.iter().map(|phase| order::phase_order(phase, known));
-    commands.extend(later.flat_map(|phase| of_phase(&phase, StageKind::Write)));
+    let later = spec.later.iter().map(|phase| (phase, tool.shown(spec, phase)));
+    commands.extend(later.flat_map(|(phase, shown)| of_phase(phase, &shown, StageKind::Write)));
     commands
 }
 
-fn of_phase(order: &PhaseOrder, stage: StageKind) -> Vec<Command> {
+fn of_phase(phase: &PhaseSpec, order: &PhaseOrder, stage: StageKind) -> Vec<Command> {
     let name = match order.phase {
         Phase::Initialize => "init",
         Phase::Plan => "plan",
@@ -317,7 +321,7 @@ fn of_phase(order: &PhaseOrder, stage: StageKind) -> Vec<Command> {
     };
     let before = order.before.iter().map(|it| hook(&format!("before_{name}"), it, stage));
     // Whoever sends a spec can put another command in the place of the tool's.
-    let from = if order.tool.is_some() { Origin::Launcher } else { Origin::Stack };
+    let from = if phase.command.is_none() { Origin::Launcher } else { Origin::Stack };
     let from = from.as_str().to_owned();
     let own = Command { from, ..hook(name, &order.command, stage) };
     let after = order.after.iter().map(|it| hook(&format!("after_{name}"), it, stage));

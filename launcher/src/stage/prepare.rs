@@ -20,7 +20,7 @@ use crate::engine::{Engine, EngineError, Image};
 use crate::journal::Entry;
 use crate::log::Log;
 use crate::mask::Secrets;
-use crate::tool::terraform::{self, BackendError};
+use crate::tool::{self, UnfitSource};
 use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How often a pull that broke off is begun again.
@@ -76,7 +76,13 @@ pub fn open_spec<E>(
     let variables = order::variables(config, &spec, bundle.as_ref());
     let (mut secrets, unmasked) = secrets(config, bundle.as_ref())?;
     if spec.state.is_some() {
-        mask_state_password(&mut secrets, &keys, attempt)?;
+        let Some(state) = &tool::of(&spec).state else {
+            return Err(
+                "the spec has a state, and the stack's tool keeps none: look at the stack's settings"
+                    .to_owned(),
+            );
+        };
+        mask_state_password(&mut secrets, state.password, &keys, attempt)?;
     }
     let origins = order::origins(config, &spec, bundle.as_ref());
     Ok(Opened { spec, sha256, secrets, unmasked, variables, origins })
@@ -135,6 +141,7 @@ fn secrets(
 /// Whichever of the keys the launcher had that wrote the order.
 fn mask_state_password(
     secrets: &mut Secrets,
+    variable: &str,
     keys: &[&gantry_protocol::PoolKey],
     attempt: gantry_model::Attempt,
 ) -> Result<(), String> {
@@ -145,9 +152,7 @@ fn mask_state_password(
         let header = base64::engine::general_purpose::STANDARD.encode(credentials.as_bytes());
         let header = Zeroizing::new(header);
         for value in [&password, &header] {
-            secrets
-                .insert("TF_HTTP_PASSWORD", value.as_bytes())
-                .map_err(|refusal| refusal.to_string())?;
+            secrets.insert(variable, value.as_bytes()).map_err(|refusal| refusal.to_string())?;
         }
     }
     Ok(())
@@ -176,7 +181,7 @@ pub(super) enum PrepareError {
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
     #[error(transparent)]
-    Backend(#[from] BackendError),
+    Unfit(#[from] UnfitSource),
     #[error("the image {image} is not on this host and cannot be pulled")]
     Image { image: String, source: EngineError },
     #[error("the image {image} was pulled and is not on this host: something removes images here")]
@@ -303,12 +308,7 @@ impl<E: Engine> super::Stage<E> {
                 .map_err(WorkspaceError::Io)
                 .map_err(PrepareError::from)?;
         }
-        if self.spec.state.is_some() {
-            let (source, replaces) =
-                (&self.directories.source, self.shared.config.replaces_backend);
-            terraform::look_for_backend(source, &self.spec.project_root, replaces)
-                .map_err(PrepareError::from)?;
-        }
+        (tool::of(&self.spec).check_source)(&self.job()).map_err(PrepareError::from)?;
         Ok(())
     }
 

@@ -27,13 +27,14 @@ use crate::explain::sentence;
 use crate::journal::{Change, KeptState};
 use crate::log::message_id;
 use crate::store::{Content, Keep as _};
+use crate::tool;
 use crate::workspace::{self, Directories};
 
 /// Larger versions wait on the disk, sealed, until they are stored.
 const IN_MEMORY: u64 = 16 << 20;
 /// How much is opened at once.
 const PART: usize = 64 * 1024;
-/// The number that an `errored.tfstate` is kept under.
+/// The number that a state which the tool left is kept under.
 pub const ERRORED: u64 = u64::MAX;
 
 /// Why a state version cannot be used or kept.
@@ -344,8 +345,8 @@ impl<E: Engine> Stage<E> {
     /// Whether the tool left a state that the worker binary did not live to copy.
     pub(super) fn has_uncollected(&self) -> bool {
         let project = self.directories.source.join(&self.spec.project_root);
-        let found = project.join("errored.tfstate").symlink_metadata();
-        found.is_ok_and(|found| found.is_file())
+        let Some(state) = &tool::of(&self.spec).state else { return false };
+        project.join(state.left).symlink_metadata().is_ok_and(|found| found.is_file())
     }
 
     /// How a stage ended whose state stays on this host: a person has to bring it in before the next run.
@@ -355,15 +356,14 @@ impl<E: Engine> Stage<E> {
         let kept = self.directories.kept.display();
         let project = Path::new("workspace/source").join(&self.spec.project_root);
         let project: PathBuf = project.components().collect();
-        let project = project.display();
-        let bring = if self.spec.state.is_some() {
-            "`terraform state push -force` in a task, as `gantry run task --help` says".to_owned()
-        } else {
-            "`terraform state push FILE`".to_owned()
-        };
+        let state = tool::of(&self.spec).state.as_ref();
+        let bring_in = state.map_or_else(
+            || format!("look into {}", project.display()),
+            |state| (state.bring_in)(&self.spec, &project),
+        );
         Some(StageOutcome::Unknown {
             reason: format!(
-                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: look for errored.tfstate in {project}, else for a file that ends in .tfstate in spool; lift the stack's lock, bring it in with {bring} before any other run, and remove that directory"
+                "a state that the tool wrote could not be kept ({why}). Its only copy stays on the host of worker {worker}, below {kept}: {bring_in}, and remove that directory"
             ),
         })
     }
@@ -427,7 +427,7 @@ mod tests {
     fn only_what_the_container_did_to_a_version_is_final() {
         let io = |kind: std::io::ErrorKind| gantry_spool::SpoolError::Io {
             action: "open",
-            name: "state-1.tfstate".to_owned(),
+            name: gantry_spool::SideName::State(1).to_string(),
             source: kind.into(),
         };
         let link = gantry_spool::SpoolError::NotRegular { name: String::new() };

@@ -4,12 +4,14 @@
 //! and what hooks made of the source.
 
 use gantry_model::{Phase, RunType};
+use gantry_protocol::spec::{PhaseSpec, Spec};
 use gantry_spool::order::ToolOrder;
+
+use super::source;
+use crate::tool::{Job, UnfitSource};
 
 /// The script's functions.
 const FUNCTIONS: &str = include_str!("tool.sh");
-/// Where the host's tool is in the container, if it offers one.
-pub const TOOL_DIR: &str = "/opt/gantry/tool";
 /// Exit code of a plan that has something to apply.
 const HAS_CHANGES: i32 = 2;
 /// What the script gives up with, by number.
@@ -21,69 +23,64 @@ const REFUSALS: [&str; 5] = [
     "this stack's state is left to a backend of the source's own, and init found none that outlives the container, so the state would be lost: declare a backend in the source, or make the stack without --own-backend, so that Gantry keeps its state",
 ];
 
-/// What the commands of a stage depend on.
-#[derive(Debug, Clone, Copy)]
-pub struct Commands {
-    /// What the run is for.
-    pub run_type: RunType,
-    /// Whether the stack's state is ours to keep.
-    pub keeps_state: bool,
-    /// Whether a file of the source may declare a backend and only the tool can tell.
-    pub is_in_doubt: bool,
+/// The command of a phase, as people know it; none if the tool has none for it.
+pub(super) const fn known(spec: &Spec, phase: Phase) -> Option<&'static str> {
+    Some(match (phase, spec.run_type) {
+        (Phase::Initialize, _) => "terraform init -input=false -reconfigure",
+        (Phase::Plan, RunType::Destroy) => {
+            "terraform plan -input=false -detailed-exitcode -out=gantry.tfplan -destroy"
+        }
+        (Phase::Plan, _) => "terraform plan -input=false -detailed-exitcode -out=gantry.tfplan",
+        // What was planned and confirmed, and nothing else.
+        (Phase::Apply, _) | (Phase::Destroy, RunType::Destroy) => {
+            "terraform apply -input=false -auto-approve gantry.tfplan"
+        }
+        (Phase::Destroy, _) => "terraform destroy -input=false -auto-approve",
+        // A task brings its own command.
+        (Phase::Perform, _) => return None,
+    })
 }
 
-impl Commands {
-    /// The command of a phase, as people know it; none if the tool has none for it.
-    #[must_use]
-    pub const fn known(self, phase: Phase) -> Option<&'static str> {
-        Some(match (phase, self.run_type) {
-            (Phase::Initialize, _) => "terraform init -input=false -reconfigure",
-            (Phase::Plan, RunType::Destroy) => {
-                "terraform plan -input=false -detailed-exitcode -out=gantry.tfplan -destroy"
-            }
-            (Phase::Plan, _) => "terraform plan -input=false -detailed-exitcode -out=gantry.tfplan",
-            // What was planned and confirmed, and nothing else.
-            (Phase::Apply, _) | (Phase::Destroy, RunType::Destroy) => {
-                "terraform apply -input=false -auto-approve gantry.tfplan"
-            }
-            (Phase::Destroy, _) => "terraform destroy -input=false -auto-approve",
-            // A task brings its own command.
-            (Phase::Perform, _) => return None,
-        })
-    }
-
-    /// How the tool is run in a phase; none if it has nothing to do in it.
-    #[must_use]
-    pub fn tool(self, phase: Phase) -> Option<ToolOrder> {
-        let destroys = matches!(self.run_type, RunType::Destroy);
-        let backend = if destroys { "always" } else { "beside" };
-        let doubt = if self.is_in_doubt { "doubt" } else { "" };
-        let call = match phase {
-            Phase::Initialize => format!("gantry_init {backend} \"{doubt}\""),
-            Phase::Plan if destroys => format!("gantry_plan {backend} -destroy"),
-            Phase::Plan => format!("gantry_plan {backend}"),
-            Phase::Destroy if !destroys => "gantry_destroy".to_owned(),
-            Phase::Apply | Phase::Destroy => "gantry_apply".to_owned(),
-            Phase::Perform => return None,
-        };
-        let keeps = if self.keeps_state { "yes" } else { "" };
-        Some(ToolOrder {
-            script: format!("{FUNCTIONS}\ngantry_keeps={keeps}\n{call}"),
-            changes_code: (phase == Phase::Plan).then_some(HAS_CHANGES),
-            refusals: REFUSALS.map(str::to_owned).to_vec(),
-        })
-    }
+/// How the tool is run in a phase; none if it has nothing to do in it.
+///
+/// # Errors
+/// When a source that it is initialized in is not one to run it on.
+pub(super) fn run(job: &Job<'_>, phase: &PhaseSpec) -> Result<Option<ToolOrder>, UnfitSource> {
+    let phase = match phase {
+        PhaseSpec { command: Some(_), .. } | PhaseSpec { phase: Phase::Perform, .. } => {
+            return Ok(None);
+        }
+        PhaseSpec { phase, .. } => *phase,
+    };
+    let keeps_state = job.spec.state.is_some();
+    let destroys = matches!(job.spec.run_type, RunType::Destroy);
+    let backend = if destroys { "always" } else { "beside" };
+    let call = match phase {
+        Phase::Initialize => {
+            let is_in_doubt = keeps_state && source::look(job)?;
+            let doubt = if is_in_doubt { "doubt" } else { "" };
+            format!("gantry_init {backend} \"{doubt}\"")
+        }
+        Phase::Plan if destroys => format!("gantry_plan {backend} -destroy"),
+        Phase::Plan => format!("gantry_plan {backend}"),
+        Phase::Destroy if !destroys => "gantry_destroy".to_owned(),
+        Phase::Apply | Phase::Destroy | Phase::Perform => "gantry_apply".to_owned(),
+    };
+    let keeps = if keeps_state { "yes" } else { "" };
+    Ok(Some(ToolOrder {
+        script: format!("{FUNCTIONS}\ngantry_keeps={keeps}\n{call}"),
+        changes_code: (phase == Phase::Plan).then_some(HAS_CHANGES),
+        refusals: REFUSALS.map(str::to_owned).to_vec(),
+    }))
 }
 
 /// Shows the plan as JSON.
-#[must_use]
-pub fn show_plan() -> String {
+pub(super) fn show_plan() -> String {
     show("show -json gantry.tfplan")
 }
 
 /// Shows the outputs as JSON.
-#[must_use]
-pub fn show_outputs() -> String {
+pub(super) fn show_outputs() -> String {
     show("output -json")
 }
 
@@ -94,6 +91,7 @@ fn show(what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tool::HOST_PROGRAMS;
 
     #[test]
     fn everything_that_the_script_gives_up_with_has_a_sentence() {
@@ -104,6 +102,6 @@ mod tests {
             .collect();
         assert_eq!(numbers, [0, 2, 3, 4, 1]);
         assert!(numbers.iter().all(|number| *number < REFUSALS.len()));
-        assert!(FUNCTIONS.contains(&format!("{TOOL_DIR}/*)")));
+        assert!(FUNCTIONS.contains(&format!("{HOST_PROGRAMS}/*)")));
     }
 }

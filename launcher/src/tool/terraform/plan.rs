@@ -11,25 +11,17 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
+use crate::tool::Planned;
 use crate::tool::bounded::Bounded;
 
 /// The format's major version that is understood here.
 const FORMAT: &str = "1.";
 
-/// What a plan would change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Planned {
-    /// Counted.
-    pub delta: Delta,
-    /// Whether there is anything at all to apply.
-    pub has_changes: bool,
-}
-
 /// Reads a plan.
 ///
 /// # Errors
 /// When it is no plan of a format that is known here.
-pub fn read_plan(plan: impl Read) -> Result<Planned, serde_json::Error> {
+pub(super) fn read_plan(plan: impl Read) -> Result<Planned, serde_json::Error> {
     let reader = BufReader::with_capacity(64 << 10, Bounded::new(plan));
     let mut deserializer = serde_json::Deserializer::from_reader(reader);
     let plan = PlanVisitor::default().read(&mut deserializer)?;
@@ -104,7 +96,7 @@ impl<'de> Visitor<'de> for PlanVisitor {
             return Err(A::Error::missing_field("format_version"));
         }
         // Older tools do not say it, and mean what was counted.
-        Ok(Planned { delta: self.delta, has_changes: applyable.unwrap_or(self.changes) })
+        Ok(Planned { delta: Some(self.delta), has_changes: applyable.unwrap_or(self.changes) })
     }
 }
 
@@ -225,9 +217,10 @@ mod tests {
             {"change":{"actions":["no-op"]}},{"change":{"actions":["forget"]}}],"output_changes":{"a":{"actions":["create"]}}"#,
         );
         let delta = Delta { add: 2, delete: 1, forget: 1, ..Delta::default() };
-        assert_eq!(planned, Planned { delta, has_changes: true });
+        assert_eq!(planned, Planned { delta: Some(delta), has_changes: true });
         let same = r#""resource_changes":[{"change":{"actions":["no-op"]}}],"output_changes":{"a":{"actions":["no-op"]}}"#;
-        assert_eq!(read(same), Planned::default());
+        let none = Planned { delta: Some(Delta::default()), has_changes: false };
+        assert_eq!(read(same), none);
     }
 
     #[test]
@@ -242,9 +235,9 @@ mod tests {
             (moved, Delta { moved: 1, ..Delta::default() }),
             (output, Delta::default()),
         ] {
-            assert_eq!(read(plan), Planned { delta, has_changes: true }, "{plan}");
+            assert_eq!(read(plan), Planned { delta: Some(delta), has_changes: true }, "{plan}");
             let said = format!("{plan},\"applyable\":true");
-            assert_eq!(read(&said), Planned { delta, has_changes: true }, "{plan}");
+            assert_eq!(read(&said), Planned { delta: Some(delta), has_changes: true }, "{plan}");
         }
         // A plan that only refreshes changes nothing that is counted.
         assert!(read("\"resource_changes\":[],\"applyable\":true").has_changes);

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::tool::{Job, UnfitSource};
+
 use super::blocks::{self, BLOCKS, Found};
 
 /// The override file that `tool.sh` makes: the tool merges these in the order of their names, so ours comes
@@ -18,9 +20,19 @@ const OVERRIDE_FILE: &str = "zzzzzzzz_gantry_backend_override.tf";
 /// The largest source file that is looked at.
 const MAX_SOURCE: u64 = 8 << 20;
 
+/// Refuses a source with a backend that ours cannot take the place of.
+pub(super) fn check(job: &Job<'_>) -> Result<(), UnfitSource> {
+    if job.spec.state.is_some() { look(job).map(drop) } else { Ok(()) }
+}
+
+/// The same, of a source whose state we keep. True if only the tool can tell.
+pub(super) fn look(job: &Job<'_>) -> Result<bool, UnfitSource> {
+    Ok(look_for_backend(job.source, &job.spec.project_root, job.replaces_backend)?)
+}
+
 /// Why the backend cannot be put in place.
 #[derive(Debug, thiserror::Error)]
-pub enum BackendError {
+enum BackendError {
     /// The project's directory cannot be used.
     #[error("cannot use {path}: check that the stack's project root is a directory of its source")]
     Io {
@@ -62,12 +74,21 @@ pub enum BackendError {
     },
 }
 
+impl From<BackendError> for UnfitSource {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Io { path, source } => Self::unusable(path)(source),
+            problem @ (BackendError::Declared { .. }
+            | BackendError::Outside(_)
+            | BackendError::Unseen { .. }
+            | BackendError::Later { .. }) => Self::new(problem.to_string()),
+        }
+    }
+}
+
 /// Whether our backend can take the place of none, or of the source's own when `replaces` is set, in the
 /// directory `project_root` of `source`. True if only the tool can tell.
-///
-/// # Errors
-/// Every [`BackendError`].
-pub fn look_for_backend(
+fn look_for_backend(
     source: &Path,
     project_root: &str,
     replaces: bool,

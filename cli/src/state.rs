@@ -4,6 +4,7 @@
 //! changed on its way or in its store does not open.
 
 mod pull;
+mod push;
 mod rollback;
 mod versions;
 
@@ -27,6 +28,9 @@ pub enum Command {
     },
     /// Get a version of a stack's state and open it on this machine.
     Pull(Pull),
+    /// Bring in a state from this machine: it is sealed and signed here with the pool's key. It takes the
+    /// place of the stack's state if it has its lineage and a higher serial; plan before you apply.
+    Push(Push),
     /// Make an older or an orphaned version the state that the next run begins with. Nothing is
     /// deleted, so this can be taken back; plan before you apply.
     Rollback {
@@ -59,6 +63,22 @@ pub struct Pull {
     out: Option<PathBuf>,
 }
 
+/// Arguments of `gantry state push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The stack's id or name
+    stack: String,
+    /// The state: a file as `terraform state pull` writes it
+    file: PathBuf,
+    /// The private key of the stack's pool: launchers open no state that it did not sign
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Give the stack to this pool, id or name, whose key --key is then. Its source has to be uploaded
+    /// again, and its secrets given again
+    #[arg(long)]
+    pool: Option<String>,
+}
+
 /// Does what `command` says.
 pub async fn perform(
     command: Command,
@@ -74,6 +94,10 @@ pub async fn perform(
         Command::Pull(mut arguments) => {
             arguments.stack = find::stack(&client, &arguments.stack, Match::Prefix).await?;
             pull::pull(&client, &arguments, output).await
+        }
+        Command::Push(mut arguments) => {
+            arguments.stack = find::stack(&client, &arguments.stack, Match::Whole).await?;
+            push::push(&client, &arguments, output).await
         }
         Command::Rollback { stack, version } => {
             let stack = find::stack(&client, &stack, Match::Whole).await?;

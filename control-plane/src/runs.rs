@@ -20,7 +20,7 @@ use crate::error::OperationError;
 use crate::stacks::{StackSource, read_stack_with_secrets};
 use crate::store::attempts::list_attempts;
 use crate::store::outputs::list_outputs;
-use crate::store::runs::{find_run_with_source, list_history};
+use crate::store::runs::{find_run_with_source, list_history, note_who_stops};
 use crate::store::{RunRow, insert_run, load_run, lock_of, save_run};
 
 /// The most metadata of a run, in texts and bytes.
@@ -117,6 +117,7 @@ impl ControlPlane {
             history_count: 0,
             log_length: 0,
         };
+        unit.acts(actor, run);
         insert_run(&mut unit, &mut row).await?;
         let detail = format!("{} of stack {}", new.run_type, row.stack);
         unit.audit(actor, "run.trigger", &format!("run {run}"), &detail).await?;
@@ -160,6 +161,7 @@ impl ControlPlane {
                 row.stack
             )));
         }
+        unit.acts(actor, run);
         save_run(&mut unit, &before, &mut row).await?;
         unit.audit(actor, "run.confirm", &format!("run {run}"), "").await?;
         unit.commit().await?;
@@ -192,6 +194,7 @@ impl ControlPlane {
         let mut row = row.ok_or_else(|| OperationError::not_found("run", run))?;
         let before = row.lifecycle.clone();
         decide(&mut row.lifecycle)?;
+        unit.acts(actor, run);
         save_run(&mut unit, &before, &mut row).await?;
         unit.audit(actor, act, &format!("run {run}"), "").await?;
         unit.commit().await?;
@@ -222,8 +225,10 @@ impl ControlPlane {
                 let mode = StopMode::Graceful;
                 let cancel = FromControlPlane::Cancel(Cancel { attempt, mode, by });
                 unit.post(row.pool, lease.worker, cancel).await?;
+                note_who_stops(unit.conn(), run, actor).await?;
             }
         }
+        unit.acts(actor, run);
         save_run(&mut unit, &before, &mut row).await?;
         unit.audit(actor, "run.stop", &format!("run {run}"), note).await?;
         unit.commit().await?;

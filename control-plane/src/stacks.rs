@@ -2,6 +2,7 @@
 
 mod change;
 mod lock;
+mod push;
 mod sealing;
 mod secrets;
 mod sources;
@@ -11,6 +12,7 @@ use gantry_model::{PoolId, RunState, StackId, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
 
 pub use self::change::{HooksChange, StackChange};
+pub use self::push::{PushedState, StateUpload};
 pub(crate) use self::sources::read_source;
 pub use self::sources::{NewSource, SourceUpload};
 pub use crate::store::sources::StackSource;

@@ -24,6 +24,7 @@ pub(crate) struct Unit {
     tx: Transaction,
     now: Timestamp,
     changed: BTreeSet<RunId>,
+    acting: Option<(RunId, String)>,
     parcels: Vec<Parcel>,
     bound: Bound,
     wakes: bool,
@@ -56,6 +57,7 @@ impl ControlPlane {
             tx: self.store().begin().await?,
             now: self.now(),
             changed: BTreeSet::new(),
+            acting: None,
             parcels: Vec::new(),
             bound: Bound { control_plane: self.clone(), keys: Vec::new() },
             wakes: false,
@@ -83,6 +85,17 @@ impl Unit {
     /// Those who watch the run will be told.
     pub(crate) fn changed(&mut self, run: RunId) {
         self.changed.insert(run);
+    }
+
+    /// What becomes of this run in the transaction is this person's or program's doing.
+    pub(crate) fn acts(&mut self, actor: &str, run: RunId) {
+        self.acting = Some((run, actor.to_owned()));
+    }
+
+    /// Whose doing it is, if somebody acts on this run.
+    pub(crate) fn actor_of(&self, run: RunId) -> Option<String> {
+        let acting = self.acting.as_ref().filter(|(acted_on, _)| *acted_on == run);
+        acting.map(|(_, actor)| actor.clone())
     }
 
     /// The scheduler will look again.

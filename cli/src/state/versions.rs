@@ -9,7 +9,7 @@ use crate::output::{self, Output};
 use crate::run::stack_not_found;
 
 const LIST: &str = "query($stack:ID!){stack(id:$stack){stateVersions{id,serial,lineage,run,epoch,createdAt,\
-    size,payloadSha256,current,orphaned}}}";
+    size,payloadSha256,current,orphaned,pushedBy}}}";
 
 #[derive(Deserialize)]
 struct ListAnswer {
@@ -39,6 +39,9 @@ pub(super) struct Listed {
     pub(super) current: bool,
     /// Why it is no version of the line.
     orphaned: Option<String>,
+    /// Who pushed it, if it is no run's.
+    #[serde(default)]
+    pushed_by: Option<String>,
 }
 
 impl Listed {
@@ -54,6 +57,7 @@ impl Listed {
             "payload_sha256": self.payload_sha256,
             "current": self.current,
             "orphaned": self.orphaned,
+            "pushed_by": self.pushed_by,
         })
     }
 
@@ -64,7 +68,11 @@ impl Listed {
             (None, false) => String::new(),
         };
         let serial = self.serial.to_string();
-        let [id, run] = [&self.id, &self.run].map(Clone::clone);
+        let id = self.id.clone();
+        let run = match &self.pushed_by {
+            Some(by) => format!("pushed by {by}"),
+            None => self.run.clone(),
+        };
         [serial, id, run, output::time(self.created_at), self.size.to_string(), note]
     }
 }

@@ -45,6 +45,7 @@ fn every_command_explains_itself() {
         "state",
         "state list",
         "state pull",
+        "state push",
         "key",
         "key create",
         "key list",

@@ -184,3 +184,69 @@ fn a_pool_is_renamed_cycled_and_reset_with_its_own_key_only() {
     let key = gantry_protocol::PoolKey::from_pem(at("other.key").as_bytes()).unwrap();
     assert!(token.check_key(&key).is_ok());
 }
+
+/// A state as Terraform writes one.
+fn state(serial: u64) -> String {
+    let value = json!({
+        "version": 4, "terraform_version": "1.9.0", "serial": serial, "lineage": "a-lineage",
+        "outputs": {}, "resources": [],
+    });
+    value.to_string()
+}
+
+#[test]
+fn a_state_is_sealed_and_signed_here_and_comes_back_as_it_was() {
+    let server = Server::start();
+    server.ask(&["login", "--from", "data/admin.json"]);
+    server.ask(&["pool", "create", "net"]);
+    source(&server);
+    let create = ["stack", "create", "Network", "--id", "net", "--pool", "net"];
+    server.ask(&[&create[..], &["--source", "source"]].concat());
+    let at = |path: &str| server.folder.path().join(path);
+    fs::write(at("first.tfstate"), state(7)).unwrap();
+    let push =
+        |file: &str, key: &str| ["state", "push", "net", file, "--key", key].map(str::to_owned);
+    let ask = |arguments: &[String]| {
+        server.ask(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let fail = |arguments: &[String]| {
+        server.fail(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).1
+    };
+    let pushed = ask(&push("first.tfstate", "net.key"));
+    assert_eq!((&pushed["serial"], &pushed["moved_to"]), (&json!(7), &Value::Null));
+    for key in ["net.key", "recovery.key"] {
+        server.ask(&["state", "pull", "net", "--key", key, "-o", "back.tfstate"]);
+        assert_eq!(fs::read_to_string(at("back.tfstate")).unwrap(), state(7), "{key}");
+    }
+    let listed = server.ask(&["state", "list", "net"]);
+    assert_eq!(
+        (&listed[0]["pushed_by"], &listed[0]["current"]),
+        (&json!("api::admin"), &json!(true))
+    );
+    let said = fail(&push("first.tfstate", "recovery.key"));
+    assert!(said.contains("not the private key of pool net: it is the recovery key"), "{said}");
+    let said = fail(&push("first.tfstate", "net.key"));
+    assert!(said.contains("its serial is 7, and the stack's state has 7"), "{said}");
+    let said = fail(&push("source/main.tf", "net.key"));
+    assert!(said.contains("main.tf is not a state"), "{said}");
+    let run = server.ask(&["run", "task", "net", "terraform state list"])["id"].clone();
+    fs::write(at("second.tfstate"), state(8)).unwrap();
+    let said = fail(&push("second.tfstate", "net.key"));
+    assert!(said.contains(run.as_str().unwrap()), "{said}");
+    server.ask(&["run", "cancel", run.as_str().unwrap()]);
+
+    server.ask(&["pool", "create", "west"]);
+    let (_, said) = server.fail(&["stack", "set", "net", "--pool", "west"]);
+    assert!(said.contains("gantry state push net FILE --pool NEW --key NEW.key"), "{said}");
+    let to_west =
+        |key: &str| [&push("back.tfstate", key)[..], &["--pool".into(), "west".into()]].concat();
+    let said = fail(&to_west("net.key"));
+    assert!(said.contains("not the private key of pool west"), "{said}");
+    assert_eq!(ask(&to_west("west.key"))["moved_to"], "west");
+    let shown = server.ask(&["stack", "show", "net"]);
+    assert_eq!(shown["pool"], server.ask(&["pool", "show", "west"])["id"], "{shown}");
+    server.ask(&["state", "pull", "net", "--key", "west.key", "-o", "moved.tfstate"]);
+    assert_eq!(fs::read_to_string(at("moved.tfstate")).unwrap(), state(7));
+    let audit = server.ask(&["audit"]);
+    assert_eq!(audit[0]["action"], "stack.state_push");
+}

@@ -58,6 +58,7 @@ impl ControlPlane {
             log_length: 0,
             ..old
         };
+        unit.acts(actor, new);
         insert_run(&mut unit, &mut row).await?;
         let detail = format!("retries run {run}");
         unit.audit(actor, "run.trigger", &format!("run {new}"), &detail).await?;

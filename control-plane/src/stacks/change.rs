@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 
 use gantry_model::{PoolId, StackId};
 use gantry_protocol::spec::{SealedBundle, Variable};
+use gantry_protocol::{Header, Kind, Recipient, Signature, Statement};
 
 use super::secrets::check_secrets;
-use super::{Hooks, MAX_VARIABLES, Repository, Stack, check_settings, read_stack_with_secrets};
+use super::{
+    Hooks, MAX_VARIABLES, Repository, Stack, StateVersion, check_settings, read_stack_with_secrets,
+};
 use crate::check;
 use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
@@ -125,6 +128,10 @@ impl ControlPlane {
         stack: &StackId,
         change: StackChange,
     ) -> Result<Stack, OperationError> {
+        let opened = match change.pool {
+            Some(pool) => self.state_that_opens(stack, pool).await?,
+            None => None,
+        };
         let mut unit = self.begin().await?;
         let (mut present, secrets) = read_stack_with_secrets(unit.conn(), stack).await?;
         let had_pool = present.pool;
@@ -135,6 +142,7 @@ impl ControlPlane {
             check_there(&mut unit, present.pool).await?;
             let keeps = secrets.is_some() && !changed.contains("secrets");
             check_move(&mut unit, &present, keeps).await?;
+            check_state(&mut unit, &present, opened.as_deref()).await?;
             // It is sealed to the old pool's key: a run with it could not even begin.
             if present.source.take().is_some() {
                 changed.insert("source");
@@ -148,6 +156,29 @@ impl ControlPlane {
         unit.audit(actor, "stack.set", &format!("stack {stack}"), &detail).await?;
         unit.commit().await?;
         self.stack(stack).await
+    }
+
+    /// The stack's current state version, if it is sealed to this pool and signed by it: so that a stack can
+    /// go to another pool with the same key.
+    async fn state_that_opens(
+        &self,
+        stack: &StackId,
+        pool: PoolId,
+    ) -> Result<Option<String>, OperationError> {
+        let current = match self.state_version(stack, None).await {
+            Ok(current) => current,
+            Err(OperationError::NotFound { kind: "state version", .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let key = self.recipients_of_pool(pool).await?.swap_remove(0);
+        let key = Recipient::parse(key.as_bytes());
+        let key = key.map_err(|error| OperationError::Conflict(error.to_string()))?;
+        let header = current.header.parse::<Header>();
+        let is_sealed_to = header.is_ok_and(|header| header.names(&key));
+        let is_signed = signed(&current).is_some_and(|(statement, signature)| {
+            key.key().verify_statement(&statement, &signature).is_ok()
+        });
+        Ok((is_sealed_to && is_signed).then_some(current.id))
     }
 
     /// Ends a stack: nobody sees it any more and it takes no runs. Its rows and objects stay, sealed as they are,
@@ -268,12 +299,64 @@ async fn check_move(
             "run {run} is not over and is the present pool's: stop or discard it first"
         )));
     }
-    if current_state(unit.conn(), &stack.id).await?.is_some() {
+    Ok(())
+}
+
+/// Whether the new pool opens the stack's state; `opened` is the version that it does open.
+async fn check_state(
+    unit: &mut Unit,
+    stack: &Stack,
+    opened: Option<&str>,
+) -> Result<(), OperationError> {
+    let current = current_state(unit.conn(), &stack.id).await?;
+    if current.is_none_or(|current| opened == Some(current.id.as_str())) {
+        return Ok(());
+    }
+    let id = &stack.id;
+    Err(OperationError::Conflict(format!(
+        "the state of stack {id} is sealed to its present pool, and the new one cannot open it: get it with `gantry \
+         state pull {id} --key PRESENT.key -o FILE`, then `gantry state push {id} FILE --pool NEW --key NEW.key` \
+         takes stack and state to the new pool"
+    )))
+}
+
+/// What the pool said of a version, and its signature.
+fn signed(version: &StateVersion) -> Option<(Statement, Signature)> {
+    let predecessor = match &version.predecessor {
+        Some(digest) => Some(digest.parse().ok()?),
+        None => None,
+    };
+    let statement = Statement {
+        kind: Kind::State,
+        stack: version.stack.clone(),
+        run: version.attempt.run,
+        epoch: version.attempt.epoch,
+        serial: version.serial,
+        predecessor,
+        payload_sha256: version.payload_sha256.parse().ok()?,
+        payload_len: version.payload_size,
+    };
+    Some((statement, version.signature.parse().ok()?))
+}
+
+/// Gives the stack to the pool that its state was just sealed to and signed by.
+pub(super) async fn move_stack(
+    unit: &mut Unit,
+    mut stack: Stack,
+    secrets: Option<SealedBundle>,
+    pool: PoolId,
+) -> Result<(), OperationError> {
+    check_there(unit, pool).await?;
+    if secrets.is_some() {
         return Err(OperationError::Conflict(format!(
-            "the state of stack {} is sealed to its present pool, and the new one cannot open it: stacks with \
-             a state cannot change their pool yet",
+            "the stack's secrets are sealed to its present pool: `gantry stack set {} --replace-secrets` removes \
+             them; push then, and give them again",
             stack.id
         )));
     }
-    Ok(())
+    check_move(unit, &stack, false).await?;
+    stack.pool = pool;
+    stack.source = None;
+    stack.updated_at = unit.now();
+    Ok(stacks::update_stack(unit.conn(), &stack, None).await?)
 }

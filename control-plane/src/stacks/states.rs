@@ -109,7 +109,7 @@ impl ControlPlane {
 }
 
 /// That nobody else holds the stack. The server's own lock asks for a person, who may be mending the state.
-fn check_lock(stack: &Stack, actor: &str) -> Result<(), OperationError> {
+pub(super) fn check_lock(stack: &Stack, actor: &str) -> Result<(), OperationError> {
     match &stack.lock {
         Some(lock) if lock.by != actor && lock.by != SERVER => {
             Err(OperationError::Conflict(format!(

@@ -33,8 +33,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 const OLDEST: u32 = 130_000;
 
 /// The tables, in the order in which they came. A number is that of the same change of SQLite's tables.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(2, "first", include_str!("../../migrations/postgres/0002_first.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (2, "first", include_str!("../../migrations/postgres/0002_first.sql")),
+    (3, "who", include_str!("../../migrations/postgres/0003_who.sql")),
+];
 
 /// For each connection, whatever the server's own settings are: nothing waits for ever, and a commit that is
 /// answered is durable.

@@ -120,6 +120,8 @@ pub struct HistoryEntry {
     pub at: Timestamp,
     /// Why, for people.
     pub note: Option<String>,
+    /// Whose doing it is, if it is a person's or program's that asked for it.
+    pub by: Option<String>,
 }
 
 /// Which runs of a stack are meant.
@@ -195,16 +197,31 @@ pub(crate) async fn list_history(
     conn: &mut Connection,
     run: RunId,
 ) -> Result<Vec<HistoryEntry>, StoreError> {
-    let select = "SELECT state, at, note FROM history WHERE run = $1 ORDER BY n";
+    let select = "SELECT state, at, note, by_actor FROM history WHERE run = $1 ORDER BY n";
     let rows = sqlx::query(select).bind(run.to_string()).fetch_all(conn).await?;
     let entry = |row: &Row| {
         Ok(HistoryEntry {
             state: run_state(&row.text("state")?)?,
             at: row.instant("at")?,
             note: row.maybe_text("note")?,
+            by: row.maybe_text("by_actor")?,
         })
     };
     rows.iter().map(entry).collect()
+}
+
+/// Who wants a run stopped that a worker has: it is their doing when it is.
+pub(crate) async fn note_who_stops(
+    conn: &mut Connection,
+    run: RunId,
+    actor: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE runs SET stopped_by = $2 WHERE id = $1")
+        .bind(run.to_string())
+        .bind(actor)
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Makes a run what `row` says, and does what follows from the difference to `before`.
@@ -262,13 +279,18 @@ pub(crate) async fn set_clear_at(
 /// The state that `row` has now becomes part of its history.
 pub(crate) async fn add_history(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
     let now = to_db(unit.now().0);
-    let insert = "INSERT INTO history (run, n, state, at, note) VALUES ($1, $2, $3, $4, $5)";
+    // That its turn has come is nobody's doing. Who wanted it stopped did so a while ago.
+    let by =
+        unit.actor_of(row.lifecycle.run()).filter(|_| row.lifecycle.state() != RunState::Ready);
+    let insert = "INSERT INTO history (run, n, state, at, note, by_actor) VALUES ($1, $2, $3, $4, $5, \
+        COALESCE($6, (SELECT stopped_by FROM runs WHERE id = $1 AND $3 = 'STOPPED')))";
     sqlx::query(insert)
         .bind(row.lifecycle.run().to_string())
         .bind(to_db(row.history_count))
         .bind(row.lifecycle.state().as_str())
         .bind(now)
         .bind(row.lifecycle.note())
+        .bind(by)
         .execute(unit.conn())
         .await?;
     row.history_count += 1;

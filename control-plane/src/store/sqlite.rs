@@ -21,9 +21,10 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// The tables, in the order in which they came.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, "retention", include_str!("../../migrations/sqlite/0002_retention.sql")),
+    (3, "who", include_str!("../../migrations/sqlite/0003_who.sql")),
 ];
 
 /// A file, open.

@@ -11,7 +11,7 @@ pub struct StateVersion {
     pub id: String,
     /// The stack.
     pub stack: StackId,
-    /// The attempt that wrote it.
+    /// The attempt that wrote it. Of one that a person pushed: the push, in epoch 0.
     pub attempt: Attempt,
     /// Terraform's serial.
     pub serial: u64,
@@ -33,6 +33,8 @@ pub struct StateVersion {
     pub created_at: Timestamp,
     /// Why it is not part of the stack's history, if it is not.
     pub orphaned: Option<String>,
+    /// Who pushed it, if it is no run's.
+    pub pushed_by: Option<String>,
     /// Whether the next run begins with it.
     pub is_current: bool,
 }
@@ -58,6 +60,7 @@ fn state_version(row: &Row) -> Result<StateVersion, StoreError> {
         key: row.text("key")?,
         created_at: row.instant("created_at")?,
         orphaned: row.maybe_text("orphaned")?,
+        pushed_by: row.maybe_text("pushed_by")?,
     })
 }
 
@@ -122,6 +125,35 @@ pub(crate) async fn set_current_state(
     sqlx::query("UPDATE stacks SET state_current = $2 WHERE id = $1")
         .bind(stack.as_str())
         .bind(id)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Keeps a version that a person pushed.
+pub(crate) async fn insert_pushed(
+    conn: &mut Connection,
+    version: &StateVersion,
+) -> Result<(), StoreError> {
+    let insert = "INSERT INTO states (id, stack, run, epoch, stage, serial, lineage, header, \
+        payload_sha256, payload_size, predecessor, signature, key, created_at, pushed_by) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+    sqlx::query(insert)
+        .bind(&version.id)
+        .bind(version.stack.as_str())
+        .bind(version.attempt.run.to_string())
+        .bind(to_db(version.attempt.epoch.0))
+        .bind(version.attempt.stage.as_str())
+        .bind(to_db(version.serial))
+        .bind(&version.lineage)
+        .bind(&version.header)
+        .bind(&version.payload_sha256)
+        .bind(to_db(version.payload_size))
+        .bind(version.predecessor.as_deref())
+        .bind(&version.signature)
+        .bind(&version.key)
+        .bind(to_db(version.created_at.0))
+        .bind(version.pushed_by.as_deref())
         .execute(conn)
         .await?;
     Ok(())

@@ -165,3 +165,26 @@ async fn a_pool_is_renamed_and_cycled() {
     let cycled = server.ask(cycle, json!({ "workerPoolId": pool.to_lowercase() })).await;
     assert_eq!(cycled["workerPoolCycle"], true);
 }
+
+#[tokio::test]
+async fn a_task_runs_a_command_in_the_newest_source() {
+    let (server, _) = with_stack().await;
+    let create = "mutation($command:String!$skip:Boolean){taskCreate(stack:\"net\",command:$command,\
+        skipInitialization:$skip){id,type,command,triggeredBy}}";
+    let command = "terraform state mv a.b a.c";
+    let task = server.ask(create, json!({ "command": command })).await["taskCreate"].take();
+    let shown = (&task["type"], &task["command"], &task["triggeredBy"]);
+    assert_eq!(shown, (&json!("TASK"), &json!(command), &json!("api::tester")));
+    let history = "query($run:ID!){run(id:$run){history{state,username}}}";
+    let history = server.ask(history, json!({ "run": task["id"] })).await["run"]["history"].take();
+    let expected = json!([
+        { "state": "READY", "username": null }, { "state": "QUEUED", "username": "api::tester" },
+    ]);
+    assert_eq!(history, expected);
+    let said = server.fail(create, json!({ "command": "" })).await;
+    assert!(said.contains("command: it has 0 characters"), "{said}");
+    let said = server.fail(create, json!({ "command": "true", "skip": true })).await;
+    assert!(said.contains("initializes before each task"), "{said}");
+    let none = "mutation{taskCreate(stack:\"none\",command:\"true\"){id}}";
+    assert!(server.fail(none, json!({})).await.contains("not found"));
+}

@@ -19,6 +19,7 @@ mod locks;
 mod logs;
 mod once;
 mod people;
+mod push;
 mod restart;
 mod restore;
 mod retention;

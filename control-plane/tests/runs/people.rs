@@ -160,3 +160,33 @@ async fn runs_are_listed_newest_first_page_by_page() {
     assert_eq!(list_of(RunsKind::Others, None, 3).await, [tracked]);
     assert_eq!(list_of(RunsKind::All, None, 3).await, [tracked, runs[0], runs[1]]);
 }
+
+/// The turn of a run, its phases and its end are nobody's doing, unless somebody stopped it.
+#[tokio::test]
+async fn the_history_names_who_did_it() {
+    let world = World::new().await;
+    let named = async |run| {
+        let history = world.control_plane.history(run).await.unwrap();
+        history.into_iter().filter_map(|it| Some((it.state, it.by?))).collect::<Vec<_>>()
+    };
+    let (first, mut launcher, attempt) = world.writing().await;
+    world.control_plane.stop("bob (night shift)", first, Some("enough")).await.unwrap();
+    world.deliver(&mut [&mut launcher]).await;
+    let stopped = StageOutcome::Stopped { reason: "enough".into() };
+    world.say(&mut launcher, ended(attempt, stopped)).await;
+    let by_ann = |state| (state, "ann".to_owned());
+    assert_eq!(
+        named(first).await,
+        [
+            by_ann(RunState::Queued),
+            by_ann(RunState::Confirmed),
+            (RunState::Stopped, "bob (night shift)".to_owned())
+        ]
+    );
+    let [second, third] =
+        [world.trigger(RunType::Tracked).await, world.trigger(RunType::Tracked).await];
+    world.control_plane.discard("eve", second, None).await.unwrap();
+    let by_eve = (RunState::Discarded, "eve".to_owned());
+    assert_eq!(named(second).await, [by_ann(RunState::Queued), by_eve]);
+    assert_eq!(named(third).await, [by_ann(RunState::Queued)], "it comes next by itself");
+}

@@ -157,7 +157,7 @@ async fn a_stack_with_a_state_stays_in_its_pool() {
     let change = StackChange { pool, manage_state: Some(false), ..StackChange::default() };
     let refused = world.control_plane.change_stack("ann", &world.stack, change).await;
     let refused = refused.unwrap_err().to_string();
-    assert!(refused.contains("cannot change their pool"), "{refused}");
+    assert!(refused.contains("gantry state push network FILE --pool NEW"), "{refused}");
 }
 
 /// What came too late is not lost: a person can take it as the state.

@@ -25,7 +25,7 @@ pub use lifecycle::{
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use project_root::{InvalidProjectRoot, ProjectRoot};
 pub use run::{RunState, RunType, StagePlan};
-pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, StateHeading};
+pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, MAX_STATE, StateHeading};
 pub use text::one_line;
 
 /// The most bytes that the name of a variable and its value have together: Linux gives a program no

@@ -11,6 +11,8 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+/// The largest state version, in bytes. Nothing holds a whole one in memory.
+pub const MAX_STATE: u64 = 1 << 30;
 /// The longest lineage of a state, in bytes. Terraform's has 36.
 pub const MAX_LINEAGE: usize = 256;
 /// The highest serial that every reader of JSON keeps exact.

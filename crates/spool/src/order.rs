@@ -4,6 +4,7 @@
 //! the begun mark and removes the file before the first phase. It holds secrets, so nothing here
 //! prints values.
 
+pub use gantry_model::MAX_STATE;
 use std::fmt;
 
 use gantry_model::{Attempt, Phase};
@@ -16,8 +17,6 @@ use crate::Limits;
 pub const FILE: &str = "order.json";
 /// No order is larger.
 pub const MAX_SIZE: u64 = 4 * 1024 * 1024;
-/// The largest state version. Nothing holds a whole one in memory.
-pub const MAX_STATE: u64 = 1024 * 1024 * 1024;
 /// The largest set of outputs as JSON.
 pub const MAX_OUTPUTS: u64 = 64 * 1024 * 1024;
 /// The largest plan as JSON. What is larger is applied all the same, and not counted.

@@ -3,6 +3,7 @@
 mod keys;
 mod pools;
 mod stacks;
+mod states;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use gantry_protocol::spec::{SealedBundle, Variable};
 use self::keys::KeyChanges;
 use self::pools::PoolChanges;
 use self::stacks::StackChanges;
+use self::states::StateChanges;
 use super::Metadata;
 use super::error::{invalid, not_found, refused, too_many_logins};
 use super::types::input::{
@@ -20,7 +22,7 @@ use super::types::input::{
 };
 use super::types::pool::{RecoveryKey, WorkerPool};
 use super::types::run::Run;
-use super::types::stack::{Source, Stack, StateVersion};
+use super::types::stack::{Source, Stack};
 use super::types::word::{ForceApplyMode, RunType};
 use super::types::{Long, ulid};
 use crate::control_plane::ControlPlane;
@@ -35,7 +37,7 @@ const MAX_NOTE: usize = 500;
 
 /// The root of all mutations.
 #[derive(Default, MergedObject)]
-pub(crate) struct Mutation(First, PoolChanges, StackChanges, KeyChanges);
+pub(crate) struct Mutation(First, PoolChanges, StackChanges, StateChanges, KeyChanges);
 
 /// What makes things, and what happens to runs.
 #[derive(Default)]
@@ -249,11 +251,10 @@ impl First {
     async fn source_upload(&self, ctx: &Context<'_>, stack: ID) -> Result<SourceUpload> {
         let upload =
             control_plane(ctx)?.source_upload(&stack_id(&stack)?).await.map_err(refused)?;
-        let only_once = UploadHeader { key: "If-None-Match".into(), value: "*".into() };
         Ok(SourceUpload {
             id: upload.key.into(),
             upload_url: upload.url,
-            upload_headers: UploadHeaders { entries: vec![only_once] },
+            upload_headers: UploadHeaders::once(),
         })
     }
 
@@ -277,19 +278,6 @@ impl First {
         };
         let set = control_plane(ctx)?.set_source(&actor(ctx)?, &stack_id(&stack)?, new).await;
         set.map_err(refused)?.source.map(Source::from).ok_or_else(|| not_found("source", &id))
-    }
-
-    /// Gantry: makes an older or an orphaned version of a stack's Terraform state the one that the next
-    /// run begins with.
-    async fn state_rollback(
-        &self,
-        ctx: &Context<'_>,
-        stack: ID,
-        #[graphql(desc = "The version's id.")] version: ID,
-    ) -> Result<StateVersion> {
-        let (actor, stack) = (actor(ctx)?, stack_id(&stack)?);
-        let rolled = control_plane(ctx)?.roll_state_back(&actor, &stack, &version).await;
-        Ok(rolled.map_err(refused)?.into())
     }
 }
 
@@ -318,6 +306,14 @@ struct SourceUpload {
 struct UploadHeaders {
     /// One by one.
     entries: Vec<UploadHeader>,
+}
+
+impl UploadHeaders {
+    /// The PUT makes the object, or is refused.
+    fn once() -> Self {
+        let only_once = UploadHeader { key: "If-None-Match".into(), value: "*".into() };
+        Self { entries: vec![only_once] }
+    }
 }
 
 /// A header.

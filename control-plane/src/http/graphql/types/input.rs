@@ -4,6 +4,7 @@
 use async_graphql::{Error, ID, InputObject};
 
 use crate::http::graphql::error::invalid;
+use crate::http::graphql::types::Long;
 use crate::stacks::{Hooks, HooksChange, Repository};
 
 /// What a stack is made of.
@@ -319,4 +320,27 @@ pub(crate) struct SealedSecretsInput {
     pub(crate) header: String,
     /// The age payload, base64.
     pub(crate) payload: String,
+}
+
+/// Gantry: a state that was uploaded: an age file whose header is given here, and what its pool signed.
+#[derive(InputObject)]
+pub(crate) struct StatePushInput {
+    /// As `stateUpload` named it.
+    pub(crate) id: ID,
+    /// The pool that it is sealed to and signed by, if the stack shall move there.
+    pub(crate) worker_pool: Option<ID>,
+    /// Terraform's serial.
+    pub(crate) serial: Long,
+    /// Terraform's lineage.
+    pub(crate) lineage: String,
+    /// The age header, base64.
+    pub(crate) header: String,
+    /// Lower-case hex of the SHA-256 of what was uploaded, the age payload.
+    pub(crate) payload_sha256: String,
+    /// Its length in bytes.
+    pub(crate) size: Long,
+    /// The payload hash of the version that it takes the place of.
+    pub(crate) predecessor: Option<String>,
+    /// The pool key's signature over its statement, base64.
+    pub(crate) signature: String,
 }

@@ -293,7 +293,7 @@ impl RunStateTransition {
             state_version: count(version as u64),
             timestamp: seconds(entry.at),
             note: entry.note,
-            username: None,
+            username: entry.by,
             has_logs: super::log::section_of(entry.state).is_some(),
             terminal: entry.state.is_terminal(),
         }

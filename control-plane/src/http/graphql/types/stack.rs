@@ -411,12 +411,12 @@ impl StateVersion {
         &self.0.lineage
     }
 
-    /// The run that wrote it.
+    /// The run that wrote it; of one that a person pushed, the push.
     async fn run(&self) -> ID {
         self.0.attempt.run.to_string().into()
     }
 
-    /// The epoch in which it was written.
+    /// The epoch in which it was written; 0 of one that a person pushed.
     async fn epoch(&self) -> Long {
         Long(self.0.attempt.epoch.0)
     }
@@ -454,6 +454,11 @@ impl StateVersion {
     /// Whether the next run begins with it.
     async fn current(&self) -> bool {
         self.0.is_current
+    }
+
+    /// Who pushed it, if it is no run's.
+    async fn pushed_by(&self) -> Option<&str> {
+        self.0.pushed_by.as_deref()
     }
 
     /// Why it is not part of the stack's history, if it is not.

@@ -3,15 +3,37 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 
 use crate::{
     context::Context,
     starts,
     tools::{self, Need, STARTED, Started},
+    walls,
 };
 
+/// What to check.
+#[derive(Args)]
+pub struct Options {
+    /// Only what needs no compiler: who may use whom, what is named where, circles, long files, started programs
+    #[arg(long)]
+    walls: bool,
+}
+
 /// Runs every check, and names at the end those that failed.
-pub fn run(cx: &Context) -> Result<ExitCode> {
+pub fn run(cx: &Context, options: &Options) -> Result<ExitCode> {
+    let mut failed = if options.walls { Vec::new() } else { compiled(cx)? };
+    failed.extend(read(cx)?);
+    if failed.is_empty() {
+        cx.say.line("\nall checks passed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    cx.say.line(&format!("\nfailed: {}", failed.join(", ")));
+    Ok(ExitCode::FAILURE)
+}
+
+/// What cargo and its kin check; the names of those that failed.
+fn compiled(cx: &Context) -> Result<Vec<&'static str>> {
     tools::ensure(cx, &tools::BUILD.iter().collect::<Vec<&Need>>())?;
     let mut failed = Vec::new();
     let mut check = |name: &'static str,
@@ -44,8 +66,22 @@ pub fn run(cx: &Context) -> Result<ExitCode> {
             "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)",
         );
     }
+    Ok(failed)
+}
+
+/// What is read in the sources; the names of those that failed.
+fn read(cx: &Context) -> Result<Vec<&'static str>> {
+    let mut failed = Vec::new();
+    let root = &cx.config.root;
+    cx.say
+        .step("walls", "who uses whom, what is named where, circles, long files: xtask/src/walls");
+    let broken = walls::broken(root)?;
+    if !broken.is_empty() {
+        cx.say.detail(&broken.join("\n"));
+        failed.push("walls");
+    }
     cx.say.step("programs", "what tests and tasks start is in xtask/src/tools.rs");
-    let broken = starts::broken(&cx.config.root)?;
+    let broken = starts::broken(root)?;
     if broken.is_empty() {
         let list: Vec<String> = STARTED.iter().map(Started::how).collect();
         cx.say.detail(&list.join("\n"));
@@ -53,10 +89,5 @@ pub fn run(cx: &Context) -> Result<ExitCode> {
         cx.say.detail(&broken.join("\n"));
         failed.push("programs");
     }
-    if failed.is_empty() {
-        cx.say.line("\nall checks passed");
-        return Ok(ExitCode::SUCCESS);
-    }
-    cx.say.line(&format!("\nfailed: {}", failed.join(", ")));
-    Ok(ExitCode::FAILURE)
+    Ok(failed)
 }

@@ -22,6 +22,7 @@ mod starts;
 mod test;
 mod tools;
 mod undo;
+mod walls;
 
 use std::process::ExitCode;
 
@@ -43,8 +44,8 @@ enum Task {
     Demo(demo::Options),
     /// Run all tests; installs and starts what they need.
     Test(test::Options),
-    /// Run what is checked without running anything: format, lints, dependencies, documentation.
-    Check,
+    /// Run what is checked without running anything: format, lints, documentation, dependencies, walls.
+    Check(check::Options),
     /// Run README's commands on a Debian as it comes, in a container, from a clean clone.
     Fresh(fresh::Options),
     /// Measure ours and a baseline in one go.
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
     let (say, assume_yes) = match &task {
         Task::Demo(options) => (Say::to_stdout(), options.yes),
         Task::Test(_) | Task::Fresh(_) => (Say::to_stdout(), true),
-        Task::Check => (Say::to_stdout(), false),
+        Task::Check(_) => (Say::to_stdout(), false),
         // Its standard output is the measurement.
         Task::Bench(_) => (Say::to_stderr(), true),
     };
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     let result = cx.undo.on_signals(&cx.say).and_then(|()| match task {
         Task::Demo(options) => demo::run(&cx, &options),
         Task::Test(options) => test::run(&cx, &options),
-        Task::Check => check::run(&cx),
+        Task::Check(options) => check::run(&cx, &options),
         Task::Fresh(options) => fresh::run(&cx, &options),
         Task::Bench(options) => bench::run(&cx, &options),
     });

@@ -8,7 +8,7 @@ use super::{Columns as _, Connection, Row, StoreError, to_db, to_json};
 const COUNTS: &str = "(SELECT COUNT(*) FROM workers w WHERE w.pool = p.id \
     AND (w.is_connected = 1 OR w.run IS NOT NULL)) AS workers_count, \
     (SELECT COUNT(*) FROM workers w WHERE w.pool = p.id AND w.run IS NOT NULL) AS busy_workers, \
-    (SELECT COUNT(*) FROM runs r WHERE r.pool = p.id AND r.assignment = 'waiting') AS pending_runs";
+    (SELECT COUNT(*) FROM runs r WHERE r.pool = p.id AND r.standing = 'waiting') AS pending_runs";
 
 /// A pool.
 #[derive(Debug, Clone)]

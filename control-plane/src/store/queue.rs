@@ -23,7 +23,7 @@ const IS_PASSED_OVER: &str = "w.is_connected = 1 AND w.is_drained = 0 AND w.is_h
 pub(crate) async fn pools_with_work(conn: &mut Connection) -> Result<Vec<PoolId>, StoreError> {
     let select = format!(
         "SELECT p.id FROM pools p \
-         WHERE EXISTS (SELECT 1 FROM runs r WHERE r.pool = p.id AND r.assignment = 'waiting') \
+         WHERE EXISTS (SELECT 1 FROM runs r WHERE r.pool = p.id AND r.standing = 'waiting') \
          AND EXISTS (SELECT 1 FROM workers w WHERE w.pool = p.id AND {IS_IDLE})"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(conn).await?;
@@ -37,7 +37,7 @@ pub(crate) async fn waiting_runs(
     limit: i64,
 ) -> Result<Vec<RunRow>, StoreError> {
     let select = format!(
-        "SELECT {RUN_COLUMNS} FROM runs r WHERE r.pool = $1 AND r.assignment = 'waiting' \
+        "SELECT {RUN_COLUMNS} FROM runs r WHERE r.pool = $1 AND r.standing = 'waiting' \
          ORDER BY r.rank, r.id LIMIT $2"
     );
     let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(pool.to_string()).bind(limit);
@@ -112,7 +112,7 @@ pub(crate) async fn count_ahead(
     limit: u64,
 ) -> Result<u64, StoreError> {
     let ahead = "SELECT COUNT(*) AS n FROM (SELECT 1 FROM runs r JOIN runs own ON own.id = $1 \
-                 WHERE r.pool = own.pool AND r.assignment = 'waiting' \
+                 WHERE r.pool = own.pool AND r.standing = 'waiting' \
                  AND (r.rank < own.rank OR r.rank = own.rank AND r.id < own.id) LIMIT $2) counted";
     let query = sqlx::query(ahead).bind(run.to_string()).bind(to_db(limit));
     query.fetch_one(conn).await?.number("n")

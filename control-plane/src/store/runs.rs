@@ -21,7 +21,7 @@ use crate::unit_of_work::Unit;
 /// All columns that [`read_run`] reads, of `runs r`.
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.stack, r.pool, r.type, r.is_autodeploy, r.source, \
     r.command, r.triggered_by, r.confirmed_by, r.metadata, r.created_at, r.updated_at, r.state, r.stage, r.epoch, \
-    r.read_attempts, r.assignment, r.worker, r.journal, r.until_at, r.deadline_at, r.is_continued, \
+    r.read_attempts, r.standing, r.worker, r.journal, r.until_at, r.deadline_at, r.is_continued, \
     r.stop_by, r.note, r.is_unknown, r.has_changes, r.delta, r.outputs, r.history_count, r.log_length";
 
 /// A run as it stands in the database.

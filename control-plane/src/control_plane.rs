@@ -3,33 +3,28 @@
 //! Everything that must survive is in the database. In memory there are only the launchers' sessions,
 //! which end with the process, and what can be read back: which certificate each pool has.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::ops::Deref;
+use std::sync::Arc;
 
-use gantry_model::{LeaseTerms, PoolId, Timestamp};
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
+use gantry_model::{LeaseTerms, Timestamp};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::authority::Issuer;
 use crate::clock::Clock;
+use crate::core::Core;
 use crate::error::OperationError;
-use crate::fleet::outbound::Parcel;
-use crate::fleet::{Bond, Hellos, Intakes};
+use crate::fleet::Hellos;
+use crate::fleet::notices::Notices;
+use crate::fleet::order::Positions;
+use crate::fleet::verify::{OpenSsl, SignatureCheck};
 use crate::ids::Ids;
 use crate::objects::Objects;
-use crate::pools::certificates::Admitted;
-use crate::rate::{self, Rate};
+use crate::pools::certificates::Certificates;
+use crate::pools::revoked::Revoked;
 use crate::store::Store;
 use crate::transport::Admissions;
-use crate::watchers::Watchers;
-
-/// How many messages to launchers wait to be signed and published. What does not fit is published
-/// later, from the outbox.
-const PARCELS: usize = 4096;
-
-/// How many certificates can be revoked faster than the broker closes their sessions.
-const REVOKED: usize = 64;
 
 /// What a control plane is made of.
 pub struct Parts {
@@ -56,23 +51,14 @@ pub struct ControlPlane {
 pub(crate) use crate::store::WorkerKey;
 
 pub(crate) struct Inner {
-    pub(crate) parts: Parts,
-    pub(crate) watchers: Watchers,
-    /// The scheduler has something to look at.
-    pub(crate) wake: Notify,
-    pub(crate) admitted: Arc<Admitted>,
-    /// Held from a transaction's begin until its messages are on their way, so that they leave in
-    /// the order of the commits.
-    pub(crate) gate: Arc<Mutex<()>>,
-    pub(crate) bonds: RwLock<HashMap<WorkerKey, Arc<Bond>>>,
-    pub(crate) intakes: Mutex<Intakes>,
-    pub(crate) parcels: mpsc::Sender<Parcel>,
-    pub(crate) posted: Mutex<mpsc::Receiver<Parcel>>,
-    /// Serials whose sessions the broker has to close.
-    pub(crate) revoked: mpsc::Sender<String>,
-    pub(crate) to_close: Mutex<mpsc::Receiver<String>>,
-    /// Of lines about what was refused, by the pool that sent it.
-    pub(crate) lines: Rate<PoolId>,
+    core: Core,
+    objects: Arc<dyn Objects>,
+    issuer: Arc<Issuer>,
+    pub(crate) certificates: Arc<Certificates>,
+    pub(crate) positions: Mutex<Positions>,
+    pub(crate) revoked: Revoked,
+    pub(crate) signatures: Arc<dyn SignatureCheck>,
+    pub(crate) notices: Arc<Notices>,
     /// Of hellos, by worker and by pool.
     pub(crate) hellos: Hellos,
     /// Whose turn it is to have a source sealed: one at a time, for the memory that it takes.
@@ -81,27 +67,42 @@ pub(crate) struct Inner {
     changes: TaskTracker,
 }
 
+impl Deref for ControlPlane {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.inner.core
+    }
+}
+
 impl ControlPlane {
     /// Takes up the database's content: every lease gets a fresh term, every worker has to say hello again.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn new(parts: Parts) -> Result<Self, OperationError> {
-        let (parcels, posted) = mpsc::channel(PARCELS);
-        let (revoked, to_close) = mpsc::channel(REVOKED);
+        Self::with_check(parts, Arc::new(OpenSsl)).await
+    }
+
+    /// The same, with something else that checks the launchers' signatures.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn with_check(
+        parts: Parts,
+        signatures: Arc<dyn SignatureCheck>,
+    ) -> Result<Self, OperationError> {
+        let Parts { store, clock, objects, issuer, ids, terms } = parts;
+        let notices = Arc::new(Notices::new(Arc::clone(&clock)));
         let inner = Inner {
-            parts,
-            watchers: Watchers::default(),
-            wake: Notify::new(),
-            admitted: Arc::default(),
-            gate: Arc::default(),
-            bonds: RwLock::default(),
-            intakes: Mutex::default(),
-            parcels,
-            posted: Mutex::new(posted),
-            revoked,
-            to_close: Mutex::new(to_close),
-            lines: rate::of_lines(),
+            core: Core::new(store, clock, ids, terms),
+            objects,
+            issuer,
+            certificates: Arc::default(),
+            positions: Mutex::default(),
+            revoked: Revoked::new(),
+            signatures,
+            notices,
             hellos: Hellos::new(),
             sealing: Semaphore::new(1),
             changes: TaskTracker::new(),
@@ -129,67 +130,23 @@ impl ControlPlane {
     /// Which certificates the broker may admit.
     #[must_use]
     pub fn admissions(&self) -> Arc<dyn Admissions> {
-        Arc::clone(&self.inner.admitted) as Arc<dyn Admissions>
-    }
-
-    /// The database, for what is kept beside pools, stacks and runs, such as API keys.
-    #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.inner.parts.store
-    }
-
-    /// The time.
-    #[must_use]
-    pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.inner.parts.clock
+        Arc::clone(&self.inner.certificates) as Arc<dyn Admissions>
     }
 
     /// Where sources, logs and states are.
     #[must_use]
     pub fn objects(&self) -> &Arc<dyn Objects> {
-        &self.inner.parts.objects
+        &self.inner.objects
     }
 
     /// Where certificates and tokens come from.
     #[must_use]
     pub fn issuer(&self) -> &Arc<Issuer> {
-        &self.inner.parts.issuer
+        &self.inner.issuer
     }
 
-    /// Where new ids come from.
-    #[must_use]
-    pub fn ids(&self) -> &Ids {
-        &self.inner.parts.ids
-    }
-
-    pub(crate) fn terms(&self) -> &LeaseTerms {
-        &self.inner.parts.terms
-    }
-
-    pub(crate) fn now(&self) -> Timestamp {
-        self.inner.parts.clock.now()
-    }
-
-    pub(crate) fn watchers(&self) -> &Watchers {
-        &self.inner.watchers
-    }
-
-    pub(crate) fn bond(&self, key: WorkerKey) -> Option<Arc<Bond>> {
-        self.inner.bonds.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
-    }
-
-    /// No session of the pool counts any more.
-    pub(crate) fn drop_bonds(&self, pool: PoolId) {
-        let mut bonds = self.inner.bonds.write().unwrap_or_else(PoisonError::into_inner);
-        bonds.retain(|(other, _), _| *other != pool);
-    }
-
-    pub(crate) fn set_bond(&self, key: WorkerKey, bond: Option<Arc<Bond>>) {
-        let mut bonds = self.inner.bonds.write().unwrap_or_else(PoisonError::into_inner);
-        match bond {
-            Some(bond) => bonds.insert(key, bond),
-            None => bonds.remove(&key),
-        };
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
     }
 }
 

@@ -48,13 +48,13 @@ impl ControlPlane {
         state: RunState,
     ) -> Result<Carried, OperationError> {
         let spec = self.spec(row, attempt, state).await?;
-        let face = self.inner.admitted.face(row.pool);
-        let face = face.ok_or_else(|| OperationError::not_found("pool", row.pool))?;
+        let identity = self.inner.certificates.identity(row.pool);
+        let identity = identity.ok_or_else(|| OperationError::not_found("pool", row.pool))?;
         let plain = zeroize::Zeroizing::new(
             serde_json::to_vec(&spec)
                 .map_err(|error| OperationError::Conflict(error.to_string()))?,
         );
-        let recipient = std::slice::from_ref(&face.recipient);
+        let recipient = std::slice::from_ref(&identity.recipient);
         let sealed = seal_bytes(recipient, &plain)
             .map_err(|error| OperationError::Conflict(error.to_string()))?
             .to_file();

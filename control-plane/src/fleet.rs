@@ -4,14 +4,17 @@ mod hello;
 pub(crate) mod hello_limits;
 pub(crate) mod ingest;
 pub(crate) mod leases;
+pub(crate) mod notices;
+pub(crate) mod order;
 pub(crate) mod outbound;
 mod reconcile;
 mod stages;
 mod stored;
 mod unsequenced;
+pub(crate) mod verify;
 pub(crate) mod workers;
 
 pub(crate) use hello_limits::Hellos;
-pub(crate) use ingest::{Bond, Intakes};
 pub use outbound::Outgoing;
+pub use verify::{OpenSsl, SignatureCheck};
 pub use workers::Worker;

@@ -2,6 +2,9 @@
 
 pub(crate) mod certificates;
 mod change;
+pub(crate) mod revoked;
+
+use std::sync::Arc;
 
 use gantry_model::PoolId;
 use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
@@ -11,11 +14,11 @@ pub use crate::store::pools::Pool;
 
 use crate::check;
 use crate::control_plane::{ControlPlane, unix_seconds};
+use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
-use crate::pools::certificates::Face;
+use crate::pools::certificates::PoolIdentity;
 use crate::store::pools::{self, CertificateRow, PoolWords};
 use crate::store::{Connection, outbox, settings, workers};
-use crate::unit_of_work::Unit;
 
 /// Where the recovery key stands among the settings.
 const RECOVERY_KEY: &str = "recovery_key";
@@ -48,7 +51,7 @@ impl ControlPlane {
         let pool = PoolId::from_ulid(self.ids().ulid(self.now()));
         let certificate = self.certify(pool, &new.csr)?;
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
-        let face = face(&certificate.pem)?;
+        let identity = identity(&certificate.pem)?;
         let mut unit = self.begin().await?;
         check_free(&mut unit, &new.name, None).await?;
         let now = unit.now();
@@ -58,7 +61,8 @@ impl ControlPlane {
         pools::insert_pool(unit.conn(), words, &present, now).await?;
         pools::insert_certificate(unit.conn(), pool, &present.serial, now).await?;
         unit.audit(actor, "pool.create", &format!("pool {pool}"), &new.name).await?;
-        unit.then(move |this| this.inner.admitted.set(pool, certificate.serial.as_str(), face));
+        let certificates = Arc::clone(&self.inner.certificates);
+        unit.then(move || certificates.set(pool, certificate.serial.as_str(), identity));
         unit.commit().await?;
         Ok((self.pool(pool).await?, token))
     }
@@ -95,7 +99,7 @@ impl ControlPlane {
     ) -> Result<(Pool, String), OperationError> {
         let certificate = self.certify(pool, csr)?;
         let token = self.issuer().token(pool, &certificate.pem)?.encode();
-        let face = face(&certificate.pem)?;
+        let identity = identity(&certificate.pem)?;
         let mut unit = self.begin().await?;
         let old = pools::find_serial(unit.conn(), pool).await?;
         let old = old.ok_or_else(|| OperationError::not_found("pool", pool))?;
@@ -107,10 +111,12 @@ impl ControlPlane {
         workers::disconnect_pool(unit.conn(), pool).await?;
         outbox::delete_of_pool(unit.conn(), pool).await?;
         unit.audit(actor, "pool.reset", &format!("pool {pool}"), "").await?;
-        unit.then(move |this| {
-            this.inner.admitted.set(pool, certificate.serial.as_str(), face);
-            this.drop_bonds(pool);
-            this.close_sessions(pool, old);
+        let (certificates, core) = (Arc::clone(&self.inner.certificates), self.core().clone());
+        let revoked = self.inner.revoked.clone();
+        unit.then(move || {
+            certificates.set(pool, certificate.serial.as_str(), identity);
+            core.sessions().end_all(pool);
+            revoked.push(pool, old);
         });
         unit.commit().await?;
         Ok((self.pool(pool).await?, token))
@@ -148,11 +154,11 @@ impl ControlPlane {
     pub(crate) async fn load_pools(&self) -> Result<(), OperationError> {
         let mut conn = self.store().read().await?;
         for present in pools::list_certificates(&mut conn).await? {
-            let face = face(&present.certificate)?;
-            self.inner.admitted.set(present.pool, &present.serial, face);
+            let identity = identity(&present.certificate)?;
+            self.inner.certificates.set(present.pool, &present.serial, identity);
         }
         for (pool, worker) in workers::list_keys(&mut conn).await? {
-            self.inner.admitted.note_worker(worker, pool);
+            self.inner.certificates.note_worker(worker, pool);
         }
         Ok(())
     }
@@ -163,18 +169,10 @@ impl ControlPlane {
         conn: &mut Connection,
         pool: PoolId,
     ) -> Result<Vec<String>, OperationError> {
-        let face = self.inner.admitted.face(pool);
-        let face = face.ok_or_else(|| OperationError::not_found("pool", pool))?;
+        let identity = self.inner.certificates.identity(pool);
+        let identity = identity.ok_or_else(|| OperationError::not_found("pool", pool))?;
         let recovery = settings::find_setting(conn, RECOVERY_KEY).await?;
-        Ok(std::iter::once(face.certificate.clone()).chain(recovery).collect())
-    }
-
-    /// Asks the broker to close the sessions of a certificate that counts no more.
-    fn close_sessions(&self, pool: PoolId, serial: String) {
-        // Without a broker there is no session to close, and nobody to wait for.
-        if self.inner.revoked.try_send(serial).is_err() {
-            tracing::error!(%pool, "too many certificates are revoked at once");
-        }
+        Ok(std::iter::once(identity.certificate.clone()).chain(recovery).collect())
     }
 
     fn certify(&self, pool: PoolId, csr: &str) -> Result<PoolCertificate, OperationError> {
@@ -197,8 +195,8 @@ async fn check_free(
     Ok(())
 }
 
-fn face(certificate: &str) -> Result<Face, OperationError> {
-    Face::new(certificate)
+fn identity(certificate: &str) -> Result<PoolIdentity, OperationError> {
+    PoolIdentity::new(certificate)
         .map_err(|error| OperationError::invalid("certificate", error.to_string()))
 }
 

@@ -78,7 +78,7 @@ impl ControlPlane {
                 return Ok(());
             }
             // In this order, as whoever takes messages in does.
-            let mut intakes = self.inner.intakes.lock().await;
+            let mut positions = self.inner.positions.lock().await;
             let mut unit = self.begin().await?;
             let mut gone = Vec::new();
             for key in old {
@@ -88,9 +88,9 @@ impl ControlPlane {
             }
             unit.commit().await?;
             for key in &gone {
-                intakes.remove(key);
-                self.set_bond(*key, None);
-                self.inner.admitted.forget_worker(key.1, key.0);
+                positions.forget(*key);
+                self.sessions().end(*key);
+                self.inner.certificates.forget_worker(key.1, key.0);
             }
             tracing::info!(
                 workers = gone.len(),

@@ -72,7 +72,7 @@ impl ControlPlane {
             if !is_idle || present.lifecycle != row.lifecycle {
                 continue;
             }
-            if self.bond((row.pool, worker)).is_none() {
+            if self.sessions().get((row.pool, worker)).is_none() {
                 // Its session ended without a word. It would be chosen again and again.
                 disconnect_worker(unit.conn(), row.pool, worker).await?;
                 is_any = true;

@@ -69,12 +69,12 @@ impl ControlPlane {
             {
                 batch.push(more);
             }
-            self.take_in(batch).await;
+            self.receive(batch).await;
         }
     }
 
     async fn close_revoked(&self, broker: &dyn Transport) {
-        while let Some(serial) = self.inner.to_close.lock().await.recv().await {
+        while let Some(serial) = self.inner.revoked.next().await {
             let closed = broker.close_sessions(&serial).await;
             tracing::info!(serial, closed, "closed the sessions of a revoked certificate");
         }
@@ -103,7 +103,7 @@ impl ControlPlane {
             // All three are cancel safe.
             tokio::select! {
                 () = leave.cancelled() => return,
-                () = self.inner.wake.notified() => {}
+                () = self.woken() => {}
                 () = timer => {}
             }
         }

@@ -12,22 +12,20 @@ use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, SessionId};
 use gantry_protocol::SIGNING_LEAF_LIFETIME;
 use gantry_protocol::SessionPublicKey;
-use gantry_protocol::message::{
-    Binding, Direction, Envelope, FromControlPlane, FromLauncher, Hello, RefusalReason, Refused,
-    VERSION, Welcome,
-};
-use gantry_protocol::{Signature, SigningLeaf};
+use gantry_protocol::SigningLeaf;
+use gantry_protocol::message::{FromControlPlane, Hello, RefusalReason, Refused, VERSION, Welcome};
 
 use super::hello_limits;
-use super::ingest::{Bond, Intake};
-use crate::control_plane::{ControlPlane, WorkerKey, unix_seconds};
+use super::order::Position;
+use super::verify::VerifiedHello;
+use crate::control_plane::{ControlPlane, WorkerKey};
+use crate::core::UnitOfWork;
+use crate::core::sessions::LauncherSession;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::fleet::workers::MAX_WORKERS;
 use crate::store::workers::{Introduction, Launcher};
 use crate::store::{outbox, sessions, workers};
-use crate::transport::Arrived;
-use crate::unit_of_work::Unit;
 
 /// The longest text of a launcher about itself that is kept.
 const MAX_TEXT: usize = 200;
@@ -40,24 +38,23 @@ const fn is_there(known: &Launcher) -> bool {
 }
 
 impl ControlPlane {
-    /// Takes a hello. The answer is the new session's intake, unless the hello was refused.
+    /// Takes a hello. The answer is where the new session begins, unless the hello was refused.
     pub(super) async fn hello(
         &self,
-        unit: &mut Unit,
-        arrived: &Arrived,
-        envelope: &Envelope,
-    ) -> Result<Option<Intake>, OperationError> {
-        let (pool, worker) = (arrived.pool, arrived.worker);
-        if !self.inner.hellos.admit((pool, worker), unit.now().0) {
-            self.tell((pool, worker), format_args!("passed over a hello: there are too many"));
+        unit: &mut UnitOfWork,
+        verified: VerifiedHello,
+    ) -> Result<Option<Position>, OperationError> {
+        let VerifiedHello { worker: (pool, worker), hello, identity, leaf } = verified;
+        let present = self.inner.certificates.identity(pool);
+        if !present.is_some_and(|present| Arc::ptr_eq(&present, &identity)) {
+            let what = format_args!("refused a hello: its pool was reset in that very moment");
+            self.inner.notices.say((pool, worker), what);
             return Ok(None);
         }
-        let Some(hello) = self.open_hello(arrived, envelope) else { return Ok(None) };
-        let leaf = self.issuer().signing_leaf(unix_seconds(unit.now()))?;
         let checked = match check(&hello) {
             Ok(key) => key,
             Err((reason, message)) => {
-                refuse(unit, (pool, worker), &hello, &leaf, reason, message);
+                self.refuse_hello(unit, (pool, worker), &hello, &leaf, reason, message);
                 return Ok(None);
             }
         };
@@ -65,7 +62,9 @@ impl ControlPlane {
         // whoever holds messages back can anyway, and starts no write stage again, because nothing of its
         // session ever proves it.
         if sessions::has_nonce(unit.conn(), (pool, worker), &hello.nonce).await? {
-            self.tell((pool, worker), format_args!("refused a hello that was used before"));
+            self.inner
+                .notices
+                .say((pool, worker), format_args!("refused a hello that was used before"));
             return Ok(None);
         }
         let known = workers::find_launcher(unit.conn(), (pool, worker)).await?;
@@ -80,7 +79,14 @@ impl ControlPlane {
                  empty GANTRY_STATE_DIR, and it becomes a worker of its own",
                 self.terms().lease_ms / 1000
             );
-            refuse(unit, (pool, worker), &hello, &leaf, RefusalReason::Duplicate, message);
+            self.refuse_hello(
+                unit,
+                (pool, worker),
+                &hello,
+                &leaf,
+                RefusalReason::Duplicate,
+                message,
+            );
             return Ok(None);
         }
         if self.inner.hellos.was_replaced((pool, worker), &hello.instance) {
@@ -88,7 +94,7 @@ impl ControlPlane {
                            its session over: both run at the same time, so one state directory is a \
                            copy of the other. Start the copy with an empty GANTRY_STATE_DIR";
             let (reason, key) = (RefusalReason::Duplicate, (pool, worker));
-            refuse(unit, key, &hello, &leaf, reason, message.to_owned());
+            self.refuse_hello(unit, key, &hello, &leaf, reason, message.to_owned());
             return Ok(None);
         }
         if known.is_none()
@@ -98,7 +104,7 @@ impl ControlPlane {
                 "the pool has {MAX_WORKERS} workers already: keep GANTRY_STATE_DIR over restarts, \
                  or make another pool; workers that are gone are forgotten after 30 days"
             );
-            refuse(unit, (pool, worker), &hello, &leaf, RefusalReason::Invalid, message);
+            self.refuse_hello(unit, (pool, worker), &hello, &leaf, RefusalReason::Invalid, message);
             return Ok(None);
         }
         let is_drained = known.as_ref().is_some_and(|known| known.is_drained);
@@ -110,36 +116,18 @@ impl ControlPlane {
         self.accept(unit, (pool, worker), hello, checked, leaf, is_drained).await.map(Some)
     }
 
-    fn open_hello(&self, arrived: &Arrived, envelope: &Envelope) -> Option<Hello> {
-        let (pool, worker) = (arrived.pool, arrived.worker);
-        let face = self.inner.admitted.face(pool)?;
-        let binding = Binding { direction: Direction::FromLauncher, pool, worker, nonce: "" };
-        let verify = |bytes: &[u8], signature: &[u8]| {
-            Signature::from_bytes(signature.to_vec())
-                .is_ok_and(|signature| face.recipient.key().verify_pss(bytes, &signature).is_ok())
-        };
-        match envelope.open::<FromLauncher>(&binding, verify) {
-            Ok(FromLauncher::Hello(hello)) => Some(hello),
-            Ok(_) => None,
-            Err(error) => {
-                self.tell((pool, worker), format_args!("refused a hello: {error}"));
-                None
-            }
-        }
-    }
-
     async fn accept(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         key: WorkerKey,
         hello: Hello,
         session_key: SessionPublicKey,
         leaf: Arc<SigningLeaf>,
         is_drained: bool,
-    ) -> Result<Intake, OperationError> {
+    ) -> Result<Position, OperationError> {
         let (pool, worker) = key;
         let session = SessionId::from_ulid(self.ids().ulid(unit.now()));
-        self.inner.admitted.note_worker(worker, pool);
+        self.inner.certificates.note_worker(worker, pool);
         let now = unit.now();
         sessions::insert_nonce(unit.conn(), key, &hello.nonce, now).await?;
         let received = sessions::note_journal(unit.conn(), key, hello.journal, now).await?;
@@ -156,15 +144,15 @@ impl ControlPlane {
         };
         workers::begin_session(unit.conn(), key, &introduction, now).await?;
         let named: HashSet<Attempt> = hello.runs.iter().map(|run| run.attempt).collect();
-        let settled = self.settle(unit, key, &hello, &named).await?;
-        let bond = Arc::new(Bond {
+        let reconciled = self.reconcile(unit, key, &hello, &named).await?;
+        let begun = Arc::new(LauncherSession {
             nonce: hello.nonce.clone(),
             key: session_key,
             leaf: Arc::clone(&leaf),
             journal: hello.journal,
-            unnamed: settled.unnamed,
+            unnamed: reconciled.unnamed,
         });
-        unit.bind(key, Arc::clone(&bond));
+        unit.begin_session(key, Arc::clone(&begun));
         let welcome = Welcome {
             session,
             leaf: leaf.pem.clone(),
@@ -176,15 +164,38 @@ impl ControlPlane {
             received,
             is_drained,
             protocol: VERSION,
-            not_yours: settled.not_yours,
+            not_yours: reconciled.not_yours,
         };
-        unit.say(key, bond, FromControlPlane::Welcome(welcome));
-        for message in settled.again {
+        unit.notify(key, begun, FromControlPlane::Welcome(welcome));
+        for message in reconciled.again {
             unit.post(pool, worker, message).await?;
         }
         unit.wake();
         tracing::info!(%pool, %worker, %session, "a worker has a new session");
-        Ok(Intake::new(hello.nonce, received))
+        Ok(Position::new(hello.nonce, received))
+    }
+
+    fn refuse_hello(
+        &self,
+        unit: &mut UnitOfWork,
+        worker: WorkerKey,
+        hello: &Hello,
+        leaf: &Arc<SigningLeaf>,
+        reason: RefusalReason,
+        message: String,
+    ) {
+        self.inner.notices.say(worker, format_args!("refused a hello: {message}"));
+        let nonce: String = hello.nonce.chars().take(64).collect();
+        let answer = Refused { reason, message, leaf: leaf.pem.clone() };
+        // Only what our own messages are bound to counts in this one.
+        let session = LauncherSession {
+            nonce,
+            key: leaf.key.public(),
+            leaf: Arc::clone(leaf),
+            journal: hello.journal,
+            unnamed: Vec::new(),
+        };
+        unit.notify(worker, Arc::new(session), FromControlPlane::Refused(answer));
     }
 }
 
@@ -216,26 +227,4 @@ fn check(hello: &Hello) -> Result<SessionPublicKey, (RefusalReason, String)> {
     }
     let key = hello.session_key.parse();
     key.map_err(|_| invalid("the hello's session key is not 32 bytes in base64"))
-}
-
-fn refuse(
-    unit: &mut Unit,
-    key: WorkerKey,
-    hello: &Hello,
-    leaf: &Arc<SigningLeaf>,
-    reason: RefusalReason,
-    message: String,
-) {
-    unit.control_plane().tell(key, format_args!("refused a hello: {message}"));
-    let nonce: String = hello.nonce.chars().take(64).collect();
-    let answer = Refused { reason, message, leaf: leaf.pem.clone() };
-    // Only what our own messages are bound to counts in this one.
-    let bond = Bond {
-        nonce,
-        key: leaf.key.public(),
-        leaf: Arc::clone(leaf),
-        journal: hello.journal,
-        unnamed: Vec::new(),
-    };
-    unit.say(key, Arc::new(bond), FromControlPlane::Refused(answer));
 }

@@ -1,240 +1,176 @@
-//! Where launchers' messages are checked, taken in once and in order, and answered.
+//! Launchers' messages come in: decoded, verified and ordered outside of any transaction; applied in one;
+//! then acknowledged.
 //!
-//! A message counts only within the session that its sender's `hello` began: it is signed with the
-//! key that the hello introduced and bound to its nonce. Sessions live in memory: after a restart
-//! every launcher says hello again. What a message changes, and how far its journal was taken in,
-//! become durable in one transaction; only then is it acknowledged.
+//! What a message changes, and how far its journal was received, become durable together. Sessions live in
+//! memory: after a restart every launcher says hello again.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
-use gantry_model::{Attempt, JournalId, PoolId, WorkerId};
-use gantry_protocol::message::{
-    Ack, Arrival, Binding, Direction, Envelope, EnvelopeError, FromControlPlane, FromLauncher,
-    Unsupported, Window,
-};
-use gantry_protocol::{SessionPublicKey, Signature, SigningLeaf};
+use gantry_protocol::message::{Ack, Envelope, FromControlPlane, FromLauncher, Unsupported};
 
-use crate::control_plane::{ControlPlane, WorkerKey};
+use super::order::{Ordered, Positions, Step};
+use super::verify::{Sender, Unverified, Verified, quoted_kind, verify};
+use crate::control_plane::{ControlPlane, unix_seconds};
+use crate::core::UnitOfWork;
 use crate::error::OperationError;
-use crate::store::sessions;
+use crate::store::{WorkerKey, sessions};
 use crate::transport::Arrived;
-use crate::unit_of_work::Unit;
 
-/// A launcher's session: what its messages and ours are bound to.
-#[derive(Debug)]
-pub(crate) struct Bond {
-    /// The hello's nonce, as it spelled it.
-    pub(crate) nonce: String,
-    /// What the launcher signs with.
-    pub(crate) key: SessionPublicKey,
-    /// What we sign with.
-    pub(crate) leaf: Arc<SigningLeaf>,
-    /// The journal that the launcher goes on with.
-    pub(crate) journal: JournalId,
-    /// Write stages that were granted to this journal and that the hello did not name. That they never
-    /// started counts only once a later message proves that the hello was not an old one held back
-    /// on its way.
-    pub(crate) unnamed: Vec<Attempt>,
-}
-
-/// How far the messages of each session were taken in.
-pub(crate) type Intakes = HashMap<WorkerKey, Intake>;
-
-/// How far the messages of a session were taken in.
-pub(crate) struct Intake {
-    nonce: String,
-    /// None stands for a message that nobody here understands: it takes its place in the order.
-    window: Window<Option<FromLauncher>>,
-    /// What of that is durable.
-    durable: u64,
-    /// A message came that only this session's launcher can have sent.
-    is_proven: bool,
-}
-
-impl Intake {
-    /// Nothing of the session came yet; of its journal everything up to `received` did.
-    pub(super) fn new(nonce: String, received: u64) -> Self {
-        Self { nonce, window: Window::after(received), durable: received, is_proven: false }
-    }
-}
-
-/// The sender of a message, proven.
+/// A message that is spelled as one.
 #[derive(Clone)]
-pub(crate) struct Sender {
-    pub(crate) pool: PoolId,
-    pub(crate) worker: WorkerId,
-    pub(crate) bond: Arc<Bond>,
-    control_plane: ControlPlane,
+struct Decoded {
+    worker: WorkerKey,
+    envelope: Arc<Envelope>,
 }
 
-impl Sender {
-    pub(crate) const fn key(&self) -> WorkerKey {
-        (self.pool, self.worker)
+impl Decoded {
+    fn is_hello(&self) -> bool {
+        self.envelope.kind == "hello"
     }
-
-    /// Says why something that it sent is not kept. It is acknowledged all the same: sent again, it
-    /// would be no better.
-    pub(crate) fn refuse(&self, attempt: Attempt, what: &str, why: &str) {
-        self.control_plane.tell(self.key(), format_args!("refused a {what} of {attempt}: {why}"));
-    }
-}
-
-/// What a transaction touched besides the database.
-#[derive(Default)]
-struct Touched {
-    acknowledge: HashMap<WorkerKey, Arc<Bond>>,
 }
 
 impl ControlPlane {
-    /// Says what became of something that a launcher sent, as often as its pool may cause that. What the
-    /// launcher has written is quoted, so that it cannot pass for a line of ours.
-    pub(super) fn tell(&self, (pool, worker): WorkerKey, what: fmt::Arguments<'_>) {
-        if let Some(turn) = self.inner.lines.take(pool, self.now().0) {
-            let unsaid = turn.held_back;
-            tracing::warn!(%pool, %worker, unsaid, "{what}");
-        }
-    }
-
-    /// Takes in messages. Those of one call share a transaction; if that fails, each gets its own.
-    pub async fn take_in(&self, batch: Vec<Arrived>) {
-        let mut intakes = self.inner.intakes.lock().await;
-        let Err(error) = self.take_in_all(&mut intakes, &batch).await else { return };
-        if batch.len() > 1 {
-            for arrived in batch {
-                let one = std::slice::from_ref(&arrived);
-                if let Err(error) = self.take_in_all(&mut intakes, one).await {
-                    report(&arrived, &error);
+    /// Receives messages, in the order in which they came. Those of one call share a transaction as far as
+    /// that can be; if it fails, each gets its own.
+    pub async fn receive(&self, batch: Vec<Arrived>) {
+        let decoded = batch.into_iter().filter_map(|arrived| self.decode(&arrived)).collect();
+        let mut positions = self.inner.positions.lock().await;
+        for group in groups(decoded) {
+            let Err(error) = self.receive_together(&mut positions, &group).await else { continue };
+            let [one] = group.as_slice() else {
+                for one in &group {
+                    let alone = std::slice::from_ref(one);
+                    if let Err(error) = self.receive_together(&mut positions, alone).await {
+                        report(one, &error);
+                    }
                 }
-            }
-        } else if let Some(arrived) = batch.first() {
-            report(arrived, &error);
+                continue;
+            };
+            report(one, &error);
         }
     }
 
-    async fn take_in_all(
+    async fn receive_together(
         &self,
-        intakes: &mut Intakes,
-        batch: &[Arrived],
+        positions: &mut Positions,
+        group: &[Decoded],
     ) -> Result<(), OperationError> {
-        let result = self.one_transaction(intakes, batch).await;
-        for arrived in batch {
-            if let Some(intake) = intakes.get_mut(&(arrived.pool, arrived.worker)) {
-                if result.is_ok() {
-                    intake.durable = intake.window.received();
-                } else {
-                    // Not durable, so not taken in: the sender sends it again. What a proof led to
-                    // was undone too; done a second time it changes nothing.
-                    intake.window = Window::after(intake.durable);
-                    intake.is_proven = false;
-                }
+        let verified = self.verify(group).await?;
+        let ordered = positions.order(verified);
+        let applied = self.apply(positions, ordered).await;
+        for message in group {
+            match applied {
+                Ok(()) => positions.keep(message.worker),
+                Err(_) => positions.set_back(message.worker),
             }
         }
-        result
+        applied
     }
 
-    async fn one_transaction(
+    fn decode(&self, arrived: &Arrived) -> Option<Decoded> {
+        let worker = (arrived.pool, arrived.worker);
+        match Envelope::decode(&arrived.payload) {
+            Ok(envelope) => Some(Decoded { worker, envelope: Arc::new(envelope) }),
+            Err(error) => {
+                self.inner.notices.say(worker, format_args!("refused a message: {error}"));
+                None
+            }
+        }
+    }
+
+    async fn verify(&self, group: &[Decoded]) -> Result<Vec<Verified>, OperationError> {
+        let messages: Vec<Unverified> =
+            group.iter().filter_map(|message| self.unverified(message)).collect();
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let check = Arc::clone(&self.inner.signatures);
+        let notices = Arc::clone(&self.inner.notices);
+        let job = move || verify(messages, check.as_ref(), &notices);
+        let verified = tokio::task::spawn_blocking(job).await;
+        verified.map_err(|_| OperationError::Conflict("signatures could not be checked".to_owned()))
+    }
+
+    /// What a message has to be checked with.
+    fn unverified(&self, message: &Decoded) -> Option<Unverified> {
+        let Decoded { worker, envelope } = message.clone();
+        if !message.is_hello() {
+            let Some(session) = self.sessions().get(worker) else {
+                let kind = quoted_kind(&envelope);
+                let what = format_args!("refused a {kind:?} before any hello");
+                self.inner.notices.say(worker, what);
+                return None;
+            };
+            return Some(Unverified::Message { worker, envelope, session });
+        }
+        if !self.inner.hellos.admit(worker, self.now().0) {
+            let what = format_args!("passed over a hello: there are too many");
+            self.inner.notices.say(worker, what);
+            return None;
+        }
+        let identity = self.inner.certificates.identity(worker.0)?;
+        let leaf = self.issuer().signing_leaf(unix_seconds(self.now())).inspect_err(|error| {
+            tracing::error!(%error, "cannot issue a signing certificate; launchers say hello again");
+        });
+        Some(Unverified::Hello { worker, envelope, identity, leaf: leaf.ok()? })
+    }
+
+    /// Does what messages ask for, and acknowledges them, in one transaction.
+    async fn apply(
         &self,
-        intakes: &mut Intakes,
-        batch: &[Arrived],
+        positions: &mut Positions,
+        ordered: Ordered,
     ) -> Result<(), OperationError> {
+        if ordered.steps.is_empty() && ordered.acknowledge.is_empty() {
+            return Ok(());
+        }
         let mut unit = self.begin().await?;
-        let mut touched = Touched::default();
-        for arrived in batch {
-            self.take_in_one(&mut unit, intakes, &mut touched, arrived).await?;
+        let mut begun = Vec::new();
+        for step in ordered.steps {
+            match step {
+                Step::Hello(hello) => {
+                    let worker = hello.worker;
+                    let position = self.hello(&mut unit, *hello).await?;
+                    begun.extend(position.map(|position| (worker, position)));
+                }
+                Step::Proven(sender) if is_present(&unit, &sender) => {
+                    for attempt in &sender.session.unnamed {
+                        self.never_started(&mut unit, &sender, *attempt).await?;
+                    }
+                }
+                Step::Sequenced(sender, message) if is_present(&unit, &sender) => {
+                    self.sequenced(&mut unit, &sender, message).await?;
+                }
+                Step::Unsequenced(sender, message) if is_present(&unit, &sender) => {
+                    self.unsequenced(&mut unit, &sender, message).await?;
+                }
+                Step::Unknown(sender, kind) => {
+                    let answer = FromControlPlane::Unsupported(Unsupported { kind, run: None });
+                    unit.notify(sender.key(), sender.session, answer);
+                }
+                // Its session has ended since: it is no message of anybody.
+                Step::Proven(_) | Step::Sequenced(..) | Step::Unsequenced(..) => {}
+            }
         }
-        for ((pool, worker), bond) in touched.acknowledge {
-            let Some(intake) = intakes.get(&(pool, worker)) else { continue };
-            let up_to = intake.window.received();
-            sessions::set_received(unit.conn(), (pool, worker), bond.journal, up_to).await?;
-            unit.say((pool, worker), bond, FromControlPlane::Ack(Ack { up_to }));
+        for (worker, session) in ordered.acknowledge {
+            let Some(up_to) = positions.received(worker) else { continue };
+            if unit.is_present(worker, &session) {
+                sessions::set_received(unit.conn(), worker, session.journal, up_to).await?;
+                unit.notify(worker, session, FromControlPlane::Ack(Ack { up_to }));
+            }
         }
         unit.commit().await?;
-        Ok(())
-    }
-
-    async fn take_in_one(
-        &self,
-        unit: &mut Unit,
-        intakes: &mut Intakes,
-        touched: &mut Touched,
-        arrived: &Arrived,
-    ) -> Result<(), OperationError> {
-        let (pool, worker) = (arrived.pool, arrived.worker);
-        let envelope = match Envelope::decode(&arrived.payload) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                self.tell((pool, worker), format_args!("refused a message: {error}"));
-                return Ok(());
-            }
-        };
-        if envelope.kind == "hello" {
-            if let Some(intake) = self.hello(unit, arrived, &envelope).await? {
-                touched.acknowledge.remove(&(pool, worker));
-                intakes.insert((pool, worker), intake);
-            }
-            return Ok(());
+        for (worker, position) in begun {
+            positions.begin(worker, position);
         }
-        let Some(bond) = self.bond((pool, worker)) else {
-            let kind = kind(&envelope);
-            self.tell((pool, worker), format_args!("refused a {kind:?} before any hello"));
-            return Ok(());
-        };
-        let sender = Sender { pool, worker, bond, control_plane: self.clone() };
-        let message = match open(unit, &sender, &envelope) {
-            Opened::Message(message) => {
-                self.proven(unit, intakes, &sender, &message).await?;
-                Some(*message)
-            }
-            Opened::NotUnderstood => None,
-            Opened::Refused => return Ok(()),
-        };
-        let Some(seq) = envelope.seq else {
-            return match message {
-                Some(message) => self.loose(unit, &sender, message).await,
-                None => Ok(()),
-            };
-        };
-        let Some(intake) = intakes.get_mut(&sender.key()) else { return Ok(()) };
-        let next = match intake.window.arrive(seq, message) {
-            Arrival::Next(next) => next,
-            Arrival::Repeated => Vec::new(),
-            Arrival::Early => return Ok(()),
-        };
-        touched.acknowledge.insert(sender.key(), Arc::clone(&sender.bond));
-        for message in next.into_iter().filter_map(|(_, message)| message) {
-            self.sequenced(unit, &sender, message).await?;
-        }
-        Ok(())
-    }
-
-    /// The sender has our welcome, so its hello was not an old one: what that did not name was never
-    /// started.
-    async fn proven(
-        &self,
-        unit: &mut Unit,
-        intakes: &mut Intakes,
-        sender: &Sender,
-        message: &FromLauncher,
-    ) -> Result<(), OperationError> {
-        let Some(intake) = intakes.get_mut(&sender.key()) else { return Ok(()) };
-        // A launcher says these without having a welcome, so that they may be old ones.
-        let is_proof = !matches!(message, FromLauncher::Gone(_) | FromLauncher::Bye(_));
-        if intake.is_proven || !is_proof || intake.nonce != sender.bond.nonce {
-            return Ok(());
-        }
-        for attempt in &sender.bond.unnamed {
-            self.never_started(unit, sender, *attempt).await?;
-        }
-        intake.is_proven = true;
         Ok(())
     }
 
     /// What a message of a kind that must not be lost changes.
     async fn sequenced(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         message: FromLauncher,
     ) -> Result<(), OperationError> {
@@ -259,62 +195,31 @@ impl ControlPlane {
     }
 }
 
-fn report(arrived: &Arrived, error: &OperationError) {
-    let Arrived { pool, worker, .. } = arrived;
-    tracing::error!(%pool, %worker, error = %error, "cannot take in a message; its sender sends it again");
+fn is_present(unit: &UnitOfWork, sender: &Sender) -> bool {
+    unit.is_present(sender.key(), &sender.session)
 }
 
-fn kind(envelope: &Envelope) -> String {
-    envelope.kind.chars().take(64).collect()
-}
-
-/// What an envelope turned out to hold.
-enum Opened {
-    /// A message of the sender's session.
-    Message(Box<FromLauncher>),
-    /// Something of the sender's session that this version cannot make sense of. With a `seq` it is
-    /// passed over: a newer launcher must not wait for ever to have it acknowledged.
-    NotUnderstood,
-    /// Nothing that the sender's session has said.
-    Refused,
-}
-
-fn open(unit: &mut Unit, sender: &Sender, envelope: &Envelope) -> Opened {
-    let Sender { pool, worker, bond, .. } = sender;
-    let binding = Binding {
-        direction: Direction::FromLauncher,
-        pool: *pool,
-        worker: *worker,
-        nonce: &bond.nonce,
-    };
-    let verify = |bytes: &[u8], signature: &[u8]| {
-        Signature::from_bytes(signature.to_vec())
-            .is_ok_and(|signature| bond.key.verify(bytes, &signature).is_ok())
-    };
-    match envelope.open::<FromLauncher>(&binding, verify) {
-        Ok(message) => Opened::Message(Box::new(message)),
-        Err(EnvelopeError::UnknownKind(kind)) => {
-            let unsupported = Unsupported { kind: kind.chars().take(64).collect(), run: None };
-            let answer = FromControlPlane::Unsupported(unsupported);
-            unit.say(sender.key(), Arc::clone(bond), answer);
-            Opened::NotUnderstood
+/// Messages that can share a transaction: a worker's hello and its other messages cannot, because what they
+/// are checked with is another session's.
+fn groups(messages: Vec<Decoded>) -> Vec<Vec<Decoded>> {
+    let mut groups = Vec::new();
+    let mut group = Vec::new();
+    let mut has_hello: HashMap<WorkerKey, bool> = HashMap::new();
+    for message in messages {
+        let is_hello = message.is_hello();
+        if has_hello.get(&message.worker).is_some_and(|has_hello| *has_hello || is_hello) {
+            groups.push(std::mem::take(&mut group));
+            has_hello.clear();
         }
-        Err(error @ (EnvelopeError::Body { .. } | EnvelopeError::Seq(_))) => {
-            let kind = kind(envelope);
-            sender
-                .control_plane
-                .tell(sender.key(), format_args!("passed over a {kind:?}: {error}"));
-            Opened::NotUnderstood
-        }
-        Err(
-            error @ (EnvelopeError::TooLarge { .. }
-            | EnvelopeError::Malformed(_)
-            | EnvelopeError::Version(_)
-            | EnvelopeError::Signature(_)),
-        ) => {
-            let kind = kind(envelope);
-            sender.control_plane.tell(sender.key(), format_args!("refused a {kind:?}: {error}"));
-            Opened::Refused
-        }
+        has_hello.insert(message.worker, is_hello);
+        group.push(message);
     }
+    groups.push(group);
+    groups
+}
+
+fn report(message: &Decoded, error: &OperationError) {
+    let (pool, worker) = message.worker;
+    let error = error as &dyn std::error::Error;
+    tracing::error!(%pool, %worker, error, "cannot receive a message; its sender sends it again");
 }

@@ -4,9 +4,9 @@ use gantry_model::{Attempt, Expired, PoolId, RunId, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Revoke};
 
 use crate::control_plane::ControlPlane;
+use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::store::{StoreError, leases, load_run, outbox, save_run, workers};
-use crate::unit_of_work::Unit;
 
 /// The most runs that one transaction looks at.
 const BATCH: u32 = 100;

@@ -4,36 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_model::{MessageId, PoolId, WorkerId};
+use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::message::{
     Binding, Direction, Envelope, FromControlPlane, Grant, Message as _,
 };
 
 use crate::control_plane::ControlPlane;
+use crate::core::outbound::{OutboundMessage, RESEND_MS};
+use crate::core::sessions::LauncherSession;
 use crate::error::OperationError;
-use crate::fleet::Bond;
 use crate::store::outbox::OutboxRow;
 use crate::store::{StoreError, json, outbox};
 use crate::transport::{Delivery, Transport};
 
-/// After this time without an acknowledgement a message is sent again.
-pub(crate) const RESEND_MS: u64 = 5_000;
-/// The same while the worker is not connected: its next hello voids the message anyway.
+/// After this time a message is sent again while the worker is not connected: its next hello voids it anyway.
 const AWAY_MS: u64 = 60_000;
 /// The most messages that are sent again at once.
 const BATCH: u32 = 500;
 /// How long a broker may take for one message.
 const PUBLISH: Duration = Duration::from_secs(5);
-
-/// A message to one session of a launcher.
-pub(crate) struct Parcel {
-    pub(crate) pool: PoolId,
-    pub(crate) worker: WorkerId,
-    pub(crate) bond: Arc<Bond>,
-    pub(crate) id: MessageId,
-    pub(crate) seq: Option<u64>,
-    pub(crate) message: FromControlPlane,
-}
 
 /// A signed message, ready for the broker.
 #[derive(Debug, Clone)]
@@ -47,20 +36,11 @@ pub struct Outgoing {
 }
 
 impl ControlPlane {
-    /// Lets the message leave soon. When too many wait, one that must not be lost leaves later from
-    /// the outbox, and another one is asked for again by whoever misses it.
-    pub(crate) fn hand_over(&self, parcel: Parcel) {
-        let kind = parcel.message.kind();
-        if self.inner.parcels.try_send(parcel).is_err() {
-            tracing::warn!(kind, "too many messages wait to be published");
-        }
-    }
-
     /// The next message that wants to be published. Cancel safe up to the moment at which there is one.
     pub async fn next_outgoing(&self) -> Option<Outgoing> {
         loop {
-            let parcel = self.inner.posted.lock().await.recv().await?;
-            if let Some(outgoing) = self.encode(parcel).await {
+            let message = self.outbound().next().await?;
+            if let Some(outgoing) = self.encode(message).await {
                 return Some(outgoing);
             }
         }
@@ -69,15 +49,15 @@ impl ControlPlane {
     /// The same, if one waits already.
     pub async fn waiting_outgoing(&self) -> Option<Outgoing> {
         loop {
-            let parcel = self.inner.posted.lock().await.try_recv().ok()?;
-            if let Some(outgoing) = self.encode(parcel).await {
+            let message = self.outbound().waiting().await?;
+            if let Some(outgoing) = self.encode(message).await {
                 return Some(outgoing);
             }
         }
     }
 
-    async fn encode(&self, parcel: Parcel) -> Option<Outgoing> {
-        let Parcel { pool, worker, bond, id, seq, message } = parcel;
+    async fn encode(&self, message: OutboundMessage) -> Option<Outgoing> {
+        let OutboundMessage { worker: (pool, worker), session, id, seq, message } = message;
         let kind = message.kind();
         let message = match self.with_urls(message).await {
             Ok(message) => message,
@@ -87,10 +67,10 @@ impl ControlPlane {
             }
         };
         let binding =
-            Binding { direction: Direction::FromControlPlane, pool, worker, nonce: &bond.nonce };
+            Binding { direction: Direction::FromControlPlane, pool, worker, nonce: &session.nonce };
         let mut failed = None;
         let encoded = Envelope::encode(&message, id, seq, &binding, |bytes| {
-            match bond.leaf.key.sign(bytes) {
+            match session.leaf.key.sign(bytes) {
                 Ok(signature) => signature.as_bytes().to_vec(),
                 Err(error) => {
                     failed = Some(error);
@@ -160,28 +140,27 @@ impl ControlPlane {
             return Ok(());
         }
         let mut unit = self.begin().await?;
-        let mut parcels = Vec::new();
+        let mut messages = Vec::new();
         for row in rows {
-            let bond = self.bond(row.worker);
-            let wait = if bond.is_some() { RESEND_MS } else { AWAY_MS };
+            let session = self.sessions().get(row.worker);
+            let wait = if session.is_some() { RESEND_MS } else { AWAY_MS };
             let next_at = unit.now().plus_ms(wait);
             let is_kept = outbox::postpone(unit.conn(), &row, next_at).await?;
-            if let Some(bond) = bond.filter(|_| is_kept) {
-                parcels.push(parcel(bond, &row)?);
+            if let Some(session) = session.filter(|_| is_kept) {
+                messages.push(outbound(session, &row)?);
             }
         }
         unit.commit().await?;
-        for parcel in parcels {
-            self.hand_over(parcel);
+        for message in messages {
+            self.outbound().push(message);
         }
         Ok(())
     }
 }
 
-fn parcel(bond: Arc<Bond>, row: &OutboxRow) -> Result<Parcel, StoreError> {
+fn outbound(session: Arc<LauncherSession>, row: &OutboxRow) -> Result<OutboundMessage, StoreError> {
     let body: Box<serde_json::value::RawValue> = json("message", &row.body)?;
     let message = FromControlPlane::from_body(&row.kind, &body)
         .map_err(|_| StoreError::Value { kind: "message", text: row.kind.clone() })?;
-    let (pool, worker) = row.worker;
-    Ok(Parcel { pool, worker, bond, id: row.id, seq: Some(row.seq), message })
+    Ok(OutboundMessage { worker: row.worker, session, id: row.id, seq: Some(row.seq), message })
 }

@@ -6,24 +6,24 @@ use std::collections::HashSet;
 use gantry_model::{Assignment, Attempt, Expired, RunId, RunLifecycle, Stage};
 use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode};
 
-use super::ingest::Sender;
+use super::verify::Sender;
 use crate::control_plane::{ControlPlane, WorkerKey};
+use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::store::{block, leases, load_run, results, save_run, workers};
-use crate::unit_of_work::Unit;
 
 impl ControlPlane {
     /// Compares what the launcher names with what we gave it.
-    pub(super) async fn settle(
+    pub(super) async fn reconcile(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         (pool, worker): WorkerKey,
         hello: &Hello,
         named: &HashSet<Attempt>,
-    ) -> Result<Settled, OperationError> {
+    ) -> Result<Reconciled, OperationError> {
         self.take_up(unit, (pool, worker), hello).await?;
         let held = leases::list_of_worker(unit.conn(), (pool, worker)).await?;
-        let mut settled = Settled::default();
+        let mut reconciled = Reconciled::default();
         let mut current = HashSet::new();
         let mut in_hand: Option<RunId> = None;
         for run in held {
@@ -43,13 +43,13 @@ impl ControlPlane {
                         current.extend([attempt, first_half]);
                         in_hand = Some(run);
                         row.lifecycle.renew(worker, attempt, now, self.terms());
-                        settled.again.extend(again(&row.lifecycle, !named.contains(&attempt)));
+                        reconciled.again.extend(again(&row.lifecycle, !named.contains(&attempt)));
                     } else if lease.journal == hello.journal && attempt.stage == Stage::Write {
                         // Past its time it is not offered again: what this server knows of it may be
                         // from a backup. It stays until its deadline.
                         if self.is_timely(unit, attempt).await? {
                             in_hand = Some(run);
-                            settled.unnamed.push(attempt);
+                            reconciled.unnamed.push(attempt);
                         }
                     } else if lease.journal == hello.journal {
                         row.lifecycle.never_started(worker, hello.journal);
@@ -66,9 +66,9 @@ impl ControlPlane {
         }
         let now = unit.now();
         workers::set_run(unit.conn(), (pool, worker), in_hand, now).await?;
-        settled.not_yours = named.difference(&current).copied().collect();
-        settled.not_yours.sort_unstable();
-        Ok(settled)
+        reconciled.not_yours = named.difference(&current).copied().collect();
+        reconciled.not_yours.sort_unstable();
+        Ok(reconciled)
     }
 
     /// Gives back the write stages that the launcher has in hand and that this server has yet to hand
@@ -76,7 +76,7 @@ impl ControlPlane {
     /// what it has must not go to anybody else. A read stage that this server forgot is just planned again.
     async fn take_up(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         (pool, worker): WorkerKey,
         hello: &Hello,
     ) -> Result<(), OperationError> {
@@ -100,7 +100,11 @@ impl ControlPlane {
     }
 
     /// Whether a granted write stage could still be within its time.
-    async fn is_timely(&self, unit: &mut Unit, attempt: Attempt) -> Result<bool, OperationError> {
+    async fn is_timely(
+        &self,
+        unit: &mut UnitOfWork,
+        attempt: Attempt,
+    ) -> Result<bool, OperationError> {
         let granted = results::granted_at(unit.conn(), attempt).await?;
         Ok(granted.is_some_and(|at| unit.now() < at.plus_ms(self.terms().write_ms)))
     }
@@ -108,7 +112,7 @@ impl ControlPlane {
     /// A write stage that was granted to this journal and that it does not know.
     pub(super) async fn never_started(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         attempt: Attempt,
     ) -> Result<(), OperationError> {
@@ -117,7 +121,7 @@ impl ControlPlane {
         let before = row.lifecycle.clone();
         if before.attempt() == attempt
             && row.pool == sender.pool
-            && row.lifecycle.never_started(sender.worker, sender.bond.journal)
+            && row.lifecycle.never_started(sender.worker, sender.session.journal)
         {
             tracing::info!(%run, worker = %sender.worker, "a granted stage was never started");
             save_run(unit, &before, &mut row).await?;
@@ -128,7 +132,7 @@ impl ControlPlane {
 
 /// What a hello's comparison led to.
 #[derive(Default)]
-pub(super) struct Settled {
+pub(super) struct Reconciled {
     pub(super) not_yours: Vec<Attempt>,
     pub(super) unnamed: Vec<Attempt>,
     pub(super) again: Vec<FromControlPlane>,

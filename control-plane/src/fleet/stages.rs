@@ -6,13 +6,13 @@ use gantry_protocol::message::{
     StageOutcome, StageResult, StopMode,
 };
 
-use super::ingest::Sender;
+use super::verify::Sender;
 use crate::control_plane::ControlPlane;
+use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::fleet::leases::revoke;
 use crate::logs::index;
 use crate::store::{RunRow, load_run, lock_against, results, save_run, workers};
-use crate::unit_of_work::Unit;
 
 /// The longest reason that is kept, in characters.
 const MAX_REASON: usize = 2_000;
@@ -25,7 +25,7 @@ impl ControlPlane {
     /// The run of an attempt, if it is one of the sender's pool.
     pub(super) async fn run_for(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         attempt: Attempt,
     ) -> Result<Option<RunRow>, OperationError> {
@@ -35,7 +35,7 @@ impl ControlPlane {
 
     pub(super) async fn claim(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         claim: Claim,
     ) -> Result<(), OperationError> {
@@ -46,7 +46,7 @@ impl ControlPlane {
         };
         let before = row.lifecycle.clone();
         let now = unit.now();
-        let journal = sender.bond.journal;
+        let journal = sender.session.journal;
         match row.lifecycle.claim(sender.worker, journal, attempt, now, self.terms()) {
             Claimed::Granted => {
                 save_run(unit, &before, &mut row).await?;
@@ -65,7 +65,7 @@ impl ControlPlane {
 
     pub(super) async fn decline(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         decline: Decline,
     ) -> Result<(), OperationError> {
@@ -86,7 +86,7 @@ impl ControlPlane {
 
     pub(super) async fn phase(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         report: PhaseReport,
     ) -> Result<(), OperationError> {
@@ -109,7 +109,7 @@ impl ControlPlane {
 
     pub(super) async fn result(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         mut result: StageResult,
     ) -> Result<(), OperationError> {
@@ -206,7 +206,7 @@ fn outcome(result: &StageResult) -> (Outcome, Option<bool>) {
 
 /// Whether there is a second half that could not begin: nothing is stored to begin it with.
 async fn lacks_workspace(
-    unit: &mut Unit,
+    unit: &mut UnitOfWork,
     row: &RunRow,
     result: &StageResult,
 ) -> Result<bool, OperationError> {
@@ -229,7 +229,7 @@ fn bounded(outputs: Vec<Output>) -> Vec<Output> {
 }
 
 async fn close_log(
-    unit: &mut Unit,
+    unit: &mut UnitOfWork,
     attempt: Attempt,
     closings: &[Closing],
 ) -> Result<(), OperationError> {
@@ -241,7 +241,7 @@ async fn close_log(
 
 /// A result that changes nothing any more is still worth knowing.
 async fn note_late(
-    unit: &mut Unit,
+    unit: &mut UnitOfWork,
     attempt: Attempt,
     outcome: &StageOutcome,
 ) -> Result<(), OperationError> {

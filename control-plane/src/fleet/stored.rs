@@ -11,8 +11,9 @@ use gantry_protocol::message::{
 };
 use gantry_protocol::{Digest, Header, Signature};
 
-use super::ingest::Sender;
+use super::verify::Sender;
 use crate::control_plane::ControlPlane;
+use crate::core::UnitOfWork;
 use crate::dispatch::key_prefix;
 use crate::error::OperationError;
 use crate::logs::index::{Appended, append};
@@ -21,7 +22,6 @@ use crate::stacks::StateVersion;
 use crate::store::results::{self, NewState};
 use crate::store::states::current_state;
 use crate::store::{RunRow, clear_later, to_json};
-use crate::unit_of_work::Unit;
 
 /// The longest segment, in bytes.
 const MAX_SEGMENT: u64 = 64 * 1024 * 1024;
@@ -30,7 +30,7 @@ impl ControlPlane {
     /// The run of something that the sender stored, unless it had no right to store it.
     async fn stored_for(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         attempt: Attempt,
         what: &'static str,
@@ -53,7 +53,7 @@ impl ControlPlane {
 
     pub(super) async fn segment(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         segment: Segment,
     ) -> Result<(), OperationError> {
@@ -88,7 +88,7 @@ impl ControlPlane {
 
     pub(super) async fn state_stored(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         state: StateStored,
     ) -> Result<(), OperationError> {
@@ -135,7 +135,7 @@ impl ControlPlane {
     /// Why a state version cannot become the stack's current one, if it cannot.
     async fn orphaned(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         row: &RunRow,
         state: &StateStored,
@@ -163,7 +163,7 @@ impl ControlPlane {
 
     pub(super) async fn workspace_stored(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         stored: WorkspaceStored,
     ) -> Result<(), OperationError> {
@@ -188,7 +188,7 @@ impl ControlPlane {
 
     pub(super) async fn decision(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         decision: Decision,
     ) -> Result<(), OperationError> {
@@ -210,7 +210,7 @@ impl ControlPlane {
     /// Keeps the outputs that the result has no room for. Who has a worker's key fills no disk with them.
     pub(super) async fn keep_outputs(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         more: MoreOutputs,
     ) -> Result<(), OperationError> {

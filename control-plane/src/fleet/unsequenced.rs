@@ -2,11 +2,11 @@
 
 use gantry_protocol::message::{FromControlPlane, FromLauncher, Heartbeat, NeedUrls, Urls};
 
-use super::ingest::Sender;
+use super::verify::Sender;
 use crate::control_plane::ControlPlane;
+use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::store::{leases, outbox, results, workers};
-use crate::unit_of_work::Unit;
 
 /// The most urls of one request.
 const MAX_URLS: u32 = 64;
@@ -16,9 +16,9 @@ const MAX_NOTE: usize = 500;
 const MAX_RUNS: usize = 64;
 
 impl ControlPlane {
-    pub(super) async fn loose(
+    pub(super) async fn unsequenced(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         message: FromLauncher,
     ) -> Result<(), OperationError> {
@@ -38,12 +38,14 @@ impl ControlPlane {
                 // Whoever said bye is nowhere, so another machine may take its place at once.
                 Ok(workers::end_session(unit.conn(), sender.key()).await?)
             }
-            FromLauncher::Gone(gone) if gone.nonce == sender.bond.nonce => {
+            FromLauncher::Gone(gone) if gone.nonce == sender.session.nonce => {
                 Ok(workers::disconnect(unit.conn(), sender.key()).await?)
             }
             FromLauncher::Unsupported(unsupported) => {
                 let kind: String = unsupported.kind.chars().take(64).collect();
-                self.tell(sender.key(), format_args!("the launcher does not know {kind:?}"));
+                self.inner
+                    .notices
+                    .say(sender.key(), format_args!("the launcher does not know {kind:?}"));
                 Ok(())
             }
             FromLauncher::Gone(_)
@@ -62,7 +64,7 @@ impl ControlPlane {
 
     async fn heartbeat(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         heartbeat: Heartbeat,
     ) -> Result<(), OperationError> {
@@ -80,12 +82,12 @@ impl ControlPlane {
 
     async fn need_urls(
         &self,
-        unit: &mut Unit,
+        unit: &mut UnitOfWork,
         sender: &Sender,
         wanted: NeedUrls,
     ) -> Result<(), OperationError> {
         let NeedUrls { attempt, purpose, count } = wanted;
-        let bond = std::sync::Arc::clone(&sender.bond);
+        let session = std::sync::Arc::clone(&sender.session);
         let never = || Urls { attempt, urls: Vec::new(), never: Some(purpose) };
         if !results::was_granted(unit.conn(), sender.key(), attempt).await? {
             sender.refuse(
@@ -93,7 +95,7 @@ impl ControlPlane {
                 "request for URLs",
                 "the attempt was never granted to this worker",
             );
-            unit.say(sender.key(), bond, FromControlPlane::Urls(never()));
+            unit.notify(sender.key(), session, FromControlPlane::Urls(never()));
             return Ok(());
         }
         let count = count.clamp(1, MAX_URLS);
@@ -105,13 +107,17 @@ impl ControlPlane {
             }
         };
         if urls.is_empty() {
-            unit.say(sender.key(), bond, FromControlPlane::Urls(never()));
+            unit.notify(sender.key(), session, FromControlPlane::Urls(never()));
             return Ok(());
         }
         // An envelope holds some twenty of the longest.
         for some in urls.chunks(16) {
             let urls = Urls { attempt, urls: some.to_vec(), never: None };
-            unit.say(sender.key(), std::sync::Arc::clone(&bond), FromControlPlane::Urls(urls));
+            unit.notify(
+                sender.key(),
+                std::sync::Arc::clone(&session),
+                FromControlPlane::Urls(urls),
+            );
         }
         Ok(())
     }

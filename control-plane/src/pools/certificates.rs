@@ -10,14 +10,14 @@ use crate::transport::{Admissions, serial_text};
 
 /// A pool's present certificate.
 #[derive(Debug)]
-pub(crate) struct Face {
+pub(crate) struct PoolIdentity {
     /// PEM.
     pub(crate) certificate: String,
     /// Its key: what hellos are checked with and specs are sealed to.
     pub(crate) recipient: Recipient,
 }
 
-impl Face {
+impl PoolIdentity {
     /// What a certificate, PEM, is looked at for.
     pub(crate) fn new(certificate: &str) -> Result<Self, KeyError> {
         let recipient = Recipient::parse(certificate.as_bytes())?;
@@ -27,32 +27,32 @@ impl Face {
 
 /// The present certificate of each pool.
 #[derive(Debug, Default)]
-pub(crate) struct Admitted {
+pub(crate) struct Certificates {
     pools: RwLock<Pools>,
 }
 
 #[derive(Debug, Default)]
 struct Pools {
     serials: HashMap<String, PoolId>,
-    faces: HashMap<PoolId, Arc<Face>>,
+    identities: HashMap<PoolId, Arc<PoolIdentity>>,
     /// In which pool a worker was first seen.
     workers: HashMap<WorkerId, PoolId>,
 }
 
-impl Admitted {
+impl Certificates {
     /// Makes this the only certificate of the pool.
-    pub(crate) fn set(&self, pool: PoolId, serial: &str, face: Face) {
+    pub(crate) fn set(&self, pool: PoolId, serial: &str, identity: PoolIdentity) {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         pools.serials.retain(|_, other| *other != pool);
         pools.serials.insert(serial_text(serial), pool);
-        pools.faces.insert(pool, Arc::new(face));
+        pools.identities.insert(pool, Arc::new(identity));
     }
 
     /// The pool is no more.
     pub(crate) fn remove(&self, pool: PoolId) {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         pools.serials.retain(|_, other| *other != pool);
-        pools.faces.remove(&pool);
+        pools.identities.remove(&pool);
         pools.workers.retain(|_, other| *other != pool);
     }
 
@@ -71,19 +71,19 @@ impl Admitted {
     }
 
     /// The pool's present certificate.
-    pub(crate) fn face(&self, pool: PoolId) -> Option<Arc<Face>> {
-        self.pools.read().unwrap_or_else(PoisonError::into_inner).faces.get(&pool).cloned()
+    pub(crate) fn identity(&self, pool: PoolId) -> Option<Arc<PoolIdentity>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).identities.get(&pool).cloned()
     }
 }
 
-impl Admissions for Admitted {
+impl Admissions for Certificates {
     fn pool_of(&self, serial: &str) -> Option<PoolId> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.serials.get(serial).copied()
     }
 
     fn key_of(&self, pool: PoolId) -> Option<PublicKey> {
-        self.face(pool).map(|face| face.recipient.key().clone())
+        self.identity(pool).map(|identity| identity.recipient.key().clone())
     }
 
     fn owner_of(&self, worker: WorkerId) -> Option<PoolId> {
@@ -100,16 +100,16 @@ mod tests {
 
     #[test]
     fn a_worker_belongs_to_the_pool_that_had_it_first() {
-        let admitted = Admitted::default();
+        let certificates = Certificates::default();
         let pool = |n| PoolId::from_ulid(Ulid::from_parts(n, 0));
         let worker = WorkerId::from_ulid(Ulid::from_parts(9, 9));
-        assert_eq!(admitted.owner_of(worker), None);
-        admitted.note_worker(worker, pool(1));
-        admitted.note_worker(worker, pool(2));
-        assert_eq!(admitted.owner_of(worker), Some(pool(1)));
-        admitted.forget_worker(worker, pool(2));
-        assert_eq!(admitted.owner_of(worker), Some(pool(1)));
-        admitted.forget_worker(worker, pool(1));
-        assert_eq!(admitted.owner_of(worker), None);
+        assert_eq!(certificates.owner_of(worker), None);
+        certificates.note_worker(worker, pool(1));
+        certificates.note_worker(worker, pool(2));
+        assert_eq!(certificates.owner_of(worker), Some(pool(1)));
+        certificates.forget_worker(worker, pool(2));
+        assert_eq!(certificates.owner_of(worker), Some(pool(1)));
+        certificates.forget_worker(worker, pool(1));
+        assert_eq!(certificates.owner_of(worker), None);
     }
 }

@@ -1,16 +1,18 @@
 //! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
 
+use std::sync::Arc;
+
 use gantry_model::{Assignment, PoolId, Stage};
 use gantry_protocol::message::{Cycle, FromControlPlane};
 
 use super::{Pool, check_there};
 use crate::check;
 use crate::control_plane::ControlPlane;
+use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::fleet::leases::revoke;
 use crate::store::pools::PoolWords;
 use crate::store::{leases, load_run, outbox, pools, save_run, workers};
-use crate::unit_of_work::Unit;
 
 /// How many of the stacks that use a pool are named.
 const NAMED: u32 = 3;
@@ -99,10 +101,12 @@ impl ControlPlane {
         outbox::delete_of_pool(unit.conn(), pool).await?;
         unit.audit(actor, "pool.delete", &format!("pool {pool}"), &present.name).await?;
         let serial = present.serial.clone();
-        unit.then(move |this| {
-            this.inner.admitted.remove(pool);
-            this.drop_bonds(pool);
-            this.close_sessions(pool, serial);
+        let (certificates, core) = (Arc::clone(&self.inner.certificates), self.core().clone());
+        let revoked = self.inner.revoked.clone();
+        unit.then(move || {
+            certificates.remove(pool);
+            core.sessions().end_all(pool);
+            revoked.push(pool, serial);
         });
         unit.commit().await?;
         Ok(present)

@@ -12,12 +12,12 @@ use super::{
 };
 use crate::check;
 use crate::control_plane::ControlPlane;
+use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::pools::check_there;
 use crate::store::runs::unfinished_run;
 use crate::store::stacks;
 use crate::store::states::current_state;
-use crate::unit_of_work::Unit;
 
 /// What is to change about a stack; what is none stays as it is.
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,7 @@ use sqlx::Row as _;
 
 use super::stacks::find_lock;
 use super::{RunRow, StoreError, id, load_run, save_run, to_db};
-use crate::unit_of_work::Unit;
+use crate::core::UnitOfWork as Unit;
 
 /// The name under which the server itself locks a stack.
 pub(crate) const SERVER: &str = "gantry";

@@ -15,8 +15,8 @@ use super::sources::{SOURCE_COLUMNS, StackSource, source};
 use super::{
     Columns as _, Connection, Row, StoreError, json, run_state, run_type, stage, to_db, to_json,
 };
+use crate::core::UnitOfWork as Unit;
 use crate::retention::clear_at;
-use crate::unit_of_work::Unit;
 
 /// All columns that [`read_run`] reads, of `runs r`.
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.stack, r.pool, r.type, r.is_autodeploy, r.source, \

@@ -144,7 +144,7 @@ impl Chaos {
         let payload = self.launchers[launcher].hello();
         self.send(launcher, payload);
         if let Some(arrived) = self.up.pop() {
-            self.world.control_plane.take_in(vec![arrived]).await;
+            self.world.control_plane.receive(vec![arrived]).await;
             self.collect().await;
         }
     }
@@ -203,7 +203,7 @@ impl Chaos {
             Event::Up { which, is_kept } if !self.up.is_empty() => {
                 let at = usize::from(which) % self.up.len().min(4);
                 let arrived = if is_kept { self.up[at].clone() } else { self.up.remove(at) };
-                self.world.control_plane.take_in(vec![arrived]).await;
+                self.world.control_plane.receive(vec![arrived]).await;
                 self.collect().await;
             }
             Event::Down { which, is_kept } if !self.down.is_empty() => {
@@ -221,7 +221,7 @@ impl Chaos {
             }
             Event::Release(which) if !self.held.is_empty() => {
                 let arrived = self.held.remove(usize::from(which) % self.held.len());
-                self.world.control_plane.take_in(vec![arrived]).await;
+                self.world.control_plane.receive(vec![arrived]).await;
                 self.collect().await;
             }
             Event::Up { .. }
@@ -303,7 +303,7 @@ impl Chaos {
              BEGIN SELECT RAISE(ABORT, 'broken'); END"
         );
         self.world.execute(&broken).await;
-        self.world.control_plane.take_in(vec![arrived]).await;
+        self.world.control_plane.receive(vec![arrived]).await;
         self.world.execute("DROP TRIGGER broken").await;
         self.collect().await;
     }
@@ -312,7 +312,7 @@ impl Chaos {
         for _ in 0..4 {
             self.world.control_plane.attend().await.unwrap();
             let batch = self.up.drain(..).collect();
-            self.world.control_plane.take_in(batch).await;
+            self.world.control_plane.receive(batch).await;
             self.collect().await;
             for (to, payload) in std::mem::take(&mut self.down) {
                 self.hear(to, &payload);

@@ -11,6 +11,7 @@ mod launcher;
 mod world;
 
 mod chaos;
+mod checks;
 mod cycle;
 mod faults;
 mod hello;

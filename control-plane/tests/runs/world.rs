@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gantry_control_plane::authority::Issuer;
 use gantry_control_plane::clock::{Clock as _, FakeClock};
 use gantry_control_plane::control_plane::{ControlPlane, Parts};
+use gantry_control_plane::fleet::SignatureCheck;
 use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::{FakeObjects, Objects as _};
 use gantry_control_plane::pools::NewPool;
@@ -112,6 +113,20 @@ impl World {
         self.control_plane = open(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
     }
 
+    /// The same, with a control plane that has signatures checked by somebody else.
+    pub(crate) async fn restart_with(&mut self, check: Arc<dyn SignatureCheck>) {
+        self.control_plane.store().close().await;
+        let path = self.dir.path().join("gantry.db");
+        let parts = parts(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
+        self.control_plane = ControlPlane::with_check(parts, check).await.unwrap();
+    }
+
+    /// Gives the pool a new certificate, for the same key.
+    pub(crate) async fn reset_pool(&self) {
+        let csr = CertificateRequest::create(pool_key()).unwrap();
+        self.control_plane.reset_pool("ann", self.pool, csr.as_pem()).await.unwrap();
+    }
+
     /// Does something to the database behind the control plane's back.
     pub(crate) async fn execute(&self, sql: &str) {
         let mut transaction = self.control_plane.store().begin().await.unwrap();
@@ -183,7 +198,7 @@ impl World {
     pub(crate) async fn bring(&self, launcher: &Launcher, payloads: Vec<Bytes>) {
         let (pool, worker) = (launcher.pool, launcher.worker);
         let batch = payloads.into_iter().map(|payload| Arrived { pool, worker, payload }).collect();
-        self.control_plane.take_in(batch).await;
+        self.control_plane.receive(batch).await;
     }
 
     /// The launcher says something, and everybody hears what the control plane says to it.
@@ -223,15 +238,24 @@ async fn open(
     issuer: &Arc<Issuer>,
     terms: LeaseTerms,
 ) -> ControlPlane {
-    let parts = Parts {
+    ControlPlane::new(parts(path, clock, objects, issuer, terms).await).await.unwrap()
+}
+
+async fn parts(
+    path: PathBuf,
+    clock: &Arc<FakeClock>,
+    objects: &FakeObjects,
+    issuer: &Arc<Issuer>,
+    terms: LeaseTerms,
+) -> Parts {
+    Parts {
         store: Store::open(&path).await.unwrap(),
         clock: Arc::clone(clock) as _,
         objects: Arc::new(objects.clone()),
         issuer: Arc::clone(issuer),
         ids: Ids::random(),
         terms,
-    };
-    ControlPlane::new(parts).await.unwrap()
+    }
 }
 
 /// The ways that many tests go.

@@ -8,66 +8,62 @@ use gantry_model::{MessageId, PoolId, RunId, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Message as _};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::control_plane::{ControlPlane, WorkerKey};
-use crate::fleet::Bond;
-use crate::fleet::outbound::{Parcel, RESEND_MS};
+use super::Core;
+use super::outbound::{OutboundMessage, RESEND_MS};
+use super::sessions::LauncherSession;
 use crate::store::audit::{self, AuditEntry};
 use crate::store::outbox::{self, OutboxRow};
-use crate::store::{Connection, StoreError, Transaction, workers};
+use crate::store::{Connection, StoreError, Transaction, WorkerKey, workers};
 
 /// What follows in memory from a transaction that is durable.
-type Consequence = Box<dyn FnOnce(&ControlPlane) + Send>;
+type Consequence = Box<dyn FnOnce() + Send>;
 
 /// A transaction under way.
-pub(crate) struct Unit {
-    control_plane: ControlPlane,
+pub(crate) struct UnitOfWork {
+    core: Core,
     tx: Transaction,
     now: Timestamp,
     changed: BTreeSet<RunId>,
     acting: Option<(RunId, String)>,
-    parcels: Vec<Parcel>,
-    bound: Bound,
+    messages: Vec<OutboundMessage>,
+    begun: Begun,
     wakes: bool,
     consequences: Vec<Consequence>,
     /// Let go last, when everything that follows is done.
-    _gate: OwnedMutexGuard<()>,
+    _turn: OwnedMutexGuard<()>,
 }
 
 /// Sessions that began in a transaction and end with it unless it becomes durable: whoever said hello
 /// gets no welcome and says it again.
-struct Bound {
-    control_plane: ControlPlane,
-    keys: Vec<WorkerKey>,
+struct Begun {
+    core: Core,
+    workers: Vec<WorkerKey>,
 }
 
-impl Drop for Bound {
+impl Drop for Begun {
     fn drop(&mut self) {
-        for key in self.keys.drain(..) {
-            self.control_plane.set_bond(key, None);
+        for worker in self.workers.drain(..) {
+            self.core.sessions().end(worker);
         }
     }
 }
 
-impl ControlPlane {
-    /// Begins a transaction; others wait until it is over.
-    pub(crate) async fn begin(&self) -> Result<Unit, StoreError> {
-        let gate = Arc::clone(&self.inner.gate).lock_owned().await;
-        Ok(Unit {
-            control_plane: self.clone(),
-            tx: self.store().begin().await?,
-            now: self.now(),
+impl UnitOfWork {
+    pub(super) fn new(core: Core, tx: Transaction, turn: OwnedMutexGuard<()>) -> Self {
+        Self {
+            tx,
+            now: core.now(),
             changed: BTreeSet::new(),
             acting: None,
-            parcels: Vec::new(),
-            bound: Bound { control_plane: self.clone(), keys: Vec::new() },
+            messages: Vec::new(),
+            begun: Begun { core: core.clone(), workers: Vec::new() },
             wakes: false,
             consequences: Vec::new(),
-            _gate: gate,
-        })
+            core,
+            _turn: turn,
+        }
     }
-}
 
-impl Unit {
     /// The connection inside the transaction.
     pub(crate) fn conn(&mut self) -> &mut Connection {
         &mut self.tx
@@ -76,10 +72,6 @@ impl Unit {
     /// When the transaction began.
     pub(crate) const fn now(&self) -> Timestamp {
         self.now
-    }
-
-    pub(crate) const fn control_plane(&self) -> &ControlPlane {
-        &self.control_plane
     }
 
     /// Those who watch the run will be told.
@@ -105,14 +97,19 @@ impl Unit {
 
     /// Does this if the transaction becomes durable, and before another one begins: so that memory
     /// follows the database in its order.
-    pub(crate) fn then(&mut self, consequence: impl FnOnce(&ControlPlane) + Send + 'static) {
+    pub(crate) fn then(&mut self, consequence: impl FnOnce() + Send + 'static) {
         self.consequences.push(Box::new(consequence));
     }
 
-    /// The worker's new session: counts from the next [`Unit::post`] on.
-    pub(crate) fn bind(&mut self, key: WorkerKey, bond: Arc<Bond>) {
-        self.bound.keys.push(key);
-        self.control_plane.set_bond(key, Some(bond));
+    /// Begins a worker's session, which counts from the next [`UnitOfWork::post`] on.
+    pub(crate) fn begin_session(&mut self, worker: WorkerKey, session: Arc<LauncherSession>) {
+        self.begun.workers.push(worker);
+        self.core.sessions().begin(worker, session);
+    }
+
+    /// Whether this session is still the worker's present one.
+    pub(crate) fn is_present(&self, worker: WorkerKey, session: &Arc<LauncherSession>) -> bool {
+        self.core.sessions().is_present(worker, session)
     }
 
     /// Sends a message of a kind that must not be lost. A worker without a session gets none: its
@@ -123,13 +120,13 @@ impl Unit {
         worker: WorkerId,
         message: FromControlPlane,
     ) -> Result<(), StoreError> {
-        let Some(bond) = self.control_plane.bond((pool, worker)) else { return Ok(()) };
-        let key = (pool, worker);
-        let Some(seq) = workers::next_seq(self.conn(), key).await? else { return Ok(()) };
+        let worker = (pool, worker);
+        let Some(session) = self.core.sessions().get(worker) else { return Ok(()) };
+        let Some(seq) = workers::next_seq(self.conn(), worker).await? else { return Ok(()) };
         let id = self.message_id();
         let body = message.body().expect("our own messages can be spelled");
         let row = OutboxRow {
-            worker: key,
+            worker,
             seq,
             id,
             kind: message.kind().to_owned(),
@@ -137,40 +134,42 @@ impl Unit {
         };
         let next_at = self.now.plus_ms(RESEND_MS);
         outbox::insert_message(self.conn(), &row, next_at).await?;
-        self.parcels.push(Parcel { pool, worker, bond, id, seq: Some(seq), message });
+        self.messages.push(OutboundMessage { worker, session, id, seq: Some(seq), message });
         self.wake();
         Ok(())
     }
 
     /// Sends a message of a kind that may be lost.
-    pub(crate) fn say(&mut self, key: WorkerKey, bond: Arc<Bond>, message: FromControlPlane) {
+    pub(crate) fn notify(
+        &mut self,
+        worker: WorkerKey,
+        session: Arc<LauncherSession>,
+        message: FromControlPlane,
+    ) {
         let id = self.message_id();
-        let (pool, worker) = key;
-        self.parcels.push(Parcel { pool, worker, bond, id, seq: None, message });
+        self.messages.push(OutboundMessage { worker, session, id, seq: None, message });
     }
 
     fn message_id(&self) -> MessageId {
-        MessageId::from_ulid(self.control_plane.ids().ulid(self.now))
+        MessageId::from_ulid(self.core.ids().ulid(self.now))
     }
 
     /// Makes it durable, then does what follows from it.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        let Self {
-            control_plane, tx, changed, parcels, mut bound, wakes, consequences, _gate, ..
-        } = self;
+        let Self { core, tx, changed, messages, mut begun, wakes, consequences, _turn, .. } = self;
         tx.commit().await?;
-        bound.keys.clear();
+        begun.workers.clear();
         for consequence in consequences {
-            consequence(&control_plane);
+            consequence();
         }
-        for parcel in parcels {
-            control_plane.hand_over(parcel);
+        for message in messages {
+            core.outbound().push(message);
         }
         for run in changed {
-            control_plane.watchers().changed(run);
+            core.watchers().changed(run);
         }
         if wakes {
-            control_plane.inner.wake.notify_one();
+            core.wake();
         }
         Ok(())
     }

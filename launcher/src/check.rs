@@ -68,8 +68,8 @@ pub async fn check(config: &Config, mut say: impl FnMut(&str)) -> Findings {
     match connect(config).await {
         Ok(engine) => check_engine(&engine, config, &mut findings, say).await,
         Err(error) => {
-            findings.bad(say, "Docker", &StartError::from(error));
-            say("      image: not looked at, because Docker is missing");
+            findings.bad(say, "engine", &StartError::from(error));
+            say("      image: not looked at, because the container engine is missing");
         }
     }
     match reach_broker(config).await {
@@ -86,8 +86,8 @@ async fn check_engine<E: Engine>(
     say: &mut impl FnMut(&str),
 ) {
     match engine.ping().await {
-        Ok(version) => Findings::good(say, "Docker", &version),
-        Err(error) => findings.bad(say, "Docker", &StartError::from(error)),
+        Ok(version) => Findings::good(say, "engine", &version),
+        Err(error) => findings.bad(say, "engine", &StartError::from(error)),
     }
     match has_image(engine, &config.runner_image).await {
         Ok(found) => Findings::good(say, "image", &format!("{} {found}", config.runner_image)),
@@ -156,7 +156,11 @@ mod tests {
         let mut findings = Findings::default();
         let mut said = String::new();
         let mut say = |line: &str| writeln!(said, "{line}").unwrap();
-        let refused = || EngineError::Refused { what: "pull a".into(), message: "denied".into() };
+        let refused = || EngineError::Refused {
+            engine: "Fake",
+            what: "pull a".into(),
+            message: "denied".into(),
+        };
         findings.bad(&mut say, "image", &ImageError { error: refused() });
         findings.bad(
             &mut say,
@@ -164,7 +168,7 @@ mod tests {
             &crate::transport::LinkError::NotAdmitted("revoked".into()),
         );
         assert_eq!(findings.exit(), Exit::Engine);
-        assert!(said.starts_with("FAIL  image: Docker cannot pull a: denied\n"), "{said}");
+        assert!(said.starts_with("FAIL  image: Fake cannot pull a: denied\n"), "{said}");
         assert_eq!(said.matches("next: ").count(), 2, "{said}");
     }
 

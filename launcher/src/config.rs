@@ -69,9 +69,9 @@ pub struct Config {
     pub masked: Vec<Secret>,
     /// Files and directories of the host that stages get. `SPACELIFT_WORKER_*EXTRA_MOUNTS`.
     pub mounts: Vec<Mount>,
-    /// The Docker network of containers. `SPACELIFT_WORKER_NETWORK`, `bridge` unless set.
+    /// The network of containers. `SPACELIFT_WORKER_NETWORK`, `bridge` unless set.
     pub network: String,
-    /// The OCI runtime of containers; Docker's own if none. `SPACELIFT_WORKER_RUNTIME`.
+    /// The OCI runtime of containers; the engine's own if none. `SPACELIFT_WORKER_RUNTIME`.
     pub runtime: Option<String>,
     /// The image of runs whose stack names none. `SPACELIFT_DEFAULT_RUNNER_IMAGE`.
     pub runner_image: String,
@@ -190,8 +190,8 @@ impl Config {
             logs_timeout: reader.duration("SPACELIFT_LAUNCHER_LOGS_TIMEOUT"),
             stop_grace: reader.duration("GANTRY_STOP_GRACE"),
             mounts,
-            network: reader.parsed("SPACELIFT_WORKER_NETWORK", docker_name),
-            runtime: reader.optional("SPACELIFT_WORKER_RUNTIME", docker_name),
+            network: reader.parsed("SPACELIFT_WORKER_NETWORK", engine_name),
+            runtime: reader.optional("SPACELIFT_WORKER_RUNTIME", engine_name),
             runner_image: reader.parsed("SPACELIFT_DEFAULT_RUNNER_IMAGE", image),
             policy: reader
                 .optional("SPACELIFT_LAUNCHER_RUN_INITIALIZATION_POLICY", |t| Ok(PathBuf::from(t))),
@@ -404,12 +404,12 @@ fn directory(text: &str) -> Result<PathBuf, Problem> {
     Ok(mount::absolute(text)?)
 }
 
-/// What Docker takes as the name of a network or a runtime.
-fn docker_name(text: &str) -> Result<String, Problem> {
+/// What engines take as the name of a network or a runtime.
+fn engine_name(text: &str) -> Result<String, Problem> {
     let fits = text.len() <= 128
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if fits { Ok(text.to_owned()) } else { Err(Problem::DockerName) }
+    if fits { Ok(text.to_owned()) } else { Err(Problem::EngineName) }
 }
 
 fn image(text: &str) -> Result<String, Problem> {

@@ -2,8 +2,8 @@
 //!
 //! An [`Engine`] makes, starts, watches and removes the one container of a stage. Every step may be
 //! asked again after a crash: it finds what an earlier call did and never does it twice, because the
-//! container's name is derived from the attempt. Only [`docker`] knows which engine it is; [`fake`]
-//! keeps the same promises without one.
+//! container's name is derived from the attempt. Only the adapter knows which engine it is, and how to
+//! call it; [`fake`] keeps the same promises without one.
 
 pub mod docker;
 pub mod fake;
@@ -20,6 +20,9 @@ pub const POOL_LABEL: &str = "gantry.pool";
 
 /// How to ask of an engine what it has.
 pub trait Engine: Clone + Send + Sync + 'static {
+    /// What it is called.
+    fn name(&self) -> EngineName;
+
     /// Asks whether the engine answers at all; gives its name and version.
     fn ping(&self) -> impl Future<Output = Result<String, EngineError>> + Send;
 
@@ -169,12 +172,14 @@ pub struct Limits {
     pub shared_memory: u64,
 }
 
-/// What went wrong with an engine.
+/// What went wrong with an engine, which each error names.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The engine does not answer. It may later.
-    #[error("Docker does not answer at {at}: {why} ({what})")]
+    #[error("{engine} does not answer at {at}: {why} ({what})")]
     Unreachable {
+        /// What the engine is called.
+        engine: EngineName,
         /// Where it should be.
         at: String,
         /// What was asked.
@@ -182,12 +187,14 @@ pub enum EngineError {
         /// Why not.
         why: &'static str,
     },
-    /// What a connection by TLS needs is not there.
+    /// What it takes to connect is not there: files of this host.
     #[error(transparent)]
-    Tls(#[from] docker::TlsError),
+    Setup(Box<dyn std::error::Error + Send + Sync>),
     /// The engine exceeded the time limit of a call.
-    #[error("Docker at {at} did not {what} within {} s: look at its log", .limit.as_secs())]
+    #[error("{engine} at {at} did not {what} within {} s: look at its log", .limit.as_secs())]
     Late {
+        /// What the engine is called.
+        engine: EngineName,
         /// Where it is.
         at: String,
         /// What was asked.
@@ -196,11 +203,16 @@ pub enum EngineError {
         limit: Duration,
     },
     /// Nobody waits for it any more.
-    #[error("waiting for Docker was given up: look at the Docker of this host")]
-    CalledOff,
+    #[error("waiting for {engine} was given up: look at the {engine} of this host")]
+    CalledOff {
+        /// What the engine is called.
+        engine: EngineName,
+    },
     /// The engine said no.
-    #[error("Docker cannot {what}: {message}")]
+    #[error("{engine} cannot {what}: {message}")]
     Refused {
+        /// What the engine is called.
+        engine: EngineName,
         /// What was asked.
         what: String,
         /// What it said, at most 1000 characters.
@@ -208,13 +220,16 @@ pub enum EngineError {
     },
 }
 
+/// What an engine is called, as its makers spell it.
+pub type EngineName = &'static str;
+
 impl EngineError {
     /// Whether asking again later can help.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Late { .. } => true,
-            Self::Refused { .. } | Self::Tls(_) | Self::CalledOff => false,
+            Self::Refused { .. } | Self::Setup(_) | Self::CalledOff { .. } => false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether this host can run stages: what Docker says, where the mounts are, what room there is.
+//! Whether this host can run stages: what the engine says, where the mounts are, what room there is.
 //!
 //! Looked at before the pool hears of the launcher, and every 15 s from then on. What is wrong is a
 //! complaint: while it lasts the worker takes no run, and its row says why.
@@ -66,7 +66,7 @@ async fn of_the_engine<E: Engine>(engine: &E, config: &Config) -> Vec<String> {
     match tokio::time::timeout(PATIENCE, engine.lacks(&needs)).await {
         Ok(Ok(lacking)) => lacking,
         Ok(Err(error)) => vec![sentence(&error)],
-        Err(_) => vec![format!("Docker did not answer within {} s", PATIENCE.as_secs())],
+        Err(_) => vec![format!("{} did not answer within {} s", engine.name(), PATIENCE.as_secs())],
     }
 }
 

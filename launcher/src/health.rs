@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn a_worker_is_healthy_when_the_last_complaint_is_withdrawn() {
         let complaints = Complaints::new();
-        complaints.make(Source::Host, "Docker does not answer".to_owned());
+        complaints.make(Source::Host, "Fake does not answer".to_owned());
         complaints.make(Source::Streak, "tired".to_owned());
-        assert_eq!(complaints.present().as_deref(), Some("Docker does not answer; tired"));
+        assert_eq!(complaints.present().as_deref(), Some("Fake does not answer; tired"));
         complaints.withdraw(&Source::Host);
         assert_eq!(complaints.present().as_deref(), Some("tired"));
         complaints.withdraw(&Source::Streak);

@@ -191,7 +191,7 @@ impl Explain for SessionError {
                 "the control plane was set back, perhaps restored from a backup: move GANTRY_STATE_DIR away and start with an empty one. If GANTRY_STATE_DIR/runs is not empty, let the containers of those runs end before, and keep it: what they wrote lies there"
             }
             Self::Ahead { .. } => {
-                "GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove what its runs left in Docker, then start with an empty GANTRY_STATE_DIR"
+                "GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove the containers that its runs left, then start with an empty GANTRY_STATE_DIR"
             }
             Self::TakenOver => {
                 "this machine's disk or its GANTRY_STATE_DIR is a copy of another one's that is in use: start one of the two with an empty GANTRY_STATE_DIR"
@@ -289,10 +289,11 @@ impl Session {
     pub fn start(
         config: &Config,
         worker: WorkerId,
+        engine: &str,
         outgoing: Arc<dyn Outgoing>,
         health: watch::Receiver<Health>,
     ) -> Result<(Self, BoxFuture<'static, ()>), SessionError> {
-        let identity = Identity::of(config, worker)?;
+        let identity = Identity::of(config, worker, engine)?;
         let timing = Timing::default();
         Ok(match &config.transport {
             Wire::Mqtt => {

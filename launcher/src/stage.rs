@@ -358,11 +358,11 @@ async fn unopened<E: Engine>(
     let known =
         entry.ending.clone().filter(|ending| !ending.keeps_workspace || entry.step >= Step::Sealed);
     if known.is_none() {
-        let state = container::insist(|| shared.engine.state(&name)).await?;
+        let state = container::insist(&shared.engine, |engine| engine.state(&name)).await?;
         if state == Some(crate::engine::State::Running) {
             if *reins.wish.borrow() == Wish::Stop {
                 let signal = crate::engine::Signal::Stop;
-                container::insist(|| shared.engine.signal(&name, signal)).await?;
+                container::insist(&shared.engine, |engine| engine.signal(&name, signal)).await?;
             }
             return Err(StageError::Unopened { reason });
         }
@@ -417,7 +417,7 @@ async fn drop_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Dri
 
 async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
     let name = container_name(attempt);
-    container::insist(|| shared.engine.remove(&name)).await?;
+    container::insist(&shared.engine, |engine| engine.remove(&name)).await?;
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
     let secrets = directories.secrets().to_owned();

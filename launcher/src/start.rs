@@ -13,7 +13,7 @@ use ulid::Ulid;
 use crate::blob::{BlobError, Objects};
 use crate::config::{Config, DockerHost};
 use crate::engine::docker::Docker;
-use crate::engine::{Engine as _, EngineError, Limits};
+use crate::engine::{Engine, EngineError, Limits};
 use crate::explain::{Exit, Explain};
 use crate::fitness;
 use crate::health::Complaints;
@@ -61,7 +61,7 @@ impl Explain for StartError {
             Self::Policy(error) => error.help(),
             Self::Host(error) => error.help(),
             Self::Engine(_) => Some(
-                "start Docker, or set DOCKER_HOST to where it listens; the user must be in the group `docker`",
+                "start the container engine, or set DOCKER_HOST to where it listens; this user must be allowed to use its socket",
             ),
             Self::Session(error) => error.help(),
             Self::Launch(error) => error.help(),
@@ -119,9 +119,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     say_the_way(&config);
     let complaints = Complaints::new();
     let outgoing: Arc<dyn Outgoing> = Arc::clone(&journal) as _;
-    let (session, task) = Session::start(&config, journal.worker(), outgoing, complaints.health())?;
+    let (session, task) =
+        Session::start(&config, journal.worker(), engine.name(), outgoing, complaints.health())?;
     let handle = session.handle();
-    let limits = limits(&config, &capacity);
+    let limits = limits(&config, &engine, &capacity);
     let disks = std::iter::once(config.state_dir.clone()).chain(capacity.root).collect();
     let shared = Shared {
         config,
@@ -187,11 +188,12 @@ async fn engine(config: &Config, journal: &Journal) -> Result<(Docker, Capacity)
 }
 
 /// What containers may take, and a word on what this engine cannot keep.
-fn limits(config: &Config, capacity: &Capacity) -> Limits {
+fn limits(config: &Config, engine: &impl Engine, capacity: &Capacity) -> Limits {
     let (limits, unkept) = limits::of_containers(&config.amounts, capacity);
     for Unkept(what) in unkept {
         tracing::warn!(
-            "Docker cannot limit the {what} of containers here: a run can take all of it"
+            "{} cannot limit the {what} of containers here: a run can take all of it",
+            engine.name()
         );
     }
     tracing::info!(

@@ -72,7 +72,7 @@ async fn an_outage_is_said_once_and_its_end_too() {
     }
     in_time(play.complete()).await;
     assert_snapshot!(play.words("engine"), @"
-    WARN waiting for the container engine error=Docker does not answer at fake:///: nobody listens there (create the container)
+    WARN waiting for the container engine error=Fake does not answer at fake:///: nobody listens there (create the container)
     INFO the container engine answers again
     ");
 }
@@ -94,7 +94,7 @@ async fn a_container_that_was_made_though_its_making_was_refused_is_used() {
     let (play, outcome) = through(Call::Create, NO_BUT_DONE).await;
     assert!(is_success(&outcome), "{outcome:?}");
     assert_eq!(play.history(), MADE_ONCE);
-    assert_snapshot!(play.words("refused"), @"WARN making the container was refused, and it is there attempt=run 00000000030000000000000001, write stage, epoch 1 error=Docker cannot create the container: something broke");
+    assert_snapshot!(play.words("refused"), @"WARN making the container was refused, and it is there attempt=run 00000000030000000000000001, write stage, epoch 1 error=Fake cannot create the container: something broke");
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_container_that_runs_though_its_start_was_refused_is_followed() {
     let (play, outcome) = through(Call::Start, NO_BUT_DONE).await;
     assert!(is_success(&outcome), "{outcome:?}");
     assert_eq!(play.history(), MADE_ONCE);
-    assert_snapshot!(play.words("refused"), @"WARN starting the container was refused, and it was started attempt=run 00000000030000000000000001, write stage, epoch 1 error=Docker cannot start the container: something broke");
+    assert_snapshot!(play.words("refused"), @"WARN starting the container was refused, and it was started attempt=run 00000000030000000000000001, write stage, epoch 1 error=Fake cannot start the container: something broke");
 }
 
 /// The mark comes late: nothing but the engine knows that the container runs.
@@ -125,13 +125,13 @@ async fn a_container_that_runs_and_has_not_begun_though_its_start_was_refused_is
 #[tokio::test]
 async fn what_the_engine_refuses_ends_the_run_with_its_words() {
     let (play, outcome) = through(Call::Create, NO).await;
-    assert_snapshot!(play::reason(&outcome), @"Docker cannot create the container: something broke");
+    assert_snapshot!(play::reason(&outcome), @"Fake cannot create the container: something broke");
     assert_eq!(play.history(), []);
     let (play, outcome) = through(Call::Start, NO).await;
-    assert_snapshot!(play::reason(&outcome), @"Docker cannot start the container: something broke");
+    assert_snapshot!(play::reason(&outcome), @"Fake cannot start the container: something broke");
     assert_eq!(play.history(), [Happened::Made, Happened::Removed]);
     assert_eq!(play.runs(), 0);
-    assert_snapshot!(play.log(), @"Prepare: Docker cannot start the container: something broke");
+    assert_snapshot!(play.log(), @"Prepare: Fake cannot start the container: something broke");
 }
 
 /// Nothing is known of the container then, so nothing is decided.
@@ -247,7 +247,7 @@ async fn a_container_that_vanished_before_it_began_changed_nothing() {
     play.engine.vanish(&play.name());
     let outcome = in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Failed { .. }), "{outcome:?}");
-    assert_snapshot!(play::reason(&outcome), @"the container did not begin (it is gone): look at Docker's log");
+    assert_snapshot!(play::reason(&outcome), @"the container did not begin (it is gone): look at Fake's log");
     assert_eq!(play.runs(), 0);
 }
 
@@ -265,7 +265,7 @@ async fn a_stop_that_nobody_asked_for_is_a_failure_that_names_docker() {
     play.engine.mend();
     in_time(play.complete()).await;
     assert!(matches!(outcome, StageOutcome::Failed { .. }), "{outcome:?}");
-    assert_snapshot!(play::reason(&outcome), @"Docker stopped, or somebody signalled the container: the tool was interrupted once");
+    assert_snapshot!(play::reason(&outcome), @"Fake stopped, or somebody signalled the container: the tool was interrupted once");
 }
 
 /// The start is lost, and the launcher with it; the engine starts the container all the same.
@@ -328,5 +328,5 @@ async fn a_pull_that_broke_off_is_begun_again() {
     let mut play = Play::pulling(Write, Worker::quick());
     play.engine.fail(Call::Pull, LATE);
     let outcome = in_time(play.complete()).await;
-    assert_snapshot!(play::reason(&outcome).replace(IMAGE, "<image>"), @"the image <image> is not on this host and cannot be pulled: Docker at fake:/// did not pull the image within 0 s: look at its log");
+    assert_snapshot!(play::reason(&outcome).replace(IMAGE, "<image>"), @"the image <image> is not on this host and cannot be pulled: Fake at fake:/// did not pull the image within 0 s: look at its log");
 }

@@ -1,15 +1,19 @@
-//! What every container engine promises, held against the fake one and against a real Docker.
+//! What every container engine promises, held against the fake one, a real Docker and a real Podman.
 //!
-//! Docker's part needs an engine and the image that `GANTRY_E2E_IMAGE` names: `cargo xtask test` has both.
+//! Docker's part needs an engine and the image that `GANTRY_E2E_IMAGE` names, Podman's the packages podman and
+//! busybox-static: `cargo xtask test` has them all.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 #[path = "engine/contract.rs"]
 mod contract;
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+#[path = "../../crates/e2e/src/podman.rs"]
+mod own_podman;
 #[path = "engine/side.rs"]
 mod side;
 
-use side::{DockerSide, FakeSide};
+use side::{FakeSide, RealSide};
 
 /// One test for each promise and engine.
 macro_rules! promises {
@@ -29,7 +33,18 @@ macro_rules! promises {
                 #[tokio::test]
                 async fn $promise() {
                     contract::in_time(async {
-                        contract::$promise(&mut DockerSide::new().await).await
+                        contract::$promise(&mut RealSide::docker().await).await
+                    }).await;
+                }
+            )*
+        }
+        mod podman {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $promise() {
+                    contract::in_time(async {
+                        contract::$promise(&mut RealSide::podman().await).await
                     }).await;
                 }
             )*
@@ -65,7 +80,7 @@ promises! {
 async fn docker_keeps_the_limits_of_a_container() {
     use gantry_launcher::engine::Engine as _;
     use side::Side as _;
-    let side = DockerSide::new().await;
+    let side = RealSide::docker().await;
     let spec = side.spec();
     side.engine().create(&spec).await.unwrap();
     let inspected = std::process::Command::new("docker").args(["inspect", &spec.name]).output();

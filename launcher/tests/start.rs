@@ -111,7 +111,7 @@ fn what_ends_the_launcher_is_json_where_the_log_is() {
         end["msg"],
         "Docker does not answer at tcp://127.0.0.1:1: nobody listens there (answer)"
     );
-    assert!(end["next"].as_str().unwrap().starts_with("start Docker"), "{end}");
+    assert!(end["next"].as_str().unwrap().starts_with("start the container engine"), "{end}");
 }
 
 /// A clock is set in time by others; what systemd is told never to restart would stay down.
@@ -324,7 +324,7 @@ fn a_check_looks_at_everything_and_says_what_to_do_about_each() {
         "ok    token: pool 00000000010000000000000001, broker 127.0.0.1:1\n",
         "ok    key: ",
         "ok    certificate: ",
-        "FAIL  Docker: ",
+        "FAIL  engine: ",
         "      image: not looked at",
         "FAIL  broker: cannot reach 127.0.0.1:1\n",
     ] {

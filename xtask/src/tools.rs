@@ -71,6 +71,7 @@ pub const STARTED: &[Started] = &[
     started("cp", Get::Debian),
     started("cgroupfs-mount", Get::ForTask(&CGROUPS)),
     started("cgroupfs-umount", Get::ForTask(&CGROUPS)),
+    started("chmod", Get::Debian),
     started("chown", Get::Debian),
     started("chroot", Get::Debian),
     started("debootstrap", Get::ForTask(&DEBOOTSTRAP)),
@@ -87,6 +88,7 @@ pub const STARTED: &[Started] = &[
     started("nsenter", Get::Debian),
     started("openssl", Get::ForTests(&OPENSSL)),
     started("pkg-config", Get::ForTask(&BUILD[2])),
+    started("podman", Get::ForTests(&PODMAN)),
     started("rm", Get::Debian),
     started("rustc", Get::Built),
     started("sh", Get::Debian),
@@ -163,6 +165,12 @@ pub const MOSQUITTO: Need = Need {
     present: Present::Program("mosquitto"),
     package: "mosquitto",
     why: "tests connect launchers to it; they start one of their own",
+};
+/// The other engine. It starts containers with the `runc` that comes with Docker.
+pub const PODMAN: Need = Need {
+    present: Present::Program("podman"),
+    package: "podman",
+    why: "tests run containers in a Podman of their own",
 };
 /// `kill`, to signal what runs as root.
 pub const KILL: Need = Need {

@@ -1,4 +1,4 @@
-//! What the Docker engine knows of a pool's containers.
+//! What an engine knows of a pool's containers, asked through Docker's command.
 
 use std::path::Path;
 use std::process::Command;
@@ -43,7 +43,13 @@ impl Container {
 /// The containers of a pool, whatever state they are in.
 #[must_use]
 pub fn containers(pool: &str) -> Vec<Container> {
-    let listed = docker(&[
+    containers_at(None, pool)
+}
+
+/// The same of the engine at `host`, as `DOCKER_HOST` spells it.
+pub(crate) fn containers_at(host: Option<&str>, pool: &str) -> Vec<Container> {
+    let mut command = docker_at(host);
+    command.args([
         "ps",
         "--all",
         "--quiet",
@@ -51,13 +57,15 @@ pub fn containers(pool: &str) -> Vec<Container> {
         "--filter",
         &format!("label=gantry.pool={pool}"),
     ]);
-    let ids: Vec<_> = listed.lines().map(str::to_owned).collect();
-    ids.into_iter().filter_map(inspect).collect()
+    let listed = finished("docker", LIMIT, &mut command);
+    assert_eq!(listed.code, Some(0), "docker ps: {}", listed.complaint());
+    let ids: Vec<_> = listed.text().lines().map(str::to_owned).collect();
+    ids.into_iter().filter_map(|id| inspect(host, id)).collect()
 }
 
 /// None if it is gone meanwhile.
-fn inspect(id: String) -> Option<Container> {
-    let mut command = Command::new("docker");
+fn inspect(host: Option<&str>, id: String) -> Option<Container> {
+    let mut command = docker_at(host);
     let ended = finished("docker", LIMIT, command.args(["inspect", &id]));
     let mut all: Vec<Value> = serde_json::from_slice(&ended.stdout).ok()?;
     let inspected = all.pop()?;
@@ -105,6 +113,12 @@ impl Drop for Tag {
     fn drop(&mut self) {
         let _ = finished("docker", LIMIT, Command::new("docker").args(["rmi", "--force", &self.0]));
     }
+}
+
+fn docker_at(host: Option<&str>) -> Command {
+    let mut command = Command::new("docker");
+    command.args(host.map(|host| format!("--host={host}")));
+    command
 }
 
 fn docker(arguments: &[&str]) -> String {

@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 use crate::cli::Cli;
 use crate::config::Config;
-use crate::docker;
+use crate::docker::{self, Container};
 use crate::launcher::{Launcher, LauncherSetup, entries};
+use crate::podman::Podman;
 use crate::pool::Pool;
 use crate::server::Server;
 use crate::stack::StackSetup;
@@ -30,6 +31,8 @@ pub struct Stand {
     pub cli: Cli,
     /// The pool.
     pub pool: Pool,
+    /// Where runs go; none for the host's own Docker.
+    podman: Option<Podman>,
     dir: TempDir,
 }
 
@@ -44,6 +47,18 @@ impl Stand {
     #[must_use]
     pub fn with_recovery() -> Self {
         Self::start(true)
+    }
+
+    /// One whose launchers run their stages in a Podman of their own.
+    #[must_use]
+    pub fn on_podman() -> Self {
+        let mut stand = Self::new();
+        let podman = Podman::start();
+        let archive = stand.dir().join("image.tar");
+        docker::save(&stand.config.image, &archive);
+        podman.load(&archive);
+        stand.podman = Some(podman);
+        stand
     }
 
     fn start(has_recovery: bool) -> Self {
@@ -63,7 +78,7 @@ impl Stand {
         let admin = server.data().join("admin.json");
         let _ = cli.done(&["login", "--from", admin.to_str().expect("paths of tests are UTF-8")]);
         let pool = Pool::create(&cli, dir.path(), "pool", has_recovery);
-        Self { config, server, cli, pool, dir }
+        Self { config, server, cli, pool, podman: None, dir }
     }
 
     /// The directory of everything.
@@ -75,13 +90,27 @@ impl Stand {
     /// A launcher of the pool, to be started. Each name has a state directory of its own.
     #[must_use]
     pub fn launcher(&self, name: &str) -> LauncherSetup {
-        LauncherSetup::new(&self.config, &self.pool, self.dir(), name, &self.shared())
+        let setup = LauncherSetup::new(&self.config, &self.pool, self.dir(), name, &self.shared());
+        match &self.podman {
+            // A bridge would be one of the host's. The state is served within the container.
+            Some(podman) => {
+                setup.env("DOCKER_HOST", &podman.host()).env("SPACELIFT_WORKER_NETWORK", "none")
+            }
+            None => setup,
+        }
     }
 
     /// A stack of the pool, to be made.
     #[must_use]
     pub fn stack(&self, name: &str) -> StackSetup {
         StackSetup::new(&self.cli, &self.pool.id, self.dir(), name)
+    }
+
+    /// The containers of the pool, whatever state they are in.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Container> {
+        let host = self.podman.as_ref().map(Podman::host);
+        docker::containers_at(host.as_deref(), &self.pool.id)
     }
 
     /// What the containers see at `/count`.
@@ -118,7 +147,7 @@ impl Stand {
     /// Waits until nothing of any run is left on the host: no container, no directory, no secret.
     pub fn nothing_left(&self, launcher: &Launcher) {
         until_seen("the launcher to tidy up", TIDY, Duration::from_millis(200), || {
-            let gone = docker::containers(&self.pool.id).is_empty()
+            let gone = self.containers().is_empty()
                 && launcher.runs().is_empty()
                 && entries(launcher.secrets_dir()).is_empty();
             gone.then_some(())
@@ -134,6 +163,8 @@ impl Default for Stand {
 
 impl Drop for Stand {
     fn drop(&mut self) {
-        docker::remove(&self.pool.id);
+        if self.podman.is_none() {
+            docker::remove(&self.pool.id);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use gantry_e2e::{Stand, containers, mask, stage_log};
+use gantry_e2e::{Stand, mask, stage_log};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -13,8 +13,19 @@ const PASSWORD: &str = "correct-horse-battery-staple";
 /// first one's state and nothing to change.
 #[test]
 fn tracked_run_of_terraform() {
-    let stand = Stand::new();
-    let launcher = stand.launcher("launcher").start();
+    is_tracked(&Stand::new(), "Docker");
+}
+
+/// The same in another engine.
+#[test]
+fn tracked_run_of_terraform_on_podman() {
+    is_tracked(&Stand::on_podman(), "Podman");
+}
+
+fn is_tracked(stand: &Stand, engine: &str) {
+    let mut launcher = stand.launcher("launcher").start();
+    let starting = launcher.says("starting", LIMIT);
+    assert!(starting["engine"].as_str().is_some_and(|it| it.starts_with(engine)), "{starting}");
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/terraform-stack");
     let stack = stand
         .stack("example")
@@ -37,7 +48,7 @@ fn tracked_run_of_terraform() {
     stand.cli.confirm(&run);
     stand.awaits("applying", LIMIT);
     stand.cli.reaches(&run, "APPLYING", LIMIT);
-    let applying = containers(&stand.pool.id);
+    let applying = stand.containers();
     assert_eq!(applying.len(), 1, "the apply has one container");
     assert_eq!(
         (applying[0].label("gantry.run"), applying[0].label("gantry.stage")),
@@ -62,14 +73,14 @@ fn tracked_run_of_terraform() {
     assert_eq!(view.attempts().len(), 2);
     assert_eq!(view.output("machines"), &json!(["machine-0", "machine-1", "machine-2"]));
     assert_eq!(view.output("database_url"), "postgres://orders.eu-central.example.com/orders");
-    log_is_exact(&stand, &run, &["init", "plan", "apply"]);
+    log_is_exact(stand, &run, &["init", "plan", "apply"]);
     stand.nothing_left(&launcher);
 
     let again = stand.cli.trigger(&stack.id);
     let view = stand.cli.reaches(&again, "FINISHED", LIMIT);
     assert_eq!(view.delta(), [0, 0, 0]);
     assert!(!view.states().contains(&"UNCONFIRMED"), "{:?}", view.states());
-    log_is_exact(&stand, &again, &["init", "plan"]);
+    log_is_exact(stand, &again, &["init", "plan"]);
     stand.nothing_left(&launcher);
 }
 

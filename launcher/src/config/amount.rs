@@ -79,7 +79,7 @@ fn limit(
     }
 }
 
-/// `512MiB`, `512m`, `2G`, `2GB`, or bytes: always powers of 1024, as Docker takes them.
+/// `512MiB`, `512m`, `2G`, `2GB`, or bytes: always powers of 1024, as engines take them.
 fn size(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_docker_reads_them() {
+    fn sizes_are_read_as_engines_read_them() {
         for (text, bytes) in [
             ("0", 0),
             ("1024", 1024),

@@ -27,7 +27,7 @@ fn head() -> impl Iterator<Item = String> {
         String::new(),
         "Usage: gantry-launcher [--check | --help | --version]".to_owned(),
         String::new(),
-        "--check looks at token, key, certificate, policy, Docker, image and broker, says"
+        "--check looks at token, key, certificate, policy, engine, image and broker, says"
             .to_owned(),
         "what it finds, and exits.".to_owned(),
         String::new(),

@@ -94,11 +94,11 @@ pub enum Problem {
     /// Not one of a few words.
     #[error("it has an unknown value: give {0}")]
     OneOf(&'static str),
-    /// Not a name that Docker takes.
+    /// Not a name that engines take.
     #[error(
-        "it is not a name that Docker accepts: use letters, digits and `_.-`, and begin with a letter or digit"
+        "it is not a name that container engines accept: use letters, digits and `_.-`, and begin with a letter or digit"
     )]
-    DockerName,
+    EngineName,
     /// No image.
     #[error(transparent)]
     Image(#[from] InvalidImage),

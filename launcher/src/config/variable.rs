@@ -94,11 +94,11 @@ pub const RUNS: &[Variable] = &[
     Variable {
         name: "SPACELIFT_WORKER_NETWORK",
         default: Some("bridge"),
-        help: "The Docker network of the containers.",
+        help: "The network of the containers, as the container engine knows it.",
     },
     Variable {
         name: "SPACELIFT_WORKER_RUNTIME",
-        default: Some("Docker's own"),
+        default: Some("the engine's own"),
         help: "The OCI runtime of the containers, such as `runsc`.",
     },
     Variable {
@@ -144,7 +144,7 @@ pub const RUNS: &[Variable] = &[
     Variable {
         name: "GANTRY_DISK_RESERVE",
         default: Some("a twentieth of the disk, at most 2GiB"),
-        help: "How much stays free on the disks of GANTRY_STATE_DIR and of Docker: a run is stopped when there is less. `none`: it is not.",
+        help: "How much stays free on the disks of GANTRY_STATE_DIR and of the container engine: a run is stopped when there is less. `none`: it is not.",
     },
     Variable {
         name: "GANTRY_ALLOW_ROOT",
@@ -183,7 +183,7 @@ pub const HOST: &[Variable] = &[
     Variable {
         name: "HTTPS_PROXY",
         default: None,
-        help: "A proxy, http://host:port, through which broker and objects are reached, by CONNECT. Never Docker, nor this host itself. Runs do not get it unless SPACELIFT_WHITELIST_ENVS names it.",
+        help: "A proxy, http://host:port, through which broker and objects are reached, by CONNECT. Never the container engine, nor this host itself. Runs do not get it unless SPACELIFT_WHITELIST_ENVS names it.",
     },
     Variable {
         name: "NO_PROXY",
@@ -193,7 +193,7 @@ pub const HOST: &[Variable] = &[
     Variable {
         name: "DOCKER_HOST",
         default: Some("unix:///var/run/docker.sock"),
-        help: "Where the Docker engine listens: unix:// or tcp://.",
+        help: "Where the container engine listens, Docker or Podman by its Docker-compatible socket: unix:// or tcp://.",
     },
     Variable {
         name: "DOCKER_TLS_VERIFY",

@@ -1,7 +1,8 @@
-//! Docker, through its API. Also Podman's compatible one.
+//! Docker, through its API, and Podman, through the same: which of the two it is, the engine is asked.
 
 mod body;
 mod failure;
+mod podman;
 mod tls;
 
 use std::collections::HashMap;
@@ -22,8 +23,9 @@ use futures::{Stream, StreamExt as _};
 
 use self::body::body;
 use self::failure::{Failure, bounded, said, unless_missing};
+use self::podman::Kind;
 pub use self::tls::TlsError;
-use super::{Engine, EngineError, Image, Needs, Signal, Spec, State};
+use super::{Engine, EngineError, EngineName, Image, Needs, Signal, Spec, State};
 use crate::limits::Capacity;
 
 /// Where an engine listens that was not told otherwise.
@@ -39,10 +41,11 @@ const WAIT: Duration = Duration::from_secs(60);
 /// The pause before an engine is asked again that answered too early.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A Docker engine.
+/// An engine with Docker's API.
 #[derive(Clone)]
 pub struct Docker {
     api: bollard::Docker,
+    kind: Kind,
     /// Where it is, as `DOCKER_HOST` spells it.
     at: Arc<str>,
 }
@@ -61,7 +64,8 @@ impl Docker {
     pub async fn connect(host: Option<&str>) -> Result<Self, EngineError> {
         let at = host.unwrap_or(USUAL);
         let api = bollard::Docker::connect_with_host(at);
-        let api = api.map_err(|error| EngineError::from(said(at, "connect", error)))?;
+        let engine = Kind::expected(at).name();
+        let api = api.map_err(|error| EngineError::from(said(engine, at, "connect", error)))?;
         Self::negotiated(api, at).await
     }
 
@@ -70,14 +74,15 @@ impl Docker {
     /// # Errors
     /// When the files cannot be used or nothing answers there.
     pub async fn connect_by_tls(address: &str, files: &Path) -> Result<Self, EngineError> {
-        let api = tls::connect(address, files)?;
+        let api = tls::connect(address, files).map_err(|error| EngineError::Setup(error.into()))?;
         Self::negotiated(api, &format!("tcp://{address}")).await
     }
 
     async fn negotiated(api: bollard::Docker, at: &str) -> Result<Self, EngineError> {
-        let docker = Self { api, at: at.into() };
+        let docker = Self { api, kind: Kind::expected(at), at: at.into() };
         let api = docker.within("answer", ASK, docker.api.clone().negotiate_version()).await?;
-        Ok(Self { api, ..docker })
+        let version = docker.within("say its version", ASK, api.version()).await?;
+        Ok(Self { api, kind: Kind::of(&version), ..docker })
     }
 
     async fn within<T>(
@@ -110,11 +115,16 @@ impl Docker {
     }
 
     fn late(&self, what: &str, limit: Duration) -> EngineError {
-        EngineError::Late { at: self.at.to_string(), what: what.to_owned(), limit }
+        EngineError::Late {
+            engine: self.name(),
+            at: self.at.to_string(),
+            what: what.to_owned(),
+            limit,
+        }
     }
 
     fn said(&self, what: &str, error: Error) -> Failure {
-        said(&self.at, what, error)
+        said(self.name(), &self.at, what, error)
     }
 
     fn failed(&self, what: &str, error: Error) -> EngineError {
@@ -123,30 +133,38 @@ impl Docker {
 }
 
 impl Engine for Docker {
+    fn name(&self) -> EngineName {
+        self.kind.name()
+    }
+
     async fn ping(&self) -> Result<String, EngineError> {
         let version = self.within("say its version", ASK, self.api.version()).await?;
-        Ok(format!("docker {}", version.version.unwrap_or_default()))
+        let name = Kind::of(&version).name();
+        Ok(format!("{name} {}", version.version.unwrap_or_default()))
     }
 
     async fn lacks(&self, needs: &Needs<'_>) -> Result<Vec<String>, EngineError> {
         let mut lacking = Vec::new();
         let Needs { network, runtime } = *needs;
-        let found = self.within(
-            "inspect the network",
-            ASK,
-            self.api.inspect_network(network, None::<InspectNetworkOptions>),
-        );
-        if unless_missing(found.await)?.is_none() {
+        let name = self.name();
+        let inspect = self.api.inspect_network(network, None::<InspectNetworkOptions>);
+        if !self.kind.has_always(network)
+            && unless_missing(self.within("inspect the network", ASK, inspect).await)?.is_none()
+        {
             lacking.push(format!(
-                "Docker has no network {network}: create it, or set SPACELIFT_WORKER_NETWORK to one that it has"
+                "{name} has no network {network}: create it, or set SPACELIFT_WORKER_NETWORK to one that it has"
             ));
         }
-        // Shims of containerd are found by their name alone, and Docker lists none of them.
+        // Shims of containerd are found by their name alone, and no engine lists them.
         if let Some(runtime) = runtime.filter(|name| !name.contains('.')) {
             let info = self.within("describe itself", ASK, self.api.info()).await?;
             if info.runtimes.is_some_and(|known| !known.contains_key(runtime)) {
+                let file = match self.kind {
+                    Kind::Docker => "its daemon.json",
+                    Kind::Podman => "its containers.conf",
+                };
                 lacking.push(format!(
-                    "Docker has no runtime {runtime}: add it to Docker's daemon.json, or set SPACELIFT_WORKER_RUNTIME to one that it has"
+                    "{name} has no runtime {runtime}: add it to {file}, or set SPACELIFT_WORKER_RUNTIME to one that it has"
                 ));
             }
         }
@@ -190,7 +208,11 @@ impl Engine for Docker {
         while let Some(step) = self.next(&what, PULL_SILENCE, &mut steps).await? {
             let step = step.map_err(|error| self.failed(&what, error))?;
             if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
-                return Err(EngineError::Refused { what, message: bounded(&error) });
+                return Err(EngineError::Refused {
+                    engine: self.name(),
+                    what,
+                    message: bounded(&error),
+                });
             }
             // Bytes per layer change many times a second; that a layer came or is there is enough.
             if let (Some(status), None) =
@@ -214,7 +236,7 @@ impl Engine for Docker {
                 match self.within(what, ACT, create).await {
                     // Our own earlier call, or one whose answer was lost. The name is derived from the
                     // attempt, so it is the same stage. The name is taken before the container is there.
-                    Err(Failure::Said { status: 409, .. }) => {
+                    Err(failure) if self.kind.says_taken(&failure) => {
                         if self.state(&spec.name).await?.is_some() {
                             return Ok(());
                         }
@@ -237,8 +259,14 @@ impl Engine for Docker {
     }
 
     async fn state(&self, name: &str) -> Result<Option<State>, EngineError> {
-        let found =
-            self.within("inspect the container", ASK, self.api.inspect_container(name, None)).await;
+        let inspected = async {
+            match self.api.inspect_container(name, None).await {
+                // Podman has states that Docker's API does not know: see `podman::between`.
+                Err(error) => podman::between(self.kind, error),
+                inspected => inspected,
+            }
+        };
+        let found = self.within("inspect the container", ASK, inspected).await;
         let Some(container) = unless_missing(found)? else { return Ok(None) };
         let state = container.state.unwrap_or_default();
         Ok(Some(match state.status {
@@ -289,8 +317,8 @@ impl Engine for Docker {
             .within("signal the container", ASK, self.api.kill_container(name, Some(options)))
             .await
         {
-            // 404 and 409: there is none, or it does not run.
-            Ok(()) | Err(Failure::Said { status: 404 | 409, .. }) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(failure) if self.kind.says_at_rest(&failure) => Ok(()),
             Err(failure) => Err(failure.into()),
         }
     }

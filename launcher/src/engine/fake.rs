@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Engine, EngineError, Image, Needs, Signal, Spec, State};
+use super::{Engine, EngineError, EngineName, Image, Needs, Signal, Spec, State};
 use crate::limits::Capacity;
 
 /// Where it says it is.
 const AT: &str = "fake:///";
+/// What it says it is called.
+const NAME: EngineName = "Fake";
 
 /// What runs in the containers.
 pub trait Program: Send + Sync + 'static {
@@ -299,6 +301,7 @@ impl Fake {
             Answer::Late => {
                 tokio::time::sleep(self.patience).await;
                 Err(EngineError::Late {
+                    engine: NAME,
                     at: AT.to_owned(),
                     what: call.words().to_owned(),
                     limit: self.patience,
@@ -378,13 +381,17 @@ impl Inside {
 }
 
 impl Engine for Fake {
+    fn name(&self) -> EngineName {
+        NAME
+    }
+
     async fn ping(&self) -> Result<String, EngineError> {
         self.answer(Call::Ping, |_| Ok("fake 1".to_owned())).await
     }
 
     async fn lacks(&self, needs: &Needs<'_>) -> Result<Vec<String>, EngineError> {
         let (network, is_lacking) = (needs.network, self.inside().lacks_network);
-        let lacking = is_lacking.then(|| format!("Docker has no network {network}"));
+        let lacking = is_lacking.then(|| format!("{NAME} has no network {network}"));
         self.answer(Call::Lacks, |_| Ok(lacking.into_iter().collect())).await
     }
 
@@ -490,6 +497,7 @@ impl Engine for Fake {
 
 fn unreachable(call: Call) -> EngineError {
     EngineError::Unreachable {
+        engine: NAME,
         at: AT.to_owned(),
         what: call.words().to_owned(),
         why: "nobody listens there",
@@ -497,5 +505,5 @@ fn unreachable(call: Call) -> EngineError {
 }
 
 fn refused(call: Call, message: String) -> EngineError {
-    EngineError::Refused { what: call.words().to_owned(), message }
+    EngineError::Refused { engine: NAME, what: call.words().to_owned(), message }
 }

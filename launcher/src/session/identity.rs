@@ -73,7 +73,7 @@ impl Identity {
     ///
     /// # Errors
     /// When OpenSSL fails.
-    pub fn of(config: &Config, worker: WorkerId) -> Result<Self, CryptoError> {
+    pub fn of(config: &Config, worker: WorkerId, engine: &str) -> Result<Self, CryptoError> {
         let mut random: Box<dyn Random> = Box::new(SystemRandom::new()?);
         Ok(Self {
             address: Address {
@@ -87,7 +87,7 @@ impl Identity {
             instance: ulid(&mut *random, wall_clock_ms()).to_string(),
             machine: machine_id(),
             capacity: 1,
-            engine: "docker".to_owned(),
+            engine: engine.to_lowercase(),
             metadata: config.metadata.clone(),
             clock: wall_clock_ms,
             random,

@@ -42,19 +42,19 @@ pub(super) fn is_of_the_disk(error: &io::Error) -> bool {
 /// Whether the engine did not answer: a wait that was called off too, because a stop and the time limit
 /// are looked at before anybody is blamed.
 const fn has_no_answer(error: &EngineError) -> bool {
-    error.is_passing() || matches!(error, EngineError::CalledOff)
+    error.is_passing() || matches!(error, EngineError::CalledOff { .. })
 }
 
 /// Of making and starting: image, user and command were looked at before, so what is refused is how this
-/// host's launcher or its Docker is set up.
+/// host's launcher or its engine is set up.
 impl Blame for EngineError {
     fn is_ours(&self) -> bool {
         match self {
             Self::Unreachable { .. }
             | Self::Late { .. }
             | Self::Refused { .. }
-            | Self::Tls(_)
-            | Self::CalledOff => true,
+            | Self::Setup(_)
+            | Self::CalledOff { .. } => true,
         }
     }
 }
@@ -155,8 +155,9 @@ mod tests {
 
     #[test]
     fn an_engine_that_does_not_answer_is_the_host_s_fault() {
-        assert!(OrderError::Engine(EngineError::CalledOff).is_ours());
+        let called_off = || EngineError::CalledOff { engine: "Fake" };
+        assert!(OrderError::Engine(called_off()).is_ours());
         let image = String::new();
-        assert!(PrepareError::Image { image, source: EngineError::CalledOff }.is_ours());
+        assert!(PrepareError::Image { image, source: called_off() }.is_ours());
     }
 }

@@ -9,7 +9,7 @@ use gantry_protocol::message::{StageOutcome, Step};
 
 use super::barrier::{self, Next};
 use super::blame::{self, Blame};
-use super::waits::{Awaited, ENGINE};
+use super::waits::Awaited;
 use super::{Stage, StageError, Wish, container_name};
 use crate::engine::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
 use crate::explain::sentence;
@@ -27,14 +27,17 @@ const WORKER_BINARY: &str = "/gantry/bin/gantry-worker";
 const A_WHILE: Duration = Duration::from_secs(60);
 
 /// Asks an engine again and again for a while.
-pub(super) async fn insist<T, F>(mut call: impl FnMut() -> F) -> Result<T, EngineError>
+pub(super) async fn insist<'a, E: Engine, T, F>(
+    engine: &'a E,
+    mut call: impl FnMut(&'a E) -> F,
+) -> Result<T, EngineError>
 where
     F: Future<Output = Result<T, EngineError>>,
 {
-    let awaited = Awaited::new(ENGINE);
-    match tokio::time::timeout(A_WHILE, persist(&awaited, &mut call)).await {
+    let awaited = Awaited::new(engine.name());
+    match tokio::time::timeout(A_WHILE, persist(&awaited, || call(engine))).await {
         Ok(answer) => answer,
-        Err(_) => call().await,
+        Err(_) => call(engine).await,
     }
 }
 

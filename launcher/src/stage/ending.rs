@@ -16,7 +16,6 @@ use gantry_spool::{
 use super::follow::Followed;
 use super::{Shared, Stage, StageError, blame, plain, waits};
 use crate::blob::BlobError;
-use crate::config::Config;
 use crate::engine::{Engine, Signal, State};
 use crate::explain::sentence;
 use crate::journal::{Change, Ending, Entry, JournalError};
@@ -37,7 +36,7 @@ impl<E: Engine> Stage<E> {
         let Followed { outcome, damage, mut log } = followed;
         let stop = self.entry().and_then(|entry| entry.stop);
         let outcome = match outcome {
-            Some(outcome) => outcome_of(outcome, stop, &self.shared.config),
+            Some(outcome) => outcome_of(outcome, stop, &self.shared),
             None => self.lost(&mut log, stop, damage).await?,
         };
         let outcome = self.outcome_of_left().unwrap_or(outcome);
@@ -88,7 +87,7 @@ impl<E: Engine> Stage<E> {
                 "the kernel killed it for want of memory ({limit}): let the tool do less at once, as with -parallelism, or give runs more with GANTRY_MEMORY_LIMIT on a host that has it"
             )
         } else {
-            "Docker or the kernel stopped it".to_owned()
+            format!("{} or the kernel stopped it", self.shared.engine.name())
         };
         let begun = self.has_begun().await;
         let stop = stop.filter(|_| damage.is_none());
@@ -109,7 +108,8 @@ impl<E: Engine> Stage<E> {
                 None => StageOutcome::Failed { reason, phase: None, code: None },
             },
             (false, stage) => {
-                let reason = format!("the container did not begin ({how}): look at Docker's log");
+                let engine = self.shared.engine.name();
+                let reason = format!("the container did not begin ({how}): look at {engine}'s log");
                 self.shared.complaints.failed(&reason);
                 blame::outcome(stage, reason)
             }
@@ -331,7 +331,11 @@ pub(super) fn send_result<E>(
     Ok(())
 }
 
-fn outcome_of(outcome: Outcome, stop: Option<String>, config: &Config) -> StageOutcome {
+fn outcome_of<E: Engine>(
+    outcome: Outcome,
+    stop: Option<String>,
+    shared: &Shared<E>,
+) -> StageOutcome {
     match outcome {
         Outcome::Succeeded => StageOutcome::Succeeded { has_changes: false },
         Outcome::Planned { has_changes } => StageOutcome::Succeeded { has_changes },
@@ -341,12 +345,14 @@ fn outcome_of(outcome: Outcome, stop: Option<String>, config: &Config) -> StageO
         Outcome::Stopped { phase, reason } => match (stop, reason) {
             (Some(reason), _) => StageOutcome::Stopped { reason },
             (None, StopReason::RunTimeout) => {
-                StageOutcome::Stopped { reason: waits::too_long(config) }
+                StageOutcome::Stopped { reason: waits::too_long(&shared.config) }
             }
             // The pool did not want it.
             (None, StopReason::Asked) => StageOutcome::Failed {
-                reason: "Docker stopped, or somebody signalled the container: the tool was interrupted once"
-                    .to_owned(),
+                reason: format!(
+                    "{} stopped, or somebody signalled the container: the tool was interrupted once",
+                    shared.engine.name()
+                ),
                 phase,
                 code: None,
             },

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use super::container::persist;
 use super::state::ERRORED;
-use super::waits::{self, Awaited, ENGINE};
+use super::waits::{self, Awaited};
 use super::{MARGIN, Stage, StageError, Wish, container_name};
-use crate::engine::{Engine, EngineError, Signal};
+use crate::engine::{Engine, Signal};
 use crate::journal::{Change, Entry};
 use crate::limits::{self, Held, LowDisk};
 use crate::log::{Log, message_id};
@@ -98,7 +98,7 @@ impl<E: Engine> Stage<E> {
         let limit = self.shared.config.run_timeout.get() + MARGIN;
         self.limit.put_off(pulse.begin + limit);
         let read = self.read_on(entry.clone(), &pulse);
-        let awaited = Awaited::new(ENGINE);
+        let awaited = Awaited::new(self.shared.engine.name());
         let ended = async {
             let ended = persist(&awaited, || self.shared.engine.ended(&name)).await;
             pulse.is_gone.store(true, Ordering::Release);
@@ -119,7 +119,7 @@ impl<E: Engine> Stage<E> {
                 ended = &mut ended, if !container_ended => { ended?; container_ended = true; }
                 () = &mut answer => {}
                 // A read stage has changed nothing. What still runs of it is removed with the rest.
-                () = &mut abandoned => return Err(EngineError::CalledOff.into()),
+                () = &mut abandoned => return Err(self.called_off().into()),
             }
         };
         // After the last frame nothing runs in the container but the worker binary, on its way out.
@@ -351,7 +351,7 @@ impl<E: Engine> Stage<E> {
     async fn interrupt(&self) -> StageError {
         let name = container_name(self.attempt);
         let engine = &self.shared.engine;
-        let awaited = Awaited::new(ENGINE);
+        let awaited = Awaited::new(self.shared.engine.name());
         if let Err(error) = persist(&awaited, || engine.signal(&name, Signal::Stop)).await {
             return error.into();
         }

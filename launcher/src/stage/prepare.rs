@@ -187,7 +187,7 @@ pub(super) enum PrepareError {
     #[error("the image {image} was pulled and is not on this host: something removes images here")]
     Gone { image: String },
     #[error(
-        "the plan was made in the image {image} when that was {id}, which is not on this host and cannot be pulled by its digest: bring it here (docker pull, docker load) and confirm again, or trigger a new run"
+        "the plan was made in the image {image} when that was {id}, which is not on this host and cannot be pulled by its digest: bring it here (pull it, or load it from a file) and confirm again, or trigger a new run"
     )]
     PlannedIn { image: String, id: String },
     #[error(transparent)]
@@ -278,11 +278,15 @@ impl<E: Engine> super::Stage<E> {
                 }
             };
             match pulled {
-                // Docker was restarted: what it has of the image is kept.
+                // The engine was restarted: what it has of the image is kept.
                 Err(EngineError::Unreachable { .. }) if again > 0 => {
                     again -= 1;
                     self.ask_with(log, || engine.ping()).await.map_err(failed)?;
-                    say(log, format!("Docker broke off, pulling the image {name} again")).await?;
+                    say(
+                        log,
+                        format!("{} broke off, pulling the image {name} again", engine.name()),
+                    )
+                    .await?;
                 }
                 pulled => {
                     pulled.map_err(failed)?;

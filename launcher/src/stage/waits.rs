@@ -32,9 +32,7 @@ use crate::journal::{Change, Journal};
 use crate::log::{Log, LogError};
 use crate::store::Patience;
 
-/// What is waited for, in words.
-pub(super) const ENGINE: &str = "Docker";
-/// The other thing.
+/// What is waited for besides the engine, which has a name of its own.
 pub(super) const STORE: &str = "the object store";
 /// After so long it is said what is waited for.
 pub(super) const SAY_AFTER: Duration = Duration::from_secs(10);
@@ -208,9 +206,9 @@ impl<E: Engine> Stage<E> {
         T: Send,
         F: Future<Output = Result<T, EngineError>> + Send,
     {
-        let awaited = Awaited::new(ENGINE);
+        let awaited = Awaited::new(self.shared.engine.name());
         let answer = self.in_patience(persist(&awaited, call));
-        self.wait(&awaited, answer).await.unwrap_or(Err(EngineError::CalledOff))
+        self.wait(&awaited, answer).await.unwrap_or(Err(self.called_off()))
     }
 
     /// The same where a log is being written: what is said goes there.
@@ -223,9 +221,13 @@ impl<E: Engine> Stage<E> {
         T: Send,
         F: Future<Output = Result<T, EngineError>> + Send,
     {
-        let awaited = Awaited::new(ENGINE);
+        let awaited = Awaited::new(self.shared.engine.name());
         let answer = self.in_patience(persist(&awaited, call));
-        self.wait_with(log, &awaited, answer).await.unwrap_or(Err(EngineError::CalledOff))
+        self.wait_with(log, &awaited, answer).await.unwrap_or(Err(self.called_off()))
+    }
+
+    pub(super) fn called_off(&self) -> EngineError {
+        EngineError::CalledOff { engine: self.shared.engine.name() }
     }
 
     async fn in_patience<T>(
@@ -234,7 +236,7 @@ impl<E: Engine> Stage<E> {
     ) -> Result<T, EngineError> {
         match self.attempt.stage {
             StageKind::Read => {
-                tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(EngineError::CalledOff))
+                tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(self.called_off()))
             }
             StageKind::Write => answer.await,
         }
@@ -392,7 +394,7 @@ impl<E: Engine> Stage<E> {
 pub(super) const fn given_up(error: &StageError) -> Option<&'static str> {
     use super::state::StateError;
     match error {
-        StageError::Engine(EngineError::CalledOff) => Some(ENGINE),
+        StageError::Engine(EngineError::CalledOff { engine }) => Some(engine),
         StageError::Blob(BlobError::CalledOff)
         | StageError::Log(LogError::Store(BlobError::CalledOff))
         | StageError::State(StateError::Blob(BlobError::CalledOff)) => Some(STORE),

@@ -52,7 +52,7 @@ async fn the_time_limit_ends_a_stage_that_waits_for_an_engine_that_is_away() {
     assert!(matches!(outcome, StageOutcome::Stopped { .. }), "{outcome:?}");
     let why = reason(&outcome);
     assert!(why.starts_with("the run exceeded its time limit of "), "{why}");
-    assert!(why.ends_with(" (SPACELIFT_LAUNCHER_RUN_TIMEOUT) while it waited for Docker"), "{why}");
+    assert!(why.ends_with(" (SPACELIFT_LAUNCHER_RUN_TIMEOUT) while it waited for Fake"), "{why}");
     play.engine.mend();
     in_time(play.complete()).await;
     assert_eq!(play.runs(), 0);
@@ -114,12 +114,12 @@ async fn a_hand_over_ends_every_wait_also_that_of_what_is_dropped() {
 async fn what_is_waited_for_stands_in_the_log_and_is_a_complaint() {
     let mut play = Play::new(Write, Worker::quick());
     away_at(&mut play, Call::Create).await;
-    in_time(play.complains("waiting for Docker")).await;
-    in_time(play.logs("waiting for Docker")).await;
+    in_time(play.complains("waiting for Fake")).await;
+    in_time(play.logs("waiting for Fake")).await;
     play.engine.mend();
     assert!(is_success(&in_time(play.complete()).await));
     insta::assert_snapshot!(play.log(), @"
-    Prepare: waiting for Docker: Docker does not answer at fake:///: nobody listens there (create the container)
+    Prepare: waiting for Fake: Fake does not answer at fake:///: nobody listens there (create the container)
     Apply: applying
     ");
     assert_eq!(play.complaints.present(), None);

@@ -209,7 +209,8 @@ pub async fn an_image_that_is_not_here_is_refused(side: &mut impl Side) {
     "gantry-none:none".clone_into(&mut spec.image);
     let said = refusal(engine.create(&spec).await);
     assert!(said.contains("create the container"), "{said}");
-    assert!(said.contains("No such image: gantry-none:none"), "{said}");
+    let said = said.to_lowercase();
+    assert!(said.contains("no such image") && said.contains("gantry-none:none"), "{said}");
     assert_eq!(engine.state(&spec.name).await.unwrap(), None);
 }
 
@@ -226,13 +227,18 @@ pub async fn a_mount_of_nothing_is_refused(side: &mut impl Side) {
         target: "/mnt/none".to_owned(),
         is_read_only: true,
     });
-    let said = refusal(engine.create(&spec).await);
+    // Some look when the container is made, some when it is started.
+    let made = engine.create(&spec).await;
+    let said = refusal(if made.is_ok() { engine.start(&spec.name).await } else { made });
     assert!(said.contains("/nonexistent/gantry"), "{said}");
-    assert_eq!(engine.state(&spec.name).await.unwrap(), None);
+    let state = engine.state(&spec.name).await.unwrap();
+    assert!(matches!(state, None | Some(State::Created)), "{state:?}");
+    assert_eq!(side.ran(), 0);
 }
 
 pub async fn what_is_not_there_cannot_be_started(side: &mut impl Side) {
     let (engine, spec) = (side.engine(), side.spec());
     let said = refusal(engine.start(&spec.name).await);
-    assert!(said.contains(&format!("No such container: {}", spec.name)), "{said}");
+    assert!(said.to_lowercase().contains("no such container"), "{said}");
+    assert!(said.contains(&spec.name), "{said}");
 }

@@ -1,4 +1,4 @@
-//! The two engines, and a hand on what runs in their containers.
+//! The engines, and a hand on what runs in their containers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 use ulid::Ulid;
+
+use crate::own_podman::Podman;
 
 /// The user that the image wants to be.
 pub const USER: &str = "spacelift";
@@ -131,9 +133,12 @@ impl Side for FakeSide {
     }
 }
 
-/// The Docker of this host. What its container does goes through two pipes on a shared directory.
-pub struct DockerSide {
+/// An engine with Docker's API. What its container does goes through two pipes on a shared directory.
+pub struct RealSide {
     engine: Docker,
+    /// As `DOCKER_HOST` spells it.
+    host: Option<String>,
+    own: Option<Podman>,
     spec: Spec,
     up: Receiver,
     go: Sender,
@@ -149,8 +154,33 @@ echo up > /contract/up
 exit 7
 ";
 
-impl DockerSide {
-    pub async fn new() -> Self {
+/// Makes an archive of a shell, and of somebody who uses it.
+const SHELL: &str = r#"cd "$1"
+mkdir -p image/bin image/etc
+cp "$(command -v busybox)" image/bin/sh
+echo 'spacelift:x:1983:1983::/:/bin/sh' > image/etc/passwd
+tar -C image -cf image.tar bin etc"#; // starts: busybox, tar
+
+impl RealSide {
+    /// The Docker of this host.
+    pub async fn docker() -> Self {
+        let image = variable("GANTRY_E2E_IMAGE").unwrap_or("gantry-runner:local".to_owned());
+        Self::new(variable("DOCKER_HOST"), None, &image).await
+    }
+
+    /// A Podman of the test's own, with an image of one program.
+    pub async fn podman() -> Self {
+        let podman = Podman::start();
+        let files = tempfile::tempdir().unwrap();
+        let made = Command::new("sh").args(["-euc", SHELL, "sh"]).arg(files.path()).status();
+        assert!(made.unwrap().success(), "busybox-static and tar are there");
+        let changes = [format!("USER {USER}"), "ENV PATH=/bin".to_owned()];
+        let changes: Vec<_> = changes.iter().map(String::as_str).collect();
+        podman.import(&files.path().join("image.tar"), &changes, "gantry-contract:1");
+        Self::new(Some(podman.host()), Some(podman), "gantry-contract:1").await
+    }
+
+    async fn new(host: Option<String>, own: Option<Podman>, image: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
@@ -160,10 +190,11 @@ impl DockerSide {
         let mut options = OpenOptions::new();
         // Both ends, so that neither opening waits nor one run's end is the next one's.
         let options = options.read_write(true);
-        let image = variable("GANTRY_E2E_IMAGE").unwrap_or("gantry-runner:local".to_owned());
         Self {
-            engine: connect().await,
-            spec: spec(&image, path),
+            engine: connect(host.as_deref()).await,
+            host,
+            own,
+            spec: spec(image, path),
             up: options.open_receiver(up).unwrap(),
             go: options.open_sender(go).unwrap(),
             directory,
@@ -171,7 +202,7 @@ impl DockerSide {
     }
 }
 
-impl Side for DockerSide {
+impl Side for RealSide {
     type Engine = Docker;
 
     fn engine(&self) -> Docker {
@@ -179,7 +210,7 @@ impl Side for DockerSide {
     }
 
     async fn again(&self) -> Docker {
-        connect().await
+        connect(self.host.as_deref()).await
     }
 
     fn spec(&self) -> Spec {
@@ -202,15 +233,18 @@ impl Side for DockerSide {
     }
 }
 
-impl Drop for DockerSide {
+impl Drop for RealSide {
     fn drop(&mut self) {
+        if self.own.is_some() {
+            return; // It ends with everything that it has.
+        }
         // Without a runtime: the test may be failing.
         let _ = Command::new("docker").args(["rm", "--force", &self.spec.name]).output();
     }
 }
 
-async fn connect() -> Docker {
-    Docker::connect(variable("DOCKER_HOST").as_deref()).await.expect("a Docker engine answers")
+async fn connect(host: Option<&str>) -> Docker {
+    Docker::connect(host).await.expect("the engine answers")
 }
 
 fn pipe(directory: &Path, name: &str) -> PathBuf {

@@ -411,7 +411,7 @@ fn a_journal_that_was_set_back_is_told_apart() {
     };
     assert_snapshot!(gantry_launcher::explain::explain(error), @"
     the control plane has messages of this journal up to 6 and the journal ends at 5
-      next: GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove what its runs left in Docker, then start with an empty GANTRY_STATE_DIR
+      next: GANTRY_STATE_DIR was set back, perhaps by a snapshot of this machine: remove the containers that its runs left, then start with an empty GANTRY_STATE_DIR
     ");
     assert!(!talk.exchange.is_open());
 

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use bollard::errors::Error;
 
-use super::super::EngineError;
+use super::super::{EngineError, EngineName};
 
 const NO_SOCKET: &str = "there is no such socket";
 
@@ -35,9 +35,12 @@ pub(super) fn unless_missing<T>(result: Result<T, Failure>) -> Result<Option<T>,
 
 /// The failure that an error of the library stands for.
 #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of many errors")]
-pub(super) fn said(at: &str, what: &str, error: Error) -> Failure {
-    let refused =
-        |message: &str| EngineError::Refused { what: what.to_owned(), message: bounded(message) };
+pub(super) fn said(engine: EngineName, at: &str, what: &str, error: Error) -> Failure {
+    let refused = |message: &str| EngineError::Refused {
+        engine,
+        what: what.to_owned(),
+        message: bounded(message),
+    };
     match error {
         // 502 to 504: somebody before the engine, to whom it does not answer either.
         error @ (Error::DockerResponseServerError { status_code: 502..=504, .. }
@@ -47,6 +50,7 @@ pub(super) fn said(at: &str, what: &str, error: Error) -> Failure {
         | Error::HyperResponseError { .. }
         | Error::HyperLegacyError { .. }
         | Error::SocketNotFoundError(_)) => Failure::Other(EngineError::Unreachable {
+            engine,
             at: at.to_owned(),
             what: what.to_owned(),
             why: in_words(&error),
@@ -58,7 +62,9 @@ pub(super) fn said(at: &str, what: &str, error: Error) -> Failure {
         // Waiting does not mend an answer of another form.
         other => {
             tracing::debug!(what, error = %other, "an answer that is not understood");
-            Failure::Other(refused("its answer is not understood: is it Docker 20.10 or later?"))
+            Failure::Other(refused(
+                "its answer is not understood: is it Docker 20.10, or Podman 4.3, or later?",
+            ))
         }
     }
 }
@@ -109,7 +115,7 @@ mod tests {
     const AT: &str = "unix:///var/run/docker.sock";
 
     fn failed(what: &str, error: Error) -> EngineError {
-        said(AT, what, error).into()
+        said("Docker", AT, what, error).into()
     }
 
     #[test]
@@ -129,7 +135,7 @@ mod tests {
         let words = nonsense.to_string();
         assert_eq!(
             words,
-            "Docker cannot do it: its answer is not understood: is it Docker 20.10 or later?"
+            "Docker cannot do it: its answer is not understood: is it Docker 20.10, or Podman 4.3, or later?"
         );
     }
 

@@ -1,6 +1,6 @@
 //! The environment of the phases, and how it is carried from one to the next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
-use gantry_spool::Carried;
 use gantry_spool::order::{Order, Secret};
+use gantry_spool::{Carried, Variables};
 use rustix::io::{DupFlags, dup2, dup3, fcntl_dupfd_cloexec};
 use zeroize::Zeroizing;
 
@@ -20,28 +20,30 @@ pub(crate) const MAX_DUMP: usize = 1024 * 1024;
 
 /// What the shell keeps for itself, and what begins anew in each phase.
 const NOT_CARRIED: [&[u8]; 4] = [b"_", b"SHLVL", b"PWD", b"OLDPWD"];
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Variables by name. Values are zeroed when dropped and never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Environment(BTreeMap<Vec<u8>, Zeroizing<Vec<u8>>>);
+pub(crate) struct Environment(Variables);
 
 impl Environment {
     /// What the image sets, then what the order sets.
     ///
-    /// The image's `HOME` is root's, because the engine thinks that root is who runs here.
-    pub(crate) fn of_order(image: Vec<(OsString, OsString)>, order: &Order, user: &User) -> Self {
-        let mut environment = Self::default();
-        environment.set("PATH", PATH);
-        for (name, value) in image {
-            environment
-                .0
-                .insert(name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec()));
+    /// Where the image sets no `HOME`, the engine takes that of root, who it thinks runs here.
+    pub(crate) fn of_order(
+        image: Vec<(OsString, OsString)>,
+        order: &Order,
+        user: &User,
+        root: &str,
+    ) -> Self {
+        let image = image.into_iter().map(|(name, value)| {
+            (name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec()))
+        });
+        let mut image: Variables = image.collect();
+        let home = image.entry(b"HOME".to_vec()).or_default();
+        if home.is_empty() || home.as_slice() == root.as_bytes() {
+            *home = Zeroizing::new(user.home.as_bytes().to_vec());
         }
-        environment.set("HOME", &user.home);
-        for (name, value) in &order.environment {
-            environment.set(name, value.expose());
-        }
+        let mut environment = Self(gantry_spool::merged(image, order.layers()));
         // The system refuses to start anything with such names or values.
         environment.0.retain(|name, value| {
             !name.is_empty() && !name.contains(&b'=') && !name.contains(&0) && !value.contains(&0)

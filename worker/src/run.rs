@@ -137,7 +137,8 @@ impl Stage {
         let reaper = Reaper::new().map_err(Refusal::NoSignals)?;
         let _begun = make_begun(&places.spool)?;
         let spool = Spool::open(&places.spool, order.spool).map_err(Refusal::NoSpool)?;
-        let environment = Environment::of_order(image, &order, &user);
+        let environment =
+            Environment::of_order(image, &order, &user, &users::home_of_root(&places.etc));
         let last_phase = order.phases.first().map_or(Phase::Initialize, |first| first.phase);
         let host = Host {
             spool,

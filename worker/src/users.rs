@@ -69,6 +69,12 @@ pub(crate) fn find(spelled: &str, may_be_root: bool, etc: &Path) -> Result<User,
     Ok(user)
 }
 
+/// Where an engine thinks that the worker binary is at home, which it starts as root.
+pub(crate) fn home_of_root(etc: &Path) -> String {
+    let passwd = read(etc, "passwd").unwrap_or_default();
+    user_in(&passwd, "0").map_or_else(|| "/".to_owned(), |root| root.home)
+}
+
 fn known(name: &str, spelled: &str, etc: &Path) -> Result<User, NoUser> {
     if let Some(user) = user_in(&read(etc, "passwd")?, name) {
         return Ok(user);

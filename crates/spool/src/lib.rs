@@ -10,6 +10,7 @@
 
 mod begun;
 mod carried;
+mod environment;
 mod error;
 mod event;
 mod frame;
@@ -22,7 +23,8 @@ mod watch;
 mod writer;
 
 pub use begun::{Begun, BegunError, has_begun, make_begun};
-pub use carried::{Carried, MAX_CARRIED, carry_on};
+pub use carried::{Carried, MAX_CARRIED};
+pub use environment::{DEFAULT_PATH, Layers, Variables, merged};
 pub use error::SpoolError;
 pub use event::{Event, MAX_STATES, MAX_TEXT, Outcome, StopReason};
 pub use frame::{Body, Frame, MAX_EVENT, MAX_OUTPUT, MAX_PAYLOAD, Position, SEGMENT_SIZE, VERSION};

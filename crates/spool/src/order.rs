@@ -11,7 +11,8 @@ use gantry_model::{Attempt, Phase};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::Limits;
+use crate::environment::Layers;
+use crate::{Carried, Limits};
 
 /// The order's name within the directory that is mounted at `/gantry/in`.
 pub const FILE: &str = "order.json";
@@ -52,8 +53,12 @@ pub struct Order {
     pub after_run_on_success: bool,
     /// The variable in which they find the run's final state.
     pub final_state: String,
-    /// The complete environment of the phases, secrets included.
+    /// The variables of the phases that the image does not set, or sets otherwise: secrets included.
     pub environment: Vec<(String, Secret)>,
+    /// A directory of the container that is searched for programs behind all others.
+    pub path_end: Option<String>,
+    /// What hooks of an earlier stage left in the environment.
+    pub carried: Vec<Carried>,
     /// Whether another stage follows, which gets what hooks make of the environment.
     pub keeps_environment: bool,
     /// Who the phases run as, as the image spells it: `user`, `user:group`, names or numbers; empty for 1983.
@@ -103,6 +108,16 @@ impl Order {
         let mut json = Zeroizing::new(Vec::with_capacity(counter.0));
         serde_json::to_writer(&mut *json, self)?;
         Ok(json)
+    }
+
+    /// What it adds to what the image sets.
+    #[must_use]
+    pub fn layers(&self) -> Layers<'_> {
+        Layers {
+            own: &self.environment,
+            path_end: self.path_end.as_deref(),
+            carried: &self.carried,
+        }
     }
 
     /// Reads an order.

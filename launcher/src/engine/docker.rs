@@ -229,6 +229,13 @@ impl Engine for Docker {
 
     async fn create(&self, spec: &Spec) -> Result<(), EngineError> {
         let what = "create the container";
+        if let Some(message) = self.kind.would_make(&self.at, spec) {
+            return Err(EngineError::Refused {
+                engine: self.name(),
+                what: what.to_owned(),
+                message,
+            });
+        }
         let made = async {
             loop {
                 let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();

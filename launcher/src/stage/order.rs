@@ -10,7 +10,7 @@ use gantry_model::{Attempt, Phase, RunType, Section, Stage as StageKind};
 use gantry_protocol::spec::{SecretBundle, Spec};
 use gantry_protocol::{CryptoError, PoolKey};
 use gantry_spool::order::{self, Order, Secret, StateOrder};
-use gantry_spool::{Limits, WhenFull};
+use gantry_spool::{Layers, Limits, Variables as Merged, WhenFull, merged};
 use zeroize::Zeroizing;
 
 use super::Stage;
@@ -30,8 +30,6 @@ const ANSWER_AFTER_MS: u64 = 20_000;
 const SHOW_LIMIT_MS: u64 = 300_000;
 /// The file with the present state, beside the order.
 const STATE_FILE: &str = "state";
-/// Where phases find their programs when the image does not say.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables of a stage's phases. Later ones win over earlier ones of the same name.
 pub type Variables = BTreeMap<String, Zeroizing<String>>;
@@ -162,15 +160,7 @@ impl<E: Engine> Stage<E> {
         let state = self.state_order().await?;
         let mut order = self.order(image, state)?;
         if self.spec.workspace.is_some() {
-            let handover = Handover::read(&self.directories.workspace)?;
-            // The worker binary would set it. It is the image that planned, so hooks of the plan began with it.
-            let home = handover.environment.iter().find(|carried| carried.name == "HOME");
-            if let Some(home) = home.and_then(|carried| carried.was.clone())
-                && order.environment.iter().all(|(name, _)| name != "HOME")
-            {
-                order.environment.push(("HOME".to_owned(), home));
-            }
-            gantry_spool::carry_on(&mut order.environment, handover.environment);
+            order.carried = Handover::read(&self.directories.workspace)?.environment;
         }
         let json = order.to_json()?;
         if json.len() as u64 > order::MAX_SIZE {
@@ -245,7 +235,9 @@ impl<E: Engine> Stage<E> {
             after_run: self.spec.after_run.clone(),
             final_state: tool.final_state.to_owned(),
             after_run_on_success: !(plans && self.spec.run_type != RunType::Proposed),
-            environment: self.environment(&image),
+            environment: self.own_variables(),
+            path_end: Some(HOST_PROGRAMS.to_owned()),
+            carried: Vec::new(),
             keeps_environment: self.attempt.stage == StageKind::Read
                 && matches!(self.spec.run_type, RunType::Tracked | RunType::Destroy),
             user: image.user,
@@ -273,53 +265,51 @@ impl<E: Engine> Stage<E> {
         })
     }
 
-    /// The variables that hooks of the plan made what they are, and whether they are there.
-    pub(super) fn changed_by_hooks(&self, image: &Image) -> Vec<(String, bool)> {
-        if self.spec.workspace.is_none() {
-            return Vec::new();
-        }
-        // One that cannot be read keeps the order from being written.
-        let carried = Handover::read(&self.directories.workspace).unwrap_or_default().environment;
-        let mut environment = self.environment(image);
-        let names: Vec<_> = carried.iter().map(|carried| carried.name.clone()).collect();
-        let find = |environment: &[(String, Secret)], name: &str| {
-            environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-        };
-        let before: Vec<_> = names.iter().map(|name| find(&environment, name)).collect();
-        gantry_spool::carry_on(&mut environment, carried);
-        let changed = names.into_iter().zip(before).filter_map(|(name, before)| {
-            let now = find(&environment, &name);
-            (now != before).then_some((name, now.is_some()))
-        });
-        changed.collect()
+    /// What the order adds to what the image sets; what hooks of the plan left is added where there was one.
+    fn own_variables(&self) -> Vec<(String, Secret)> {
+        let own = self.variables.iter();
+        own.map(|(name, value)| (name.clone(), Secret::from(value.as_str()))).collect()
     }
 
-    /// The image's environment, and ours over it.
-    fn environment(&self, image: &Image) -> Vec<(String, Secret)> {
-        let of_image = environment_of(image).into_iter();
-        let mut environment: BTreeMap<&str, &str> =
-            of_image.map(|(name, _, value)| (name, value)).collect();
-        let own = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        environment.extend(own);
-        let mut environment: Vec<_> = environment
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), Secret::from(value)))
+    /// What the phases will begin with in this image, by what it says of itself, for whoever must know before
+    /// anything runs: where each variable comes from, none for what hooks of the plan made it, and its value.
+    pub(super) fn foretold(
+        &self,
+        image: &Image,
+    ) -> Vec<(String, Option<Origin>, Zeroizing<String>)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let of_image = image.environment.iter().filter_map(|entry| entry.split_once('='));
+        let of_image: Merged = of_image
+            .map(|(name, value)| {
+                (name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec()))
+            })
             .collect();
-        // Last, so that the image's own tool wins; for hooks it is there too. On every host, so that what
-        // hooks make of the path on one holds on another.
-        let paths = environment.iter_mut().filter(|(name, _)| name == "PATH");
-        for (_, path) in paths {
-            *path = Secret::new(format!("{}:{}", path.expose(), HOST_PROGRAMS));
-        }
-        environment
+        let carried = match self.spec.workspace {
+            // One that cannot be read keeps the order from being written.
+            Some(_) => Handover::read(&self.directories.workspace).unwrap_or_default().environment,
+            None => Vec::new(),
+        };
+        let own = self.own_variables();
+        let layers = Layers { own: &own, path_end: Some(HOST_PROGRAMS), carried: &[] };
+        let before = merged(of_image.clone(), layers);
+        let begins = merged(of_image.clone(), Layers { carried: &carried, ..layers });
+        let origin = |bytes: &[u8], name: &str| {
+            if self.variables.contains_key(name) {
+                self.origins.get(name).copied().unwrap_or(Origin::Secret)
+            } else if of_image.contains_key(bytes) {
+                Origin::Image
+            } else {
+                Origin::Launcher
+            }
+        };
+        let foretold = begins.iter().map(|(name, value)| {
+            let is_as_before = before.get(name) == Some(value);
+            let shown = text(name);
+            let from = is_as_before.then(|| origin(name, &shown));
+            (shown, from, Zeroizing::new(text(value)))
+        });
+        foretold.collect()
     }
-}
-
-/// What the phases have before anybody sets anything: later ones win.
-pub(super) fn environment_of(image: &Image) -> Vec<(&str, Origin, &str)> {
-    let of_image = image.environment.iter().filter_map(|entry| entry.split_once('='));
-    let of_image = of_image.map(|(name, value)| (name, Origin::Image, value));
-    std::iter::once(("PATH", Origin::Launcher, PATH)).chain(of_image).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

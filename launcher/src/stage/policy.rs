@@ -16,7 +16,7 @@ use gantry_protocol::spec::{PhaseSpec, Spec};
 use gantry_spool::order::PhaseOrder;
 
 use super::order::Origin;
-use super::{Stage, StageError, Wish, order};
+use super::{Stage, StageError, Wish};
 use crate::engine::{Engine, Image};
 use crate::journal::{Change, Entry, Journal};
 use crate::log::message_id;
@@ -254,27 +254,14 @@ impl<E: Engine> Stage<E> {
             from: from.as_str().to_owned(),
             value: from.is_shown().then(|| value.to_owned()),
         };
-        let of_image = order::environment_of(image).into_iter();
-        let of_image = of_image.map(|(name, from, value)| (name.to_owned(), shown(from, value)));
-        let own = self.variables.iter().map(|(name, value)| {
-            let from = self.origins.get(name).copied().unwrap_or(Origin::Secret);
-            (name.clone(), shown(from, value))
+        let foretold = self.foretold(image).into_iter().map(|(name, from, value)| {
+            let shown = match from {
+                Some(from) => shown(from, &value),
+                None => Variable { from: "hook".to_owned(), value: None },
+            };
+            (name, shown)
         });
-        let mut environment: BTreeMap<String, Variable> = of_image.chain(own).collect();
-        let path = environment.get_mut("PATH").and_then(|path| path.value.as_mut());
-        if let Some(path) = path {
-            path.push(':');
-            path.push_str(HOST_PROGRAMS);
-        }
-        for (name, is_there) in self.changed_by_hooks(image) {
-            let from = "hook".to_owned();
-            if is_there {
-                environment.insert(name, Variable { from, value: None });
-            } else {
-                environment.remove(&name);
-            }
-        }
-        environment
+        foretold.collect()
     }
 
     /// What this host's own configuration adds to the container.

@@ -47,6 +47,8 @@ pub fn orders(phases: &[(Phase, &str)]) -> Order {
         after_run_on_success: true,
         final_state: "TF_VAR_spacelift_final_run_state".into(),
         environment: vec![("SECRET".into(), "hunter2-in-the-order".into())],
+        path_end: None,
+        carried: Vec::new(),
         keeps_environment: false,
         user: String::new(),
         may_be_root: false,

@@ -5,8 +5,9 @@ use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, SystemVersion,
 };
 
-use super::super::EngineName;
+use super::super::{EngineName, Mount, Spec};
 use super::failure::Failure;
+use crate::fitness::is_in_a_container;
 
 const DOCKER: EngineName = "Docker";
 const PODMAN: EngineName = "Podman";
@@ -58,6 +59,16 @@ impl Kind {
             }
             (_, Failure::Said { .. } | Failure::Other(_)) => false,
         }
+    }
+
+    /// What it would make on this host where a mount has no source, and Docker would refuse: in words.
+    pub(super) fn would_make(self, at: &str, spec: &Spec) -> Option<String> {
+        if self == Self::Docker || !at.starts_with("unix:") || is_in_a_container() {
+            return None;
+        }
+        let is_missing = |mount: &&Mount| !mount.source.try_exists().unwrap_or(true);
+        let missing = spec.mounts.iter().find(is_missing)?;
+        Some(format!("bind source path does not exist: {}", missing.source.display()))
     }
 
     /// Whether it has this network without listing it among the others.

@@ -1,7 +1,7 @@
 //! What must be known after our own death.
 //!
-//! The journal is one append-only file. Each [`Journal::write`] is one frame, durable before it
-//! returns and taken in whole or not at all; so a step, the resume point of a log and the message
+//! The journal is one append-only file. Each [`Journal::write`] is durable before it
+//! returns and taken in whole or not at all, though many may share one frame; so a step, the resume point of a log and the message
 //! that reports both can never come apart. Messages that must not be lost wait here until the control
 //! plane has acknowledged them.
 //!
@@ -9,21 +9,23 @@
 
 mod file;
 mod record;
+mod writer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_model::{Attempt, JournalId, MessageId, SessionId, WorkerId};
-use gantry_protocol::message::{FromLauncher, RunInHand, Step};
+use gantry_model::{Attempt, JournalId, SessionId, WorkerId};
+use gantry_protocol::message::{RunInHand, Step};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::session::{Outgoing, OutgoingError, Waiting};
-use file::File;
 pub use file::JournalError;
+use file::{File, Sync};
 use record::Record;
 pub use record::{Allowed, Change, Ending, KeptState, Mark};
+use writer::{What, Writer};
 
 /// The most messages that are handed to the session at once.
 const BATCH: usize = 64;
@@ -35,17 +37,25 @@ const STATES: usize = 256;
 pub struct Journal {
     id: JournalId,
     worker: WorkerId,
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+/// What the writer and everybody else have in common.
+#[derive(Debug)]
+struct Shared {
     inner: Mutex<Inner>,
     highest: watch::Sender<u64>,
     acknowledged: watch::Sender<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    file: File,
     known: Known,
     /// The session whose grants count; none between a `hello` and its `welcome`.
     session: Option<SessionId>,
+    /// What is being granted: taken, and not durable yet.
+    granting: BTreeSet<Attempt>,
 }
 
 /// What the records add up to.
@@ -96,6 +106,14 @@ impl Journal {
         directory: &Path,
         new: impl FnOnce() -> (JournalId, WorkerId),
     ) -> Result<Self, JournalError> {
+        Self::open_with(directory, Sync::default(), new)
+    }
+
+    fn open_with(
+        directory: &Path,
+        sync: Sync,
+        new: impl FnOnce() -> (JournalId, WorkerId),
+    ) -> Result<Self, JournalError> {
         let mut known = Known::default();
         let mut file = File::open(directory, |record| known.apply(record))?;
         let (id, worker) = if let Some(ids) = known.opened {
@@ -103,22 +121,23 @@ impl Journal {
         } else {
             let (journal, worker) = new();
             let opened = Record::Opened { journal, worker };
-            file.append(std::slice::from_ref(&opened))?;
+            file.append(&[&file::line(&opened)?])?;
             known.apply(opened);
             (journal, worker)
         };
         if let Err(error) = file.rewrite(&known.records()) {
             tracing::warn!(%error, "the journal could not be made shorter, and goes on as it is");
         }
-        let highest = watch::Sender::new(known.last_seq);
-        let acknowledged = watch::Sender::new(known.acknowledged);
-        Ok(Self {
-            id,
-            worker,
-            inner: Mutex::new(Inner { file, known, session: None }),
-            highest,
-            acknowledged,
-        })
+        file.sync = sync;
+        let shared = Arc::new(Shared {
+            highest: watch::Sender::new(known.last_seq),
+            acknowledged: watch::Sender::new(known.acknowledged),
+            inner: Mutex::new(Inner { known, ..Inner::default() }),
+        });
+        let writer = Writer::start(file, Arc::clone(&shared));
+        let path = directory.to_owned();
+        let writer = writer.map_err(|source| JournalError::Io { path, source })?;
+        Ok(Self { id, worker, shared, writer })
     }
 
     /// The worker whose journal this is.
@@ -151,62 +170,34 @@ impl Journal {
 
     /// Makes all of `changes` durable at once and gives the `seq` of the last message among them.
     ///
-    /// Takes about as long as the disk needs for one synchronised write.
+    /// Takes about as long as the disk needs for one synchronised write, which many share, and holds nobody up
+    /// meanwhile. They are written even if this is dropped, and known when that returns.
     ///
     /// # Errors
     /// When the file cannot be written. Nothing of `changes` then holds.
-    pub fn write(&self, changes: Vec<Change>) -> Result<Option<u64>, JournalError> {
-        self.write_with(|_| changes)
+    pub async fn write(&self, changes: Vec<Change>) -> Result<Option<u64>, JournalError> {
+        self.write_with(|_| changes).await
     }
 
     /// Does the same with changes that need the `seq` of the first message among them.
     ///
     /// # Errors
     /// As [`Journal::write`].
-    pub fn write_with(
+    pub async fn write_with(
         &self,
-        changes: impl FnOnce(u64) -> Vec<Change>,
+        changes: impl FnOnce(u64) -> Vec<Change> + Send + 'static,
     ) -> Result<Option<u64>, JournalError> {
-        let mut inner = self.lock();
-        let mut next = inner.known.last_seq;
-        let changes = changes(next + 1);
-        let mut seq = None;
-        let records: Vec<Record> = changes
-            .into_iter()
-            .map(|change| match change {
-                Change::Queue { id, message } => {
-                    next += 1;
-                    seq = Some(next);
-                    Record::queued(next, id, &message)
-                }
-                Change::Result { attempt, id, message } => {
-                    next += 1;
-                    seq = Some(next);
-                    Ok(Record::Result {
-                        attempt,
-                        queued: Box::new(Record::queued(next, id, &message)?),
-                        seq: next,
-                    })
-                }
-                Change::Record(record) => Ok(record),
-            })
-            .collect::<Result<_, _>>()?;
-        inner.file.append(&records)?;
-        for record in records {
-            inner.known.apply(record);
-        }
-        if inner.file.is_long() {
-            let records = inner.known.records();
-            if let Err(error) = inner.file.rewrite(&records) {
-                // The changes hold all the same.
-                tracing::warn!(%error, "the journal could not be made shorter, and goes on as it is");
-            }
-        }
-        drop(inner);
-        if seq.is_some() {
-            self.highest.send_replace(next);
-        }
-        Ok(seq)
+        let written = self.writer.hand_over(What::Changes(Box::new(changes)));
+        Ok(written.written().await?.seq)
+    }
+
+    /// Does the same as [`Journal::write`] where nobody can wait but the thread itself.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub fn write_now(&self, changes: Vec<Change>) -> Result<Option<u64>, JournalError> {
+        let written = self.writer.hand_over(What::Changes(Box::new(|_| changes)));
+        Ok(written.written_now()?.seq)
     }
 
     /// Takes a grant that came in `session`, if that is still the one that counts. Otherwise a `hello`
@@ -214,36 +205,36 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::write`].
-    pub fn grant(
+    pub async fn grant(
         &self,
         attempt: Attempt,
         boot: &str,
         session: SessionId,
     ) -> Result<bool, JournalError> {
-        let mut inner = self.lock();
-        if inner.session != Some(session) {
-            return Ok(false);
-        }
-        let granted = Record::Granted { attempt, boot: boot.to_owned() };
-        inner.file.append(std::slice::from_ref(&granted))?;
-        inner.known.apply(granted);
-        Ok(true)
+        let grant = What::Grant { attempt, boot: boot.to_owned(), session };
+        Ok(self.writer.hand_over(grant).written().await?.is_taken)
     }
 
     /// Makes one step durable.
     ///
     /// # Errors
     /// As [`Journal::write`].
-    pub fn step(&self, attempt: Attempt, step: Step) -> Result<(), JournalError> {
-        self.write(vec![Change::step(attempt, step)]).map(|_| ())
+    pub async fn step(&self, attempt: Attempt, step: Step) -> Result<(), JournalError> {
+        self.write(vec![Change::step(attempt, step)]).await.map(|_| ())
     }
 
     /// Changes whenever the control plane has acknowledged more.
     #[must_use]
     pub fn acknowledgements(&self) -> watch::Receiver<u64> {
-        self.acknowledged.subscribe()
+        self.shared.acknowledged.subscribe()
     }
 
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared.lock()
+    }
+}
+
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while it was held leaves at worst a record that is durable but not yet in `known`.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -256,13 +247,13 @@ impl Outgoing for Journal {
     }
 
     fn runs(&self) -> Vec<RunInHand> {
-        self.lock().known.runs()
+        self.lock().runs()
     }
 
     fn greet(&self) -> Vec<RunInHand> {
         let mut inner = self.lock();
         inner.session = None;
-        inner.known.runs()
+        inner.runs()
     }
 
     fn opened(&self, session: SessionId) {
@@ -282,32 +273,26 @@ impl Outgoing for Journal {
     }
 
     fn acknowledge(&self, up_to: u64) -> Result<(), OutgoingError> {
-        let mut inner = self.lock();
-        let up_to = up_to.min(inner.known.last_seq);
-        if up_to > inner.known.acknowledged {
-            let record = Record::Acknowledged { up_to };
-            inner
-                .file
-                .append(std::slice::from_ref(&record))
-                .map_err(|error| OutgoingError(Box::new(error)))?;
-            inner.known.apply(record);
-            drop(inner);
-            self.acknowledged.send_replace(up_to);
-        }
-        Ok(())
+        let written = self.writer.hand_over(What::Acknowledged { up_to }).written_now();
+        written.map(drop).map_err(|error| OutgoingError(Box::new(error)))
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
-        self.highest.subscribe()
+        self.shared.highest.subscribe()
+    }
+}
+
+impl Inner {
+    fn runs(&self) -> Vec<RunInHand> {
+        let entries = self.known.entries.values();
+        let entries = entries.map(|entry| RunInHand { attempt: entry.attempt, step: entry.step });
+        let granting = self.granting.iter();
+        let granting = granting.map(|attempt| RunInHand { attempt: *attempt, step: Step::Granted });
+        entries.chain(granting).collect()
     }
 }
 
 impl Known {
-    fn runs(&self) -> Vec<RunInHand> {
-        let entries = self.entries.values();
-        entries.map(|entry| RunInHand { attempt: entry.attempt, step: entry.step }).collect()
-    }
-
     fn apply(&mut self, record: Record) {
         match record {
             Record::Opened { journal, worker } => self.opened = Some((journal, worker)),
@@ -356,7 +341,10 @@ impl Known {
             Record::Removed { attempt } => {
                 self.entries.remove(&attempt);
             }
-            Record::Queued { seq, id, kind, body } => self.queue(seq, id, &kind, &body),
+            Record::Queued { seq, id, kind, body } => {
+                self.last_seq = self.last_seq.max(seq);
+                self.waiting.push_back(Waiting { seq, id, kind, body: body.into() });
+            }
             Record::Acknowledged { up_to } => {
                 self.acknowledged = self.acknowledged.max(up_to);
                 self.last_seq = self.last_seq.max(up_to);
@@ -371,28 +359,16 @@ impl Known {
         }
     }
 
-    fn queue(&mut self, seq: u64, id: MessageId, kind: &str, body: &serde_json::value::RawValue) {
-        use gantry_protocol::message::Message as _;
-        self.last_seq = self.last_seq.max(seq);
-        // A body that this version wrote and cannot read would be our own fault; the control plane
-        // would wait for its seq for ever, so the fault must not pass in silence.
-        match FromLauncher::from_body(kind, body) {
-            Ok(message) => self.waiting.push_back(Waiting { seq, id, message }),
-            Err(error) => {
-                tracing::error!(seq, kind, %error, "a message in the journal cannot be read");
-            }
-        }
-    }
-
     /// The shortest list of records that adds up to the same.
     fn records(&self) -> Vec<Record> {
         let opened = self.opened.map(|(journal, worker)| Record::Opened { journal, worker });
         let entries = self.entries.values().map(|entry| Record::Entry(Box::new(entry.clone())));
         let acknowledged = [Record::Acknowledged { up_to: self.acknowledged }];
-        let waiting = self.waiting.iter().filter_map(|waiting| {
-            Record::queued(waiting.seq, waiting.id, &waiting.message)
-                .inspect_err(|error| tracing::error!(%error, "a waiting message cannot be kept"))
-                .ok()
+        let waiting = self.waiting.iter().map(|waiting| Record::Queued {
+            seq: waiting.seq,
+            id: waiting.id,
+            kind: waiting.kind.clone(),
+            body: (*waiting.body).to_owned(),
         });
         opened.into_iter().chain(entries).chain(acknowledged).chain(waiting).collect()
     }

@@ -185,22 +185,22 @@ pub async fn run<E: Engine>(
         }
         tokio::select! {
             biased; // A request to leave that arrives together with an offer wins.
-            Some(request) = requests.recv() => launcher.request(request)?,
+            Some(request) = requests.recv() => launcher.request(request).await?,
             () = at(launcher.patience) => {
                 tracing::warn!("what was stopped could not be reported in time");
-                launcher.request(Request::HandOver)?;
+                launcher.request(Request::HandOver).await?;
             }
             Some(ended) = launcher.stages.join_next() => match ended {
                 Ok((attempt, driven)) => launcher.driven(attempt, driven),
                 Err(error) => tracing::error!(%error, "a stage broke off"),
             },
             Some(fetched) = launcher.fetching.join_next() => {
-                if let Ok((attempt, spec)) = fetched { launcher.fetched(attempt, spec)?; }
+                if let Ok((attempt, spec)) = fetched { launcher.fetched(attempt, spec).await?; }
             }
             event = session.next() => match event {
                 Some(SessionEvent::Opened(welcome)) => launcher.opened(&welcome),
                 Some(SessionEvent::Message { receipt, message }) => {
-                    launcher.message(message, receipt, &session)?;
+                    launcher.message(message, receipt, &session).await?;
                 }
                 Some(SessionEvent::Lost { reason }) => {
                     tracing::warn!(reason, "the session is lost, opening another");
@@ -232,7 +232,7 @@ impl<E: Engine> Launcher<E> {
         }
     }
 
-    fn request(&mut self, request: Request) -> Result<(), LaunchError> {
+    async fn request(&mut self, request: Request) -> Result<(), LaunchError> {
         match self.host.asks(request) {
             Act::HandOver => {
                 tracing::info!("handing over to the next launcher");
@@ -253,23 +253,23 @@ impl<E: Engine> Launcher<E> {
                 self.leaving = Leaving::Ending;
                 let grace = self.shared.config.stop_grace.get();
                 self.patience = Some(Instant::now() + grace + stage::MARGIN + LAST_WORDS);
-                self.stop_all("the launcher was told twice to leave")?;
+                self.stop_all("the launcher was told twice to leave").await?;
             }
         }
         Ok(())
     }
 
-    fn stop_all(&mut self, reason: &str) -> Result<(), LaunchError> {
+    async fn stop_all(&mut self, reason: &str) -> Result<(), LaunchError> {
         let attempts: Vec<_> = self.drivers.keys().copied().collect();
         for attempt in attempts {
-            self.stop(attempt, reason.to_owned())?;
+            self.stop(attempt, reason.to_owned()).await?;
         }
         Ok(())
     }
 
-    fn stop(&mut self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
+    async fn stop(&mut self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
         if let Some(driver) = self.drivers.get(&attempt) {
-            self.shared.journal.write(vec![Change::stop(attempt, reason)])?;
+            self.shared.journal.write(vec![Change::stop(attempt, reason)]).await?;
             driver.wish.send_if_modified(|wish| raise(wish, Wish::Stop));
         }
         Ok(())
@@ -311,15 +311,15 @@ impl<E: Engine> Launcher<E> {
         }
     }
 
-    fn message(
+    async fn message(
         &mut self,
         message: FromControlPlane,
         receipt: Option<Receipt>,
         session: &Session,
     ) -> Result<(), LaunchError> {
         match message {
-            FromControlPlane::Offer(offer) => self.offered(offer)?,
-            FromControlPlane::Grant(grant) => self.granted(grant, receipt)?,
+            FromControlPlane::Offer(offer) => self.offered(offer).await?,
+            FromControlPlane::Grant(grant) => self.granted(grant, receipt).await?,
             FromControlPlane::Revoke(revoke) => {
                 tracing::info!(attempt = %revoke.attempt, reason = revoke.reason, "revoked");
                 self.claimed.remove(&revoke.attempt);
@@ -327,7 +327,7 @@ impl<E: Engine> Launcher<E> {
             }
             FromControlPlane::Cancel(cancel) => {
                 let by: String = cancel.by.chars().take(MAX_REASON).collect();
-                self.stop(cancel.attempt, format!("stopped by {by}"))?;
+                self.stop(cancel.attempt, format!("stopped by {by}")).await?;
             }
             FromControlPlane::Urls(urls) => {
                 if let Some(driver) = self.drivers.get(&urls.attempt) {
@@ -349,7 +349,7 @@ impl<E: Engine> Launcher<E> {
                     StageKind::Write => None,
                 });
                 if cycle.force {
-                    self.stop_all("the pool was cycled by force")?;
+                    self.stop_all("the pool was cycled by force").await?;
                 }
             }
             FromControlPlane::Unsupported(kind) => {
@@ -369,7 +369,7 @@ impl<E: Engine> Launcher<E> {
         Ok(())
     }
 
-    fn offered(&mut self, offer: Offer) -> Result<(), LaunchError> {
+    async fn offered(&mut self, offer: Offer) -> Result<(), LaunchError> {
         let attempt = offer.attempt;
         let busy = self.shared.journal.unacknowledged();
         let taken = busy + self.claimed.len() + self.fetching.len();
@@ -383,12 +383,12 @@ impl<E: Engine> Launcher<E> {
             self.shared.complaints.present()
         };
         if let Some(reason) = reason {
-            return self.decline(attempt, reason);
+            return self.decline(attempt, reason).await;
         }
         match offer.spec {
             Carried::Inline(text) => {
                 let spec = STANDARD.decode(text).map_err(|_| "the spec is not base64".to_owned());
-                self.fetched(attempt, spec)
+                self.fetched(attempt, spec).await
             }
             Carried::Object { url, sha256, size } => {
                 let objects = self.shared.objects.clone();
@@ -410,36 +410,36 @@ impl<E: Engine> Launcher<E> {
         }
     }
 
-    fn fetched(
+    async fn fetched(
         &mut self,
         attempt: Attempt,
         spec: Result<Vec<u8>, String>,
     ) -> Result<(), LaunchError> {
         match spec {
             Ok(_) if self.leaving > Leaving::No => {
-                self.decline(attempt, "the launcher is leaving".to_owned())
+                self.decline(attempt, "the launcher is leaving".to_owned()).await
             }
             Ok(spec) => {
                 self.claimed.insert(attempt, spec);
                 let claim = Claim { attempt };
-                self.queue(Change::Queue { id: message_id(), message: claim.into() })
+                self.queue(Change::Queue { id: message_id(), message: claim.into() }).await
             }
-            Err(reason) => self.decline(attempt, reason),
+            Err(reason) => self.decline(attempt, reason).await,
         }
     }
 
-    fn decline(&self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
+    async fn decline(&self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
         tracing::info!(%attempt, reason, "declining an offer");
         let decline = Decline { attempt, reason };
-        self.queue(Change::Queue { id: message_id(), message: decline.into() })
+        self.queue(Change::Queue { id: message_id(), message: decline.into() }).await
     }
 
-    fn queue(&self, change: Change) -> Result<(), LaunchError> {
-        self.shared.journal.write(vec![change])?;
+    async fn queue(&self, change: Change) -> Result<(), LaunchError> {
+        self.shared.journal.write(vec![change]).await?;
         Ok(())
     }
 
-    fn granted(&mut self, grant: Grant, receipt: Option<Receipt>) -> Result<(), LaunchError> {
+    async fn granted(&mut self, grant: Grant, receipt: Option<Receipt>) -> Result<(), LaunchError> {
         let attempt = grant.attempt;
         if let Some(driver) = self.drivers.get(&attempt) {
             driver.urls.add(grant.urls);
@@ -454,7 +454,7 @@ impl<E: Engine> Launcher<E> {
         let kept = directories.keep_spec(&spec);
         let session = receipt.map(|receipt| receipt.session());
         let is_ours = match session {
-            Some(session) => self.shared.journal.grant(attempt, &self.shared.boot, session)?,
+            Some(session) => self.shared.journal.grant(attempt, &self.shared.boot, session).await?,
             None => false,
         };
         if !is_ours {
@@ -466,7 +466,7 @@ impl<E: Engine> Launcher<E> {
         }
         tracing::info!(%attempt, "granted");
         if let Err(error) = kept {
-            stage::cannot_be_kept(&self.shared, attempt, &error)?;
+            stage::cannot_be_kept(&self.shared, attempt, &error).await?;
         }
         self.begin(attempt, Duration::ZERO);
         if let Some(driver) = self.drivers.get(&attempt) {

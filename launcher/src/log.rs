@@ -163,7 +163,7 @@ impl<K: Keep> Log<K> {
         changes.extend(stored);
         self.advance();
         changes.push(Change::mark(self.attempt, self.mark.clone()));
-        self.journal.write(changes)?;
+        self.journal.write(changes).await?;
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl<K: Keep> Log<K> {
     ) -> Result<(), LogError> {
         self.masker.finish(&mut self.pending);
         let stored = self.store_pending().await?;
-        self.turn(behind, section, stored, changes)
+        self.start_section(behind, section, stored, changes).await
     }
 
     /// Goes on in the same section behind a frame that stands for output that is not there, and says so
@@ -195,10 +195,10 @@ impl<K: Keep> Log<K> {
         let mut stored = self.store_pending().await?;
         let line = self.masked(&[line]);
         stored.extend(self.store_segment(Section::Conclude, line).await?);
-        self.turn(Some(behind), self.mark.section, stored, Vec::new())
+        self.start_section(Some(behind), self.mark.section, stored, Vec::new()).await
     }
 
-    fn turn(
+    async fn start_section(
         &mut self,
         behind: Option<Position>,
         section: Option<Section>,
@@ -213,7 +213,7 @@ impl<K: Keep> Log<K> {
         self.mark.section = section;
         all.extend(changes);
         all.push(Change::mark(self.attempt, self.mark.clone()));
-        self.journal.write(all)?;
+        self.journal.write(all).await?;
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl<K: Keep> Log<K> {
             changes.extend(self.store_segment(section, masked).await?);
             changes.push(Change::mark(self.attempt, self.mark.clone()));
         }
-        self.journal.write(changes)?;
+        self.journal.write(changes).await?;
         Ok(())
     }
 

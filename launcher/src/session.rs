@@ -25,8 +25,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use gantry_model::{JournalId, MessageId, SessionId, WorkerId};
-use gantry_protocol::message::{FromControlPlane, FromLauncher, Refused, RunInHand, Welcome};
+use gantry_protocol::message::{
+    EnvelopeError, FromControlPlane, FromLauncher, Message as _, Refused, RunInHand, Welcome,
+};
 use gantry_protocol::{CryptoError, Endpoint};
+use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, Wire};
@@ -44,14 +47,41 @@ const EVENTS: usize = 256;
 const UNSEQUENCED: usize = 64;
 
 /// What waits in the journal for the control plane.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Waiting {
     /// Its place in the order of this journal, from 1, without gaps.
     pub seq: u64,
     /// Its id, the same however often it is sent.
     pub id: MessageId,
+    /// Its kind.
+    pub kind: String,
+    /// What it says, spelled once and for all.
+    pub body: Arc<RawValue>,
+}
+
+impl Waiting {
+    /// Spells a message.
+    ///
+    /// # Errors
+    /// When a value in it cannot be spelled as JSON.
+    pub fn new(seq: u64, id: MessageId, message: &FromLauncher) -> Result<Self, serde_json::Error> {
+        Ok(Self { seq, id, kind: message.kind().to_owned(), body: message.body()?.into() })
+    }
+
     /// What it says.
-    pub message: FromLauncher,
+    ///
+    /// # Errors
+    /// When it is none of this version's.
+    pub fn message(&self) -> Result<FromLauncher, EnvelopeError> {
+        FromLauncher::from_body(&self.kind, &self.body)
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |it: &Self| (it.seq, it.id, it.kind.clone(), it.body.get().to_owned());
+        parts(self) == parts(other)
+    }
 }
 
 /// The journal cannot keep what it has to.

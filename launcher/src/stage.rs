@@ -281,12 +281,16 @@ impl<E: Engine> Stage<E> {
                 | Step::Starting => self.begin(&entry).await,
                 Step::Started => self.follow(&entry).await,
                 // The ending was written behind the last of the log.
-                Step::Ended => {
-                    self.shared.journal.step(self.attempt, Step::LogComplete).map_err(Into::into)
-                }
+                Step::Ended => self
+                    .shared
+                    .journal
+                    .step(self.attempt, Step::LogComplete)
+                    .await
+                    .map_err(Into::into),
                 Step::LogComplete => self.seal(&entry).await,
                 Step::Sealed => {
                     ending::send_result(&self.shared, self.attempt, entry.mark.closings())
+                        .await
                         .map_err(Into::into)
                 }
                 Step::ResultSent | Step::Acknowledged | Step::Removed => {
@@ -374,9 +378,9 @@ async fn unopened<E: Engine>(
         } else {
             StageOutcome::Failed { reason, phase: None, code: None }
         };
-        shared.journal.write(vec![Change::ended(attempt, plain(outcome))])?;
+        shared.journal.write(vec![Change::ended(attempt, plain(outcome))]).await?;
     }
-    ending::send_result(shared, attempt, entry.mark.closings())?;
+    ending::send_result(shared, attempt, entry.mark.closings()).await?;
     finish(shared, attempt).await
 }
 
@@ -384,7 +388,7 @@ async fn unopened<E: Engine>(
 ///
 /// # Errors
 /// When the journal cannot be written.
-pub fn cannot_be_kept<E>(
+pub async fn cannot_be_kept<E>(
     shared: &Shared<E>,
     attempt: Attempt,
     error: &std::io::Error,
@@ -395,7 +399,7 @@ pub fn cannot_be_kept<E>(
     tracing::error!(%attempt, reason, "a stage is given up");
     shared.complaints.failed(&reason);
     let ending = plain(blame::outcome(attempt.stage, reason));
-    shared.journal.write(vec![Change::ended(attempt, ending)]).map(drop)
+    shared.journal.write(vec![Change::ended(attempt, ending)]).await.map(drop)
 }
 
 /// Waits until the control plane has the result, then removes what is left of the stage.
@@ -405,7 +409,7 @@ async fn finish<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Drive
         let mut acknowledged = shared.journal.acknowledgements();
         // The sender lives as long as the journal, which `shared` holds.
         let _ = acknowledged.wait_for(|up_to| Some(*up_to) >= entry.result).await;
-        shared.journal.step(attempt, Step::Acknowledged)?;
+        shared.journal.step(attempt, Step::Acknowledged).await?;
     }
     remove_all(shared, attempt).await
 }
@@ -448,7 +452,7 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
         }
         Err(source) => return Err(StageError::Directories { attempt, source }),
     }
-    shared.journal.write(vec![Change::removed(attempt)])?;
+    shared.journal.write(vec![Change::removed(attempt)]).await?;
     tracing::info!(%attempt, "removed what the stage left on this host");
     Ok(Driven::Done)
 }

@@ -2,7 +2,7 @@
 //!
 //! Eight bytes `GNTRYJ` and the version (big-endian 16 bits), then frames: length of the payload and
 //! its CRC-32 (both big-endian 32 bits), payload: a JSON array of records, at most [`MAX_FRAME`] bytes.
-//! Frames are only appended, each synchronised; from time to time the whole is written anew under
+//! Frames are only appended, each synchronised, and hold what came while the one before it was; from time to time the whole is written anew under
 //! another name and renamed. So only the last frame can be cut, and a cut one was never relied on.
 
 use std::fs;
@@ -16,7 +16,7 @@ const MAGIC: &[u8; 6] = b"GNTRYJ";
 const VERSION: u16 = 1;
 const HEADER: usize = 8;
 /// The largest payload of a frame, in bytes.
-const MAX_FRAME: usize = 1 << 20;
+pub(super) const MAX_FRAME: usize = 1 << 20;
 /// The least size from which the file is written anew.
 const LONG: u64 = 4 << 20;
 /// The room that is kept for what comes: a disk that others fill must not end the launcher.
@@ -64,6 +64,50 @@ pub enum JournalError {
         /// Its size.
         size: usize,
     },
+    /// Nobody writes any more.
+    #[error("the journal is not written any more: its writer ended")]
+    Gone,
+}
+
+impl JournalError {
+    /// The same once more, for everybody whom it meets.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Io { path, source } => {
+                let source = io::Error::new(source.kind(), source.to_string());
+                Self::Io { path: path.clone(), source }
+            }
+            Self::Version { path } => Self::Version { path: path.clone() },
+            Self::Damaged { path, at } => Self::Damaged { path: path.clone(), at: *at },
+            Self::Unwritable(error) => Self::Unwritable(serde::ser::Error::custom(error)),
+            Self::TooLarge { size } => Self::TooLarge { size: *size },
+            Self::Gone => Self::Gone,
+        }
+    }
+}
+
+/// How a file is made durable: a seam for tests.
+pub(super) struct Sync(pub(super) Synchronise);
+
+type Synchronise = Box<dyn FnMut(&fs::File) -> io::Result<()> + Send>;
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self(Box::new(fs::File::sync_data))
+    }
+}
+
+impl std::fmt::Debug for Sync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sync")
+    }
+}
+
+/// A record as it stands in a frame.
+pub(super) type Line = Vec<u8>;
+
+pub(super) fn line(record: &Record) -> Result<Line, JournalError> {
+    serde_json::to_vec(record).map_err(JournalError::Unwritable)
 }
 
 #[derive(Debug)]
@@ -78,6 +122,8 @@ pub(super) struct File {
     is_torn: bool,
     /// The file has its name, and the directory may not know it durably.
     is_unsettled: bool,
+    /// Makes what was appended durable.
+    pub(super) sync: Sync,
 }
 
 impl File {
@@ -108,7 +154,15 @@ impl File {
     }
 
     fn new(path: PathBuf, handle: fs::File, length: u64) -> Self {
-        let new = Self { path, handle, length, long: LONG, is_torn: false, is_unsettled: false };
+        let new = Self {
+            path,
+            handle,
+            length,
+            long: LONG,
+            is_torn: false,
+            is_unsettled: false,
+            sync: Sync::default(),
+        };
         new.reserve();
         new
     }
@@ -121,11 +175,11 @@ impl File {
     }
 
     /// Appends one frame; durable when this returns, and worth nothing if this fails.
-    pub fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
-        let frame = frame(records)?;
+    pub fn append(&mut self, lines: &[&Line]) -> Result<(), JournalError> {
+        let frame = frame(lines)?;
         self.settle().map_err(|source| self.io(source))?;
         let written = self.handle.write_all_at(&frame, self.length);
-        if let Err(source) = written.and_then(|()| self.handle.sync_data()) {
+        if let Err(source) = written.and_then(|()| self.sync.0(&self.handle)) {
             self.is_torn = true;
             if let Err(error) = self.settle() {
                 tracing::error!(%error, "the journal keeps half a frame until it can be written again");
@@ -163,7 +217,7 @@ impl File {
         let fresh = self.path.with_extension("new");
         let mut bytes = header().to_vec();
         for record in records {
-            bytes.extend(frame(std::slice::from_ref(record))?);
+            bytes.extend(frame(&[&line(record)?])?);
         }
         let write = || -> io::Result<fs::File> {
             let file = options().create(true).truncate(true).open(&fresh)?;
@@ -200,8 +254,15 @@ fn header() -> [u8; HEADER] {
     header
 }
 
-fn frame(records: &[Record]) -> Result<Vec<u8>, JournalError> {
-    let payload = serde_json::to_vec(records).map_err(JournalError::Unwritable)?;
+fn frame(lines: &[&Line]) -> Result<Vec<u8>, JournalError> {
+    let mut payload = b"[".to_vec();
+    for (at, line) in lines.iter().enumerate() {
+        if at > 0 {
+            payload.push(b',');
+        }
+        payload.extend_from_slice(line);
+    }
+    payload.push(b']');
     let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_FRAME);
     let length = length.ok_or(JournalError::TooLarge { size: payload.len() })?;
     let mut frame = Vec::with_capacity(payload.len() + 8);
@@ -274,13 +335,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let record = Record::Acknowledged { up_to: 1 };
         let mut file = File::open(directory.path(), |_| {}).unwrap();
-        file.append(std::slice::from_ref(&record)).unwrap();
+        file.append(&[&line(&record).unwrap()]).unwrap();
         let whole = std::mem::replace(&mut file.handle, fs::File::open(&file.path).unwrap());
-        file.append(std::slice::from_ref(&record)).unwrap_err();
+        file.append(&[&line(&record).unwrap()]).unwrap_err();
         // As far as the disk took it, and the disk did not take the cut either.
         whole.write_all_at(&[0, 0, 4, 0, 1, 2, 3, 4, 5].repeat(40), file.length).unwrap();
         file.handle = whole;
-        file.append(std::slice::from_ref(&record)).unwrap();
+        file.append(&[&line(&record).unwrap()]).unwrap();
         assert_eq!(count(directory.path()), 2);
     }
 
@@ -289,10 +350,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let record = Record::Acknowledged { up_to: 1 };
         let mut file = File::open(directory.path(), |_| {}).unwrap();
-        file.append(std::slice::from_ref(&record)).unwrap();
+        file.append(&[&line(&record).unwrap()]).unwrap();
         fs::create_dir(directory.path().join("journal.new")).unwrap();
         file.rewrite(&[]).unwrap_err();
-        file.append(std::slice::from_ref(&record)).unwrap();
+        file.append(&[&line(&record).unwrap()]).unwrap();
         assert!(!file.is_long());
         assert_eq!(count(directory.path()), 2);
     }
@@ -322,7 +383,7 @@ mod tests {
         let mut file = File::open(directory.path(), |_| {}).unwrap();
         file.rewrite(&records).unwrap();
         assert!(file.length > LONG);
-        file.append(&records[..1]).unwrap();
+        file.append(&[&line(&records[0]).unwrap()]).unwrap();
         assert!(!file.is_long());
     }
 }

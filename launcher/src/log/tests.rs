@@ -75,7 +75,7 @@ async fn run(
     'restart: loop {
         let journal = open(directory);
         if journal.entry(attempt()).is_none() {
-            journal.write(vec![Change::granted(attempt(), String::new())]).unwrap();
+            journal.write(vec![Change::granted(attempt(), String::new())]).await.unwrap();
         }
         let mark = journal.entry(attempt()).unwrap().mark;
         let mut log = Log::resume(attempt(), Arc::clone(&journal), shelf.clone(), secrets, mark);
@@ -112,7 +112,7 @@ fn stored(journal: &Journal, shelf: &Shelf) -> BTreeMap<Section, Vec<u8>> {
         let Some(last) = waiting.last() else { return log };
         after = last.seq;
         for waiting in waiting {
-            let FromLauncher::Segment(segment) = waiting.message else { continue };
+            let FromLauncher::Segment(segment) = waiting.message().unwrap() else { continue };
             let section = log.entry(segment.section).or_default();
             assert_eq!(segment.offset, section.len() as u64, "a gap or a doubled byte");
             section.extend_from_slice(&shelf.0.lock().unwrap()[&segment.key]);

@@ -17,6 +17,7 @@ use gantry_protocol::{
     LeafError, SIGNING_LEAF_LIFETIME, SessionKey, SessionPublicKey, Signature, verify_signing_leaf,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::inbox::{Inbox, MOST_AT_ONCE};
@@ -303,7 +304,7 @@ impl Exchange {
         let mut effects = Vec::new();
         for waiting in waiting.into_iter().take(count) {
             let seq = waiting.seq;
-            match self.encode_waiting(context.identity, waiting) {
+            match self.encode_waiting(context.identity, &waiting) {
                 Ok(bytes) => effects.push(Effect::Publish(bytes)),
                 Err(error) => {
                     effects.push(Effect::End(End::Fatal(error)));
@@ -508,7 +509,7 @@ impl Exchange {
         let mut effects = Vec::new();
         let waiting = context.outgoing.waiting(after);
         for waiting in waiting.into_iter().take_while(|waiting| waiting.seq <= up_to) {
-            match self.encode_waiting(context.identity, waiting) {
+            match self.encode_waiting(context.identity, &waiting) {
                 Ok(bytes) => effects.push(Effect::Publish(bytes)),
                 Err(error) => effects.push(Effect::End(End::Fatal(error))),
             }
@@ -547,12 +548,12 @@ impl Exchange {
     fn encode_waiting(
         &self,
         identity: &mut Identity,
-        waiting: Waiting,
+        waiting: &Waiting,
     ) -> Result<Bytes, SessionError> {
         let numbered = Some((waiting.seq, waiting.id));
-        match self.encode(identity, &waiting.message, numbered) {
+        match self.encode_body(identity, &waiting.kind, &waiting.body, numbered) {
             Err(SessionError::Message(EnvelopeError::TooLarge { .. })) => {
-                self.encode(identity, &waiting.message.shortened(), numbered)
+                self.encode(identity, &waiting.message()?.shortened(), numbered)
             }
             encoded => encoded,
         }
@@ -574,20 +575,39 @@ impl Exchange {
         message: &FromLauncher,
         numbered: Option<(u64, gantry_model::MessageId)>,
     ) -> Result<Bytes, SessionError> {
+        let kind = message.kind();
+        let is_sequenced = message.is_sequenced();
+        if numbered.is_some() != is_sequenced {
+            return Err(EnvelopeError::Seq(kind.to_owned()).into());
+        }
+        let body = message
+            .body()
+            .map_err(|source| EnvelopeError::Body { kind: kind.to_owned(), source })?;
+        self.encode_body(identity, kind, &body, numbered)
+    }
+
+    fn encode_body(
+        &self,
+        identity: &mut Identity,
+        kind: &str,
+        body: &RawValue,
+        numbered: Option<(u64, gantry_model::MessageId)>,
+    ) -> Result<Bytes, SessionError> {
         let (seq, id) = match numbered {
             Some((seq, id)) => (Some(seq), id),
             None => (None, identity.message_id()),
         };
         let binding = from_launcher(identity, &self.nonce);
         let mut failure = None;
-        let bytes =
-            Envelope::encode(message, id, seq, &binding, |bytes| match self.key.sign(bytes) {
+        let bytes = Envelope::encode_body(kind, body, id, seq, &binding, |bytes| {
+            match self.key.sign(bytes) {
                 Ok(signature) => signature.as_bytes().to_vec(),
                 Err(error) => {
                     failure = Some(error);
                     Vec::new()
                 }
-            })?;
+            }
+        })?;
         match failure {
             Some(error) => Err(error.into()),
             None => Ok(bytes.into()),

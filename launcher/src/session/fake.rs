@@ -58,12 +58,17 @@ impl MemoryOutgoing {
     }
 
     /// Adds a message; gives its `seq`.
+    ///
+    /// # Panics
+    /// When it cannot be spelled, which no message of a test is.
+    #[expect(clippy::needless_pass_by_value, reason = "tests make it for this")]
     pub fn push(&self, message: FromLauncher) -> u64 {
         let mut inside = self.inside();
         inside.last += 1;
         let seq = inside.last;
         let id = MessageId::from_ulid(Ulid::from_parts(seq, 7));
-        inside.waiting.insert(seq, Waiting { seq, id, message });
+        let waiting = Waiting::new(seq, id, &message).expect("a message can be spelled");
+        inside.waiting.insert(seq, waiting);
         drop(inside);
         self.changed.send_replace(seq);
         seq

@@ -80,7 +80,7 @@ impl<E: Engine> Stage<E> {
         let next = barrier::next(entry.step, state, has_begun);
         tracing::debug!(attempt = %self.attempt, step = ?entry.step, ?state, has_begun, ?next, "at the barrier");
         match next {
-            Next::Follow => Ok(self.shared.journal.step(self.attempt, Step::Started)?),
+            Next::Follow => Ok(self.shared.journal.step(self.attempt, Step::Started).await?),
             Next::Prepare | Next::Create | Next::Start if self.wish() == Wish::Stop => {
                 self.stopped_early(entry).await
             }
@@ -95,14 +95,14 @@ impl<E: Engine> Stage<E> {
         // The worker binary writes there through its group.
         self.directories.make_spool().map_err(self.at())?;
         gantry_spool::lay_out(&self.directories.spool)?;
-        self.shared.journal.step(self.attempt, Step::Creating)?;
+        self.shared.journal.step(self.attempt, Step::Creating).await?;
         let spec = self.container()?;
         match self.ask(|| self.shared.engine.create(&spec)).await {
-            Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Created)?),
+            Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Created).await?),
             // It may have been made all the same: its name tells.
             Err(error) if self.state_of_container().await?.is_some() => {
                 tracing::warn!(attempt = %self.attempt, %error, "making the container was refused, and it is there");
-                Ok(self.shared.journal.step(self.attempt, Step::Created)?)
+                Ok(self.shared.journal.step(self.attempt, Step::Created).await?)
             }
             Err(error) => self.failed_early(entry, &error).await,
         }
@@ -116,9 +116,9 @@ impl<E: Engine> Stage<E> {
         if self.shared.config.shows_commands {
             self.show_commands(entry).await?;
         }
-        self.shared.journal.step(self.attempt, Step::Starting)?;
+        self.shared.journal.step(self.attempt, Step::Starting).await?;
         match self.shared.engine.start(&container_name(self.attempt)).await {
-            Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Started)?),
+            Ok(()) => Ok(self.shared.journal.step(self.attempt, Step::Started).await?),
             // Asked again, it would start a container that has run to its end in the meantime. So what
             // came of it is for the barrier to see.
             Err(error) if error.is_passing() => {
@@ -132,7 +132,7 @@ impl<E: Engine> Stage<E> {
                     || self.state_of_container().await? == Some(State::Running) =>
             {
                 tracing::warn!(attempt = %self.attempt, %error, "starting the container was refused, and it was started");
-                Ok(self.shared.journal.step(self.attempt, Step::Started)?)
+                Ok(self.shared.journal.step(self.attempt, Step::Started).await?)
             }
             Err(error) => self.failed_early(entry, &error).await,
         }
@@ -222,7 +222,7 @@ impl<E: Engine> Stage<E> {
             self.ask(|| self.shared.engine.remove(&name)).await?;
             if self.has_begun().await {
                 tracing::warn!(attempt = %self.attempt, "the container began when it was to be given up");
-                return Ok(self.shared.journal.step(self.attempt, Step::Started)?);
+                return Ok(self.shared.journal.step(self.attempt, Step::Started).await?);
             }
         }
         self.end_early(outcome, lines).await

@@ -97,7 +97,7 @@ impl<E: Engine> Stage<E> {
         };
         Ok(match (begun, self.attempt.stage) {
             (true, StageKind::Write) if self.has_uncollected() => {
-                self.leave("the container ended before it could be copied")?;
+                self.leave("the container ended before it could be copied").await?;
                 StageOutcome::Unknown { reason }
             }
             (true, StageKind::Write) => StageOutcome::Unknown {
@@ -209,7 +209,7 @@ impl<E: Engine> Stage<E> {
     pub(super) async fn seal(&self, entry: &Entry) -> Result<(), StageError> {
         let keeps = entry.ending.as_ref().is_some_and(|ending| ending.keeps_workspace);
         if !keeps {
-            return Ok(self.shared.journal.step(self.attempt, Step::Sealed)?);
+            return Ok(self.shared.journal.step(self.attempt, Step::Sealed).await?);
         }
         self.let_end().await?;
         let image = Some(self.planned_in().await?);
@@ -223,13 +223,15 @@ impl<E: Engine> Stage<E> {
         });
         let leaving = match sealed.await {
             Ok(Ok(leaving)) => leaving,
-            Ok(Err(error)) => return self.unsealed(&sentence(&error)),
-            Err(error) => return self.unsealed(&sentence(&error)),
+            Ok(Err(error)) => return self.unsealed(&sentence(&error)).await,
+            Err(error) => return self.unsealed(&sentence(&error)).await,
         };
         let head = Bytes::copy_from_slice(leaving.header.as_bytes());
         let content = Content::File(&head, &leaving.payload);
         let key = match self.store.put(UrlPurpose::Workspace, content).await {
-            Err(error @ BlobError::Unwanted { .. }) => return self.unsealed(&sentence(&error)),
+            Err(error @ BlobError::Unwanted { .. }) => {
+                return self.unsealed(&sentence(&error)).await;
+            }
             put => put?,
         };
         let message = WorkspaceStored {
@@ -240,10 +242,13 @@ impl<E: Engine> Stage<E> {
             payload_size: leaving.statement.payload_len,
             signature: leaving.signature.to_string(),
         };
-        self.shared.journal.write(vec![
-            Change::Queue { id: message_id(), message: message.into() },
-            Change::step(self.attempt, Step::Sealed),
-        ])?;
+        self.shared
+            .journal
+            .write(vec![
+                Change::Queue { id: message_id(), message: message.into() },
+                Change::step(self.attempt, Step::Sealed),
+            ])
+            .await?;
         Ok(())
     }
 
@@ -271,19 +276,22 @@ impl<E: Engine> Stage<E> {
     }
 
     /// A plan whose workspace cannot be kept cannot be applied.
-    fn unsealed(&self, why: &str) -> Result<(), StageError> {
+    async fn unsealed(&self, why: &str) -> Result<(), StageError> {
         let reason = format!("the workspace cannot be kept for the apply: {why}");
-        self.ends_otherwise(StageOutcome::Failed { reason, phase: None, code: None })
+        self.ends_otherwise(StageOutcome::Failed { reason, phase: None, code: None }).await
     }
 
     /// What had gone well comes to nothing all the same.
-    pub(super) fn ends_otherwise(&self, outcome: StageOutcome) -> Result<(), StageError> {
+    pub(super) async fn ends_otherwise(&self, outcome: StageOutcome) -> Result<(), StageError> {
         // It may name a file, and a run chooses how its files are called.
         let ending = masked(plain(outcome), &self.secrets);
-        self.shared.journal.write(vec![
-            Change::ended(self.attempt, ending),
-            Change::step(self.attempt, Step::Sealed),
-        ])?;
+        self.shared
+            .journal
+            .write(vec![
+                Change::ended(self.attempt, ending),
+                Change::step(self.attempt, Step::Sealed),
+            ])
+            .await?;
         Ok(())
     }
 }
@@ -303,7 +311,7 @@ fn exported(directories: &Directories) -> Result<Vec<Carried>, WorkspaceError> {
 }
 
 /// Makes the result durable as a message that waits for its acknowledgement.
-pub(super) fn send_result<E>(
+pub(super) async fn send_result<E>(
     shared: &Shared<E>,
     attempt: Attempt,
     log: Vec<Closing>,
@@ -323,11 +331,10 @@ pub(super) fn send_result<E>(
         log,
         continues: false,
     };
-    shared.journal.write(vec![Change::Result {
-        attempt,
-        id: message_id(),
-        message: message.into(),
-    }])?;
+    shared
+        .journal
+        .write(vec![Change::Result { attempt, id: message_id(), message: message.into() }])
+        .await?;
     Ok(())
 }
 

@@ -299,7 +299,7 @@ impl<E: Engine> Stage<E> {
             }
             // A state version whose write the tool gave up.
             Event::Errored { file } => self.keep_state(ERRORED, None, &file).await?,
-            Event::Uncollected { reason } => self.leave(&self.secrets.hide(&reason))?,
+            Event::Uncollected { reason } => self.leave(&self.secrets.hide(&reason)).await?,
             Event::Truncated { bytes } => {
                 let line = format!(
                     "{bytes} bytes of output were dropped: this host's disk was full (launcher: free space under GANTRY_STATE_DIR)"
@@ -340,7 +340,7 @@ impl<E: Engine> Stage<E> {
     async fn stop(&self, pulse: &Pulse) -> StageError {
         let reason = self.reason_to_stop(pulse).await;
         let journal = Arc::clone(&self.shared.journal);
-        if let Err(error) = journal.write(vec![Change::stop(self.attempt, reason.clone())]) {
+        if let Err(error) = journal.write(vec![Change::stop(self.attempt, reason.clone())]).await {
             return error.into();
         }
         tracing::info!(attempt = %self.attempt, reason, "stopping the stage");

@@ -61,7 +61,7 @@ impl<E: Engine> Stage<E> {
         let Some(policy) = &self.shared.policy else { return Ok(Some(Vec::new())) };
         let input = self.input(image).to_value();
         let decided = if entry.policy_begun < MOST_KILLED {
-            let _asking = Asking::begin(&self.shared.journal, entry)?;
+            let _asking = Asking::begin(&self.shared.journal, entry).await?;
             let mut wish = self.reins.wish.clone();
             tokio::select! {
                 biased;
@@ -89,7 +89,8 @@ impl<E: Engine> Stage<E> {
         };
         self.shared
             .journal
-            .write(vec![Change::Queue { id: message_id(), message: decision.into() }])?;
+            .write(vec![Change::Queue { id: message_id(), message: decision.into() }])
+            .await?;
         Ok(Some(denials))
     }
 
@@ -124,8 +125,8 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn begin(journal: &'a Journal, entry: &'a Entry) -> Result<Self, StageError> {
-        journal.write(vec![Change::policy_begun(entry.attempt, entry.policy_begun + 1)])?;
+    async fn begin(journal: &'a Journal, entry: &'a Entry) -> Result<Self, StageError> {
+        journal.write(vec![Change::policy_begun(entry.attempt, entry.policy_begun + 1)]).await?;
         Ok(Self { journal, entry })
     }
 }
@@ -133,7 +134,7 @@ impl<'a> Asking<'a> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let before = Change::policy_begun(self.entry.attempt, self.entry.policy_begun);
-        if let Err(error) = self.journal.write(vec![before]) {
+        if let Err(error) = self.journal.write_now(vec![before]) {
             tracing::warn!(%error, "the journal says for ever that a policy is being evaluated");
         }
     }

@@ -225,7 +225,7 @@ impl<E: Engine> super::Stage<E> {
         };
         match laid_out {
             Ok(image) => {
-                self.shared.journal.write(self.permission(&image))?;
+                self.shared.journal.write(self.permission(&image)).await?;
                 Ok(())
             }
             Err(Preparing::Stage(error)) => Err(error),

@@ -271,7 +271,7 @@ impl<E: Engine> Stage<E> {
             return Ok(());
         }
         let Some(spec) = &self.spec.state else {
-            return self.leave("the stack's own backend did not take it");
+            return self.leave("the stack's own backend did not take it").await;
         };
         let predecessor = entry
             .states
@@ -285,7 +285,7 @@ impl<E: Engine> Stage<E> {
             Ok(sealed) => sealed,
             // What this host cannot do now it may do later, and until then nothing of the version goes.
             Err(error) if error.may_pass() => return Err(error.into()),
-            Err(error) => return self.leave(&sentence(&error)),
+            Err(error) => return self.leave(&sentence(&error)).await,
         };
         let StateHeading { serial, lineage } = heading;
         let statement = Statement {
@@ -303,7 +303,7 @@ impl<E: Engine> Stage<E> {
             Payload::File(file) => Content::File(&Bytes::new(), file),
         };
         let key = match self.store.put(UrlPurpose::State, content).await {
-            Err(error @ BlobError::Unwanted { .. }) => return self.leave(&sentence(&error)),
+            Err(error @ BlobError::Unwanted { .. }) => return self.leave(&sentence(&error)).await,
             put => put?,
         };
         let signature = self.shared.config.key.sign_statement(&statement);
@@ -320,24 +320,28 @@ impl<E: Engine> Stage<E> {
             signature: signature.to_string(),
             key,
         };
-        let kept = |seq| KeptState { n: number, seq, serial, payload_sha256 };
-        self.shared.journal.write_with(|next| {
-            vec![
-                Change::Queue { id: message_id(), message: message.into() },
-                Change::state(self.attempt, kept(next)),
-            ]
-        })?;
+        let attempt = self.attempt;
+        let kept = move |seq| KeptState { n: number, seq, serial, payload_sha256 };
+        self.shared
+            .journal
+            .write_with(move |next| {
+                vec![
+                    Change::Queue { id: message_id(), message: message.into() },
+                    Change::state(attempt, kept(next)),
+                ]
+            })
+            .await?;
         tracing::info!(attempt = %self.attempt, serial, "a state version is stored");
         Ok(())
     }
 
     /// A state that the stage wrote cannot be kept. What may be its only copy is not removed; what a
     /// read stage left is nobody's state.
-    pub(super) fn leave(&self, reason: &str) -> Result<(), StageError> {
+    pub(super) async fn leave(&self, reason: &str) -> Result<(), StageError> {
         tracing::error!(attempt = %self.attempt, reason, "a state of the stage cannot be kept");
         if self.attempt.stage == StageKind::Write {
             let left = Change::left(self.attempt, reason);
-            self.shared.journal.write(vec![left])?;
+            self.shared.journal.write(vec![left]).await?;
         }
         Ok(())
     }

@@ -318,18 +318,18 @@ impl<E: Engine> Stage<E> {
                 // At once: until this is durable, the mark says that a container has begun.
                 Ok(_begun) => {
                     let ending = plain(self.too_late(Some(what)));
-                    self.shared.journal.write(vec![Change::ended(attempt, ending)])?;
+                    self.shared.journal.write(vec![Change::ended(attempt, ending)]).await?;
                     return Ok(());
                 }
                 Err(BegunError::Already) => {
-                    return Ok(self.shared.journal.step(attempt, Step::Started)?);
+                    return Ok(self.shared.journal.step(attempt, Step::Started).await?);
                 }
                 Err(BegunError::Unusable(error)) if attempt.stage == StageKind::Write => {
                     return Err(error.into());
                 }
                 Err(BegunError::Unusable(_)) => {}
             },
-            Step::LogComplete => return self.ends_otherwise(self.too_late(Some(what))),
+            Step::LogComplete => return self.ends_otherwise(self.too_late(Some(what))).await,
             Step::Ended | Step::Sealed | Step::ResultSent | Step::Acknowledged | Step::Removed => {
                 return Ok(());
             }
@@ -383,7 +383,7 @@ impl<E: Engine> Stage<E> {
             Ok(Ok(())) => Ok(()),
             Ok(Err(LogError::Store(_))) | Err(_) => {
                 tracing::warn!(attempt = %self.attempt, ?lines, "the log of the run does not say how it ended: it could not be stored");
-                self.shared.journal.write(vec![ended()])?;
+                self.shared.journal.write(vec![ended()]).await?;
                 Ok(())
             }
         }

@@ -122,7 +122,7 @@ impl Play {
             .keep_spec(&sealed)
             .unwrap();
         let journal = open(&config);
-        journal.write(vec![Change::granted(attempt, "this boot".to_owned())]).unwrap();
+        journal.write_now(vec![Change::granted(attempt, "this boot".to_owned())]).unwrap();
         let urls = Arc::new(Urls::new(attempt, Arc::new(|_| {})));
         urls.add(store.urls());
         let until = tokio::time::Instant::now() + config.run_timeout.get();
@@ -193,7 +193,7 @@ impl Play {
 
     /// Somebody wants the stage to be stopped.
     pub fn stop(&self, reason: &str) {
-        self.journal.write(vec![Change::stop(self.attempt, reason.to_owned())]).unwrap();
+        self.journal.write_now(vec![Change::stop(self.attempt, reason.to_owned())]).unwrap();
         self.wish.send_replace(Wish::Stop);
     }
 
@@ -211,7 +211,7 @@ impl Play {
 
     /// An earlier launcher was killed so many times while it asked the policy about this stage.
     pub fn was_killed_asking(&self, times: u32) {
-        self.journal.write(vec![Change::policy_begun(self.attempt, times)]).unwrap();
+        self.journal.write_now(vec![Change::policy_begun(self.attempt, times)]).unwrap();
     }
 
     /// What the journal says of the stage; none if it is gone.
@@ -265,7 +265,7 @@ impl Play {
     pub fn has_succeeded(&self) {
         let outcome = StageOutcome::Succeeded { has_changes: false };
         let ending = Ending { outcome, delta: None, outputs: Vec::new(), keeps_workspace: false };
-        self.journal.write(vec![Change::ended(self.attempt, ending)]).unwrap();
+        self.journal.write_now(vec![Change::ended(self.attempt, ending)]).unwrap();
     }
 
     /// Somebody else than the worker binary writes into the spool.
@@ -406,7 +406,7 @@ impl Play {
         let known = self.heard.len() as u64;
         let waiting = self.journal.waiting(known);
         if let Some(last) = waiting.last().map(|waiting| waiting.seq) {
-            self.heard.extend(waiting.into_iter().map(|waiting| waiting.message));
+            self.heard.extend(waiting.iter().map(|waiting| waiting.message().unwrap()));
             assert_eq!(last, self.heard.len() as u64, "the control plane misses nothing");
         }
         if self.acknowledges {

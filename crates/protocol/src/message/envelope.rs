@@ -222,13 +222,28 @@ impl Envelope {
         let body = message
             .body()
             .map_err(|source| EnvelopeError::Body { kind: kind.to_owned(), source })?;
+        Self::encode_body(kind, &body, id, seq, binding, sign)
+    }
+
+    /// The same for a body that is spelled already, of a kind that `seq` fits.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::TooLarge`].
+    pub fn encode_body(
+        kind: &str,
+        body: &RawValue,
+        id: MessageId,
+        seq: Option<u64>,
+        binding: &Binding<'_>,
+        sign: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<Vec<u8>, EnvelopeError> {
         let signature = sign(&signed_bytes(VERSION, id, kind, seq, body.get(), binding));
         let envelope = Self {
             v: VERSION,
             id,
             kind: kind.to_owned(),
             seq,
-            body,
+            body: body.to_owned(),
             sig: STANDARD.encode(signature),
         };
         let bytes = serde_json::to_vec(&envelope).map_err(EnvelopeError::Malformed)?;

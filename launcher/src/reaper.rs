@@ -1,14 +1,20 @@
 //! Removes what no journal knows: containers and directories that a crash left before they were noted
-//! or after they were done with.
+//! or after they were done with, and containers that an engine made late.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, POOL_LABEL};
 use crate::journal::Journal;
 use crate::workspace::remove;
+
+/// How often it is looked while no stage is in hand.
+pub const EVERY: Duration = Duration::from_secs(60);
 
 /// Removes the containers of this worker and the directories of attempts that the journal does not hold.
 ///
@@ -19,13 +25,39 @@ pub async fn reap<E: Engine>(
     journal: &Journal,
     config: &Config,
 ) -> Result<(), EngineError> {
-    let known: HashSet<String> =
-        journal.entries().iter().map(|entry| entry.attempt.name()).collect();
+    reap_containers(engine, journal, config).await?;
+    sweep(&config.state_dir.join("runs"), &config.secrets_dir, &known(journal));
+    Ok(())
+}
+
+/// Removes, again and again while no stage is in hand, what an engine that hung made when nobody waited for it any
+/// more: the container of a stage that is over. Directories wait for the next start; a grant makes its own before it
+/// is known.
+pub async fn watch<E: Engine>(engine: E, journal: Arc<Journal>, config: Arc<Config>) -> Infallible {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if !journal.entries().is_empty() {
+            continue;
+        }
+        if let Err(error) = reap_containers(&engine, &journal, &config).await {
+            tracing::debug!(%error, "what is left over cannot be looked for now");
+        }
+    }
+}
+
+async fn reap_containers<E: Engine>(
+    engine: &E,
+    journal: &Journal,
+    config: &Config,
+) -> Result<(), EngineError> {
     let labels = [
         (POOL_LABEL, config.token.pool.to_string()),
         ("gantry.worker", journal.worker().to_string()),
     ];
-    for name in engine.list(&labels).await? {
+    let found = engine.list(&labels).await?;
+    // Only now: whatever was made was known before.
+    let known = known(journal);
+    for name in found {
         if !known.contains(&name) {
             tracing::warn!(container = name, "removing a container that no journal knows");
             if let Err(error) = engine.remove(&name).await {
@@ -33,8 +65,11 @@ pub async fn reap<E: Engine>(
             }
         }
     }
-    sweep(&config.state_dir.join("runs"), &config.secrets_dir, &known);
     Ok(())
+}
+
+fn known(journal: &Journal) -> HashSet<String> {
+    journal.entries().iter().map(|entry| entry.attempt.name()).collect()
 }
 
 /// The directory in memory belongs to others too, so only what has its counterpart here is ours.

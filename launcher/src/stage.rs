@@ -12,6 +12,7 @@ mod blame;
 mod container;
 mod ending;
 mod follow;
+mod jobs;
 mod order;
 mod policy;
 mod prepare;
@@ -39,6 +40,7 @@ use crate::mask::Secrets;
 use crate::policy::Policy;
 use crate::store::{Say, Store, Urls};
 use crate::workspace::Directories;
+use jobs::Jobs;
 use waits::Limit;
 
 /// How much longer than its grace a stopped stage gets, for what it does after its last phase.
@@ -179,6 +181,7 @@ struct Stage<E> {
     origins: order::Origins,
     /// When its waits are over.
     limit: Limit,
+    jobs: Jobs,
 }
 
 /// What the container is called.
@@ -203,15 +206,20 @@ pub async fn drive<E: Engine>(
             std::future::pending::<()>().await;
         }
     };
+    let jobs = Jobs::default();
     // Whatever the walk waits for then: it is left as a crash would leave it, and goes on from there.
     let driven = async {
         tokio::select! {
             biased;
             () = wished(Wish::Drop) => {}
             // Boxed: it is of many kilobytes, and so would be everything around it.
-            driven = Box::pin(walk(&shared, attempt, &reins)) => return driven,
+            driven = Box::pin(walk(&shared, attempt, &reins, &jobs)) => {
+                // Whoever drives on does not meet a job of this walk.
+                jobs.ended().await;
+                return driven;
+            }
         }
-        drop_all(&shared, attempt).await
+        drop_all(&shared, &jobs, attempt).await
     };
     tokio::select! {
         biased;
@@ -224,10 +232,11 @@ async fn walk<E: Engine>(
     shared: &Shared<E>,
     attempt: Attempt,
     reins: &Reins,
+    jobs: &Jobs,
 ) -> Result<Driven, StageError> {
     let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
     if entry.step >= Step::ResultSent {
-        return finish(shared, attempt).await;
+        return finish(shared, jobs, attempt).await;
     }
     let directories =
         Directories::of(attempt, &shared.config.state_dir, &shared.config.secrets_dir);
@@ -263,8 +272,9 @@ async fn walk<E: Engine>(
             variables: opened.variables,
             origins: opened.origins,
             limit,
+            jobs: jobs.clone(),
         },
-        Err(reason) => return unopened(shared, &entry, reins, &directories, reason).await,
+        Err(reason) => return unopened(shared, jobs, &entry, reins, &directories, reason).await,
     };
     stage.walk().await
 }
@@ -294,7 +304,7 @@ impl<E: Engine> Stage<E> {
                         .map_err(Into::into)
                 }
                 Step::ResultSent | Step::Acknowledged | Step::Removed => {
-                    return finish(&self.shared, self.attempt).await;
+                    return finish(&self.shared, &self.jobs, self.attempt).await;
                 }
             };
             match stepped {
@@ -350,6 +360,7 @@ fn plain(outcome: StageOutcome) -> Ending {
 /// but the reason may leave the host.
 async fn unopened<E: Engine>(
     shared: &Shared<E>,
+    jobs: &Jobs,
     entry: &Entry,
     reins: &Reins,
     directories: &Directories,
@@ -381,7 +392,7 @@ async fn unopened<E: Engine>(
         shared.journal.write(vec![Change::ended(attempt, plain(outcome))]).await?;
     }
     ending::send_result(shared, attempt, entry.mark.closings()).await?;
-    finish(shared, attempt).await
+    finish(shared, jobs, attempt).await
 }
 
 /// Ends a stage whose spec this host could not keep: nothing of it was done.
@@ -403,7 +414,11 @@ pub async fn cannot_be_kept<E>(
 }
 
 /// Waits until the control plane has the result, then removes what is left of the stage.
-async fn finish<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
+async fn finish<E: Engine>(
+    shared: &Shared<E>,
+    jobs: &Jobs,
+    attempt: Attempt,
+) -> Result<Driven, StageError> {
     let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
     if entry.step == Step::ResultSent {
         let mut acknowledged = shared.journal.acknowledgements();
@@ -411,15 +426,23 @@ async fn finish<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Drive
         let _ = acknowledged.wait_for(|up_to| Some(*up_to) >= entry.result).await;
         shared.journal.step(attempt, Step::Acknowledged).await?;
     }
-    remove_all(shared, attempt).await
+    remove_all(shared, jobs, attempt).await
 }
 
-async fn drop_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
+async fn drop_all<E: Engine>(
+    shared: &Shared<E>,
+    jobs: &Jobs,
+    attempt: Attempt,
+) -> Result<Driven, StageError> {
     tracing::info!(%attempt, "dropping a stage that is not ours any more");
-    remove_all(shared, attempt).await
+    remove_all(shared, jobs, attempt).await
 }
 
-async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<Driven, StageError> {
+async fn remove_all<E: Engine>(
+    shared: &Shared<E>,
+    jobs: &Jobs,
+    attempt: Attempt,
+) -> Result<Driven, StageError> {
     let name = container_name(attempt);
     container::insist(&shared.engine, |engine| engine.remove(&name)).await?;
     let directories =
@@ -427,14 +450,14 @@ async fn remove_all<E: Engine>(shared: &Shared<E>, attempt: Attempt) -> Result<D
     let secrets = directories.secrets().to_owned();
     let root = directories.root.clone();
     let keeps = shared.journal.entry(attempt).is_some_and(|entry| entry.left.is_some());
-    let removed = tokio::task::spawn_blocking(move || {
+    // It waits for whatever else was begun there.
+    let remove = move |_| {
         if keeps {
             directories.keep()?;
         }
         directories.remove()
-    })
-    .await;
-    match removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+    };
+    match jobs.run(remove).await.and_then(|removed| removed) {
         Ok(()) => {}
         // Of another user: the worker binary was killed before it could give them back. They stand in no
         // run's way, and the next start tries again.

@@ -143,6 +143,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let (engine, config) = (shared.engine.clone(), Arc::clone(&shared.config));
     let watched = fitness::watch(engine, config, shared.complaints.clone());
     tasks.spawn(async move { match watched.await {} });
+    let (engine, journal) = (shared.engine.clone(), Arc::clone(&shared.journal));
+    let reaped = reaper::watch(engine, journal, Arc::clone(&shared.config));
+    tasks.spawn(async move { match reaped.await {} });
     tasks.spawn(task);
     tasks.spawn(requests.forward(asked));
     let ended = launch::run(shared, session, asking).await;

@@ -10,7 +10,7 @@ mod place;
 mod removal;
 
 use std::fs;
-use std::io::{self, BufReader, BufWriter, Seek as _, Write as _};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -331,7 +331,7 @@ impl<W: io::Write> io::Write for AtMost<W> {
 /// Any [`WorkspaceError`]; nothing is unpacked unless hash and signature fit.
 pub fn open(
     directories: &Directories,
-    file: fs::File,
+    file: impl Read + Seek,
     sealed: &SealedWorkspace,
     stack: &StackId,
     attempt: Attempt,
@@ -374,7 +374,7 @@ pub fn open(
 /// Any [`WorkspaceError`].
 pub fn open_source(
     directories: &Directories,
-    file: fs::File,
+    file: impl Read,
     keys: &[&PoolKey],
 ) -> Result<(), WorkspaceError> {
     let (header, payload) =

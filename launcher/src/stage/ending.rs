@@ -149,7 +149,7 @@ impl<E: Engine> Stage<E> {
         };
         // A large one takes seconds.
         let spec = self.spec.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.jobs.run(move |_| {
             (tool::of(&spec).read_plan)(&spec, &mut std::io::Read::take(plan, MAX_PLAN))
                 .map_err(|error| error.to_string())
         });
@@ -216,7 +216,7 @@ impl<E: Engine> Stage<E> {
         let (directories, stack, attempt) =
             (self.directories.clone(), self.spec.stack.clone(), self.attempt);
         let config = Arc::clone(&self.shared.config);
-        let sealed = tokio::task::spawn_blocking(move || {
+        let sealed = self.jobs.run(move |_| {
             let environment = exported(&directories)?;
             Handover { environment, image }.put(&directories.workspace)?;
             workspace::seal(&directories, &stack, attempt, &config.key)

@@ -11,6 +11,7 @@ use gantry_protocol::spec::{SealedWorkspace, SecretBundle, Source, Spec};
 use gantry_protocol::{Digest, Header, SealedBytes, check_maskable};
 use zeroize::Zeroizing;
 
+use super::jobs::Whether;
 use super::order::{Origins, Variables};
 use super::policy::Asked;
 use super::waits::{Awaited, STORE};
@@ -326,9 +327,10 @@ impl<E: Engine> super::Stage<E> {
         self.wait_with(log, &awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
         let directories = self.directories.clone();
         let config = Arc::clone(&self.shared.config);
-        blocking(move || {
+        self.blocking(move |whether| {
             use std::io::Seek as _;
             file.rewind()?;
+            let file = whether.until(file);
             let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
             workspace::open_source(&directories, file, &keys)
         })
@@ -351,14 +353,22 @@ impl<E: Engine> super::Stage<E> {
         let (directories, sealed, stack, attempt) =
             (self.directories.clone(), sealed.clone(), self.spec.stack.clone(), self.attempt);
         let config = Arc::clone(&self.shared.config);
-        blocking(move || {
+        self.blocking(move |whether| {
             use std::io::Seek as _;
             file.rewind()?;
+            let file = whether.until(file);
             let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
             workspace::open(&directories, file, &sealed, &stack, attempt, &keys)
         })
         .await?;
         Ok(())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Whether) -> Result<T, WorkspaceError> + Send + 'static,
+    ) -> Result<T, WorkspaceError> {
+        self.jobs.run(work).await.unwrap_or_else(|error| Err(error.into()))
     }
 
     /// Gets an object; a store that is away is asked again. Whoever waits for it bounds that.
@@ -430,14 +440,6 @@ async fn say(log: &mut Log, line: String) -> Result<(), crate::log::LogError> {
 
 fn bounded(what: &'static str, size: u64, limit: u64) -> Result<(), PrepareError> {
     if size > limit { Err(PrepareError::TooLarge { what, size, limit }) } else { Ok(()) }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
-) -> Result<T, WorkspaceError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(WorkspaceError::Io(std::io::Error::other(error))))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use gantry_spool::{SideFile, open_side_file};
 use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
+use super::jobs::Whether;
 use super::order::write_new;
 use super::waits::{Awaited, STORE};
 use super::{Stage, StageError};
@@ -169,14 +170,6 @@ fn seal_from(
     Ok(sealer.finish()?)
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
-) -> Result<T, StateError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
-}
-
 /// Hashes what is read through it.
 struct Hashed<R> {
     inner: R,
@@ -236,9 +229,10 @@ impl<E: Engine> Stage<E> {
         self.wait(&awaited, got).await.unwrap_or(Err(BlobError::CalledOff))?;
         payload.rewind()?;
         let config = Arc::clone(&self.shared.config);
-        blocking(move || {
+        self.blocking_of_state(move |whether| {
             let keys: Vec<_> = std::iter::once(&config.key).chain(&config.former_keys).collect();
-            let mut plain = gantry_protocol::open(&keys, &header, BufReader::new(payload))?;
+            let payload = BufReader::new(whether.until(payload));
+            let mut plain = gantry_protocol::open(&keys, &header, payload)?;
             write_new(&into, |file| {
                 let mut part = Zeroizing::new(vec![0; PART]);
                 loop {
@@ -250,6 +244,13 @@ impl<E: Engine> Stage<E> {
             })
         })
         .await
+    }
+
+    async fn blocking_of_state<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Whether) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        self.jobs.run(work).await.unwrap_or_else(|error| Err(error.into()))
     }
 
     /// Whether what it writes as state is never stored: there is no place for it, however long one waits.
@@ -280,7 +281,8 @@ impl<E: Engine> Stage<E> {
             .or_else(|| spec.current.as_ref().map(|current| current.payload_sha256.clone()));
         let recipients = self.recipients()?;
         let (directories, file) = (self.directories.clone(), file.clone());
-        let sealed = blocking(move || seal_version(&directories, &file, said, &recipients)).await;
+        let seal = move |_| seal_version(&directories, &file, said, &recipients);
+        let sealed = self.blocking_of_state(seal).await;
         let Version { heading, header, sha256, length, payload } = match sealed {
             Ok(sealed) => sealed,
             // What this host cannot do now it may do later, and until then nothing of the version goes.
@@ -306,8 +308,9 @@ impl<E: Engine> Stage<E> {
             Err(error @ BlobError::Unwanted { .. }) => return self.leave(&sentence(&error)).await,
             put => put?,
         };
-        let signature = self.shared.config.key.sign_statement(&statement);
-        let signature = signature.map_err(|error| self.at()(std::io::Error::other(error)))?;
+        let config = Arc::clone(&self.shared.config);
+        let sign = move |_| Ok(config.key.sign_statement(&statement)?);
+        let signature = self.blocking_of_state(sign).await?;
         let payload_sha256 = sha256.to_string();
         let message = StateStored {
             attempt: self.attempt,

@@ -1,5 +1,6 @@
 //! The engine does as it is told; the launcher does not, or what it keeps on this host.
 
+use gantry_launcher::engine::Engine as _;
 use gantry_launcher::stage::{Driven, StageError, Wish};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};
@@ -27,6 +28,28 @@ async fn a_hand_over_waits_for_nobody() {
     play.wish(Wish::HandOver);
     assert_eq!(in_time(play.driven()).await.unwrap(), Driven::HandedOver);
     assert_eq!(play.runs(), 1);
+}
+
+/// An engine that hung makes a container for a stage that is over: nobody waits for the next start to remove it.
+#[tokio::test]
+async fn what_an_engine_made_late_is_removed_while_nothing_is_in_hand() {
+    let mut play = Play::new(Write, Worker::quick());
+    play.acknowledges(false);
+    in_time(play.result()).await;
+    let late = play.engine.spec(&play.name()).expect("its end is not acknowledged");
+    let mut reaping = play.reaps();
+    // While the stage is in hand, its container is nobody else's.
+    in_time(play.a_reaping_later()).await;
+    assert!(play.engine.spec(&late.name).is_some());
+    play.acknowledges(true);
+    in_time(play.complete()).await;
+    play.engine.create(&late).await.unwrap();
+    assert_ne!(play.left(), Vec::<String>::new());
+    in_time(play.a_reaping_later()).await;
+    while !play.left().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    reaping.shutdown().await;
 }
 
 /// Whoever is root in its container can write there. The stage ends all the same, and nobody claims to

@@ -366,6 +366,24 @@ impl Play {
         }
     }
 
+    /// What is left over is looked for, as long as this is kept.
+    pub fn reaps(&self) -> JoinSet<()> {
+        let (engine, config) = (self.engine.clone(), Arc::clone(&self.config));
+        let mut reaping = JoinSet::new();
+        let watch = gantry_launcher::reaper::watch(engine, Arc::clone(&self.journal), config);
+        reaping.spawn(async move { match watch.await {} });
+        reaping
+    }
+
+    /// So much later that what is left over was looked for.
+    pub async fn a_reaping_later(&self) {
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        tokio::time::advance(2 * gantry_launcher::reaper::EVERY).await;
+        tokio::time::resume();
+        tokio::task::yield_now().await;
+    }
+
     /// How the stage ended, if that was reported.
     pub fn reported(&self) -> Option<StageOutcome> {
         let results = self.heard.iter().filter_map(|message| {

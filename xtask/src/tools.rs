@@ -82,6 +82,7 @@ pub const STARTED: &[Started] = &[
     started("gantry", Get::Built),
     started("gantry-launcher", Get::Built),
     started("git", Get::ForTask(&GIT)),
+    started("initdb", Get::ForTests(&POSTGRESQL)),
     started("kill", Get::ForTests(&KILL)),
     started("mkdir", Get::Debian),
     started("mosquitto", Get::ForTests(&MOSQUITTO)),
@@ -89,6 +90,8 @@ pub const STARTED: &[Started] = &[
     started("openssl", Get::ForTests(&OPENSSL)),
     started("pkg-config", Get::ForTask(&BUILD[2])),
     started("podman", Get::ForTests(&PODMAN)),
+    started("postgres", Get::ForTests(&POSTGRESQL)),
+    started("psql", Get::ForTests(&POSTGRESQL)),
     started("rm", Get::Debian),
     started("rustc", Get::Built),
     started("sh", Get::Debian),
@@ -142,6 +145,8 @@ pub enum Present {
     Program(&'static str),
     /// `pkg-config` knows the library.
     Library(&'static str),
+    /// A file is there in the folder of some version below this one.
+    Versioned(&'static str, &'static str),
     /// A file is there.
     File(&'static str),
     /// There is a busybox that runs in an empty image.
@@ -171,6 +176,12 @@ pub const PODMAN: Need = Need {
     present: Present::Program("podman"),
     package: "podman",
     why: "tests run containers in a Podman of their own",
+};
+/// The database that the control plane is tested on beside SQLite.
+pub const POSTGRESQL: Need = Need {
+    present: Present::Versioned("/usr/lib/postgresql", "bin/initdb"),
+    package: "postgresql",
+    why: "tests start databases of their own with it",
 };
 /// `kill`, to signal what runs as root.
 pub const KILL: Need = Need {

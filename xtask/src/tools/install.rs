@@ -1,6 +1,7 @@
 //! Installs what the machine lacks, and says what and why.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -74,6 +75,11 @@ fn apt_get(cx: &Context, arguments: &[&str]) -> Result<bool> {
 fn is_present(cx: &Context, what: &Present) -> bool {
     match what {
         Present::Program(name) => cx.config.find(name).is_some(),
+        Present::Versioned(folder, file) => fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|version| version.path().join(file).exists()),
         Present::File(path) => Path::new(path).exists(),
         Present::Library(name) => process::output(
             "pkg-config",

@@ -1,10 +1,13 @@
 //! What a server can be told.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use gantry_model::LeaseTerms;
 use gantry_protocol::Namespace;
+use zeroize::Zeroizing;
 
 use crate::objects::local::files::Limits;
 
@@ -13,6 +16,8 @@ use crate::objects::local::files::Limits;
 pub struct Config {
     /// The data directory; made if it is not there.
     pub data: PathBuf,
+    /// The PostgreSQL database; none is SQLite's, in the data directory.
+    pub database: Option<DatabaseUrl>,
     /// Where the API listens. Port 0 is the port of the last start, or any free one.
     pub api: SocketAddr,
     /// Where the broker listens.
@@ -37,6 +42,7 @@ impl Config {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             data,
+            database: None,
             api: local(1983),
             mqtt: local(1984),
             objects: local(1985),
@@ -87,6 +93,70 @@ impl Config {
     }
 }
 
+/// Where a PostgreSQL database is: `postgres://user@host/database?parameters`. It may hold a password, so it is shown
+/// nowhere and zeroed when dropped.
+#[derive(Clone)]
+pub struct DatabaseUrl(Zeroizing<String>);
+
+/// Why a text is no [`DatabaseUrl`]. It quotes nothing that may be secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DatabaseUrlError {
+    /// It begins otherwise.
+    #[error("it does not begin with postgres://")]
+    Scheme,
+    /// It has a parameter that nobody would look at.
+    #[error("its parameter {0:?} is not known: there are {known}", known = PARAMETERS.join(", "))]
+    Parameter(String),
+}
+
+/// Those that PostgreSQL's own clients have and that count here.
+const PARAMETERS: [&str; 12] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+impl DatabaseUrl {
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = DatabaseUrlError;
+
+    fn from_str(text: &str) -> Result<Self, DatabaseUrlError> {
+        let text = text.trim();
+        if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(DatabaseUrlError::Scheme);
+        }
+        let parameters = text.split_once('?').map_or("", |(_, parameters)| parameters);
+        for parameter in parameters.split('&').filter(|it| !it.is_empty()) {
+            // Without a `=` it may be a part of a password that was not encoded.
+            let name = parameter.split_once('=').map_or("", |(name, _)| name);
+            if !PARAMETERS.contains(&name) {
+                return Err(DatabaseUrlError::Parameter(name.chars().take(32).collect()));
+            }
+        }
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 /// Whether a name means this host wherever it is asked.
 fn is_own(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -95,6 +165,20 @@ fn is_own(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_url_of_a_database_is_looked_at_and_never_shown() {
+        let parse = |text: &str| text.parse::<DatabaseUrl>();
+        let url = "postgres://ann:pass%3Fword@db/gantry?sslmode=verify-full&sslrootcert=/ca.pem";
+        let parsed = parse(url).unwrap();
+        assert_eq!(parsed.expose(), url);
+        assert_eq!(format!("{parsed:?}"), "[redacted]");
+        assert_eq!(parse("mysql://ann:secret@db").unwrap_err(), DatabaseUrlError::Scheme);
+        let misspelled = parse("postgres://ann:secret@db/gantry?sslmod=require").unwrap_err();
+        assert!(misspelled.to_string().starts_with("its parameter \"sslmod\" is not known"));
+        let unencoded = parse("postgres://ann:sec?ret@db/gantry").unwrap_err().to_string();
+        assert!(!unencoded.contains("ret@"), "{unencoded}");
+    }
 
     #[test]
     fn others_are_told_the_first_host_that_is_not_this_one() {

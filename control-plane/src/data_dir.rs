@@ -148,6 +148,12 @@ impl DataDir {
         self.root.join(DATABASE)
     }
 
+    /// What is left of the database after it was brought to PostgreSQL.
+    #[must_use]
+    pub fn moved_database(&self) -> PathBuf {
+        self.root.join("gantry.db.moved")
+    }
+
     /// The directory of the local object store.
     #[must_use]
     pub fn objects(&self) -> PathBuf {
@@ -258,6 +264,8 @@ fn holds_other_things(root: &Path) -> bool {
     let is_something = |name: &std::ffi::OsStr| name != "lost+found";
     entries.any(|entry| entry.is_ok_and(|entry| is_something(&entry.file_name())))
         && !root.join(DATABASE).exists()
+        // Of a server whose database is PostgreSQL's.
+        && !["admin.json", "ca.key"].iter().all(|name| root.join(name).exists())
 }
 
 /// The user's name in `/etc/passwd`, or else the number.

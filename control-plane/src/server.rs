@@ -5,10 +5,12 @@
 //! instead loses nothing either; it only takes longer to be noticed.
 
 mod files;
+mod moving;
 mod renewal;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,13 +29,14 @@ use crate::http::{self, ApiConfig};
 use crate::ids::Ids;
 use crate::objects::local::{Credentials, endpoint};
 use crate::objects::{LocalObjects, ObjectsError};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::tls::{Bound, TlsError, TlsSettings};
 use crate::transport::mqtt::BoundBroker;
 use crate::transport::{
     BrokerConfig, EmbeddedBroker, PollTransport, Transport, TransportError, Transports,
 };
 
+pub use self::moving::{MoveError, bring_over};
 use self::renewal::Renewal;
 
 /// How long a connection to the API may stand still: longer than any phase may be silent in a log
@@ -79,6 +82,25 @@ pub enum ServerError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The data directory has a database of its own that the one of the URL may know nothing of.
+    #[error(
+        "the data directory has a database of its own, {}: bring it to PostgreSQL with --migrate-from, or move it away",
+        own.display()
+    )]
+    NotMoved {
+        /// Where it is.
+        own: PathBuf,
+    },
+    /// The data directory's database was brought to PostgreSQL.
+    #[error(
+        "the database of this data directory was brought to PostgreSQL, and {} is what it was before: set \
+         GANTRY_DATABASE_URL",
+        moved.display()
+    )]
+    Moved {
+        /// What is left of it.
+        moved: PathBuf,
+    },
     /// What the database holds could not be taken up.
     #[error(transparent)]
     Operation(#[from] OperationError),
@@ -88,11 +110,11 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// What the process exits with: 3 if another server has the data directory, else 1.
+    /// What the process exits with: 3 if another server has the data directory or the database, else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::DataDir(DataDirError::Locked { .. }) => 3,
+            Self::DataDir(DataDirError::Locked { .. }) | Self::Store(StoreError::Held { .. }) => 3,
             Self::DataDir(
                 DataDirError::Open { .. }
                 | DataDirError::Foreign { .. }
@@ -105,6 +127,8 @@ impl ServerError {
             | Self::Transport(_)
             | Self::Objects(_)
             | Self::Store(_)
+            | Self::NotMoved { .. }
+            | Self::Moved { .. }
             | Self::Operation(_)
             | Self::Endpoint(_) => 1,
         }
@@ -166,9 +190,8 @@ impl Server {
             broker_endpoint.map_err(|_| ServerError::Endpoint(file.mqtt.clone()))?;
         let issuer =
             Issuer::new(authority, broker_endpoint, config.namespace, Some(file.api.clone()));
-        dir.keep_private(&dir.database())?;
         let control_plane = ControlPlane::new(Parts {
-            store: Store::open(&dir.database()).await?,
+            store: files::open_store(&dir, config.database.as_ref()).await?,
             clock: Arc::new(SystemClock::new()),
             objects: Arc::new(objects),
             issuer: Arc::new(issuer),

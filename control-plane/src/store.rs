@@ -34,6 +34,7 @@ pub(crate) mod sources;
 mod sqlite;
 pub(crate) mod stacks;
 pub(crate) mod states;
+mod transfer;
 pub(crate) mod workers;
 pub(crate) mod workspaces;
 
@@ -41,6 +42,8 @@ use std::path::Path;
 
 use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+use crate::config::DatabaseUrl;
 
 pub(crate) use code::{
     id, json, run_state, run_type, section, section_rank, stage, to_db, to_json,
@@ -51,6 +54,7 @@ pub(crate) use runs::{RunRow, block, clear_later, insert_run, load_run, promote,
 pub(crate) use workers::WorkerKey;
 
 pub use connection::{Connection, Reader, Transaction};
+pub use transfer::{Progress, TransferError, transfer};
 
 /// The row of a query's answer. [`Columns`] reads it.
 pub type Row = sqlx::any::AnyRow;
@@ -194,12 +198,12 @@ impl Store {
         Ok(Self(Kind::Sqlite(sqlite::Database::open(path).await?)))
     }
 
-    /// Connects to a PostgreSQL database, given as `postgres://user@host/database?parameters`.
+    /// Connects to a PostgreSQL database, and brings its tables to this version.
     ///
     /// # Errors
-    /// When it cannot be reached.
-    pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options = postgres::Options::new(url).map_err(StoreError::Url)?;
+    /// When it cannot be reached, is another server's or of a newer version.
+    pub async fn connect(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        let options = postgres::Options::new(url.expose()).map_err(StoreError::Url)?;
         Ok(Self(Kind::Postgres(postgres::Database::open(options).await?)))
     }
 
@@ -225,6 +229,23 @@ impl Store {
             Kind::Postgres(database) => database.reader().await?,
         };
         Ok(Reader(connection))
+    }
+
+    /// Whether it could not be reached for a while since [`Store::note_heard`], so that nothing that launchers said in
+    /// that time was kept.
+    pub(crate) fn was_away(&self) -> bool {
+        match &self.0 {
+            Kind::Sqlite(_) => false,
+            Kind::Postgres(database) => database.was_away(),
+        }
+    }
+
+    /// What follows from that was done.
+    pub(crate) fn note_heard(&self) {
+        match &self.0 {
+            Kind::Sqlite(_) => {}
+            Kind::Postgres(database) => database.note_heard(),
+        }
     }
 
     /// Closes it; waits for what is under way.

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "a database has more than these tests need")]
+mod database;
+
 mod api {
     mod changes;
     mod clients;

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set its stage up fails")]
 
-use std::collections::BTreeSet;
+#[expect(dead_code, reason = "a database has more than these tests need")]
+mod database;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gantry_control_plane::config::Config;
@@ -15,8 +18,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
+use database::Database;
+
+/// The databases of data directories that have none of their own; they go with the shared server.
+static DATABASES: Mutex<BTreeMap<PathBuf, Database>> = Mutex::new(BTreeMap::new());
+
 fn config(data: &Path) -> Config {
     let mut config = Config::new(data.to_owned());
+    let mut databases = DATABASES.lock().unwrap();
+    databases.entry(data.to_owned()).or_insert_with(Database::new).give(&mut config);
     for address in [&mut config.api, &mut config.mqtt, &mut config.objects] {
         address.set_port(0);
     }
@@ -82,9 +92,10 @@ async fn a_server_answers_everywhere_and_keeps_itself_to_its_owner() {
         assert_eq!(mode, expected, "{}", entry.path().display());
         names.insert(entry.file_name().into_string().unwrap());
     }
-    for name in ["admin.json", "ca.key", "ca.pem", "gantry.db", "objects", "server.json"] {
+    for name in ["admin.json", "ca.key", "ca.pem", "objects", "server.json"] {
         assert!(names.contains(name), "{name}");
     }
+    assert_eq!(names.contains("gantry.db"), config(&data).database.is_none());
     running.stop().await;
 }
 

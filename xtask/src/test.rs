@@ -20,6 +20,11 @@ use crate::{
 /// How many end-to-end tests run at a time: each has a server, a launcher and containers of its own.
 const END_TO_END_AT_ONCE: &str = "--test-threads=2";
 
+/// What is run a second time, on PostgreSQL: every test that has a database, and some of those with the real programs.
+const ON_POSTGRESQL: &str = "binary_id(gantry-control-plane::api) + binary_id(gantry-control-plane::plans) \
+    + binary_id(gantry-control-plane::runs) + binary_id(gantry-control-plane::server) \
+    + binary(killed_at_every_step) + test(tracked_run_of_terraform)";
+
 /// What `cargo xtask test` can be told.
 #[derive(Args)]
 pub struct Options {
@@ -85,8 +90,16 @@ fn nextest(cx: &Context, options: &Options, prepare: impl Fn(&mut Command)) -> R
         .args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
         .args(&options.arguments);
     prepare(&mut command);
+    passed &= cx.show("cargo nextest", &mut command)?;
+    let mut command = cx.config.cargo();
+    command
+        .args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+        .args(["--no-tests=pass", "--filterset", ON_POSTGRESQL])
+        .args(&options.arguments);
+    prepare(&mut command);
+    command.env("GANTRY_TEST_DATABASE", "postgres");
     // In this order: the summary comes last.
-    Ok(cx.show("cargo nextest", &mut command)? && passed)
+    Ok(cx.show("cargo nextest on PostgreSQL", &mut command)? && passed)
 }
 
 fn cargo_test(cx: &Context, options: &Options, prepare: impl Fn(&mut Command)) -> Result<bool> {
@@ -105,5 +118,11 @@ fn cargo_test(cx: &Context, options: &Options, prepare: impl Fn(&mut Command)) -
         prepare(&mut command);
         passed &= cx.show("cargo test", &mut command)?;
     }
+    let mut command = cx.config.cargo();
+    command.args(["test", "--package", "gantry-control-plane", "--tests", "--locked"]);
+    command.arg("--").args(&options.arguments);
+    prepare(&mut command);
+    command.env("GANTRY_TEST_DATABASE", "postgres");
+    passed &= cx.show("cargo test on PostgreSQL", &mut command)?;
     Ok(passed)
 }

@@ -53,6 +53,13 @@ impl ControlPlane {
                 return Ok(());
             }
             let mut unit = self.begin().await?;
+            if self.store().was_away() {
+                // Nobody's heartbeat was kept, so nobody's silence counts.
+                self.refresh_leases(&mut unit).await?;
+                unit.commit().await?;
+                self.store().note_heard();
+                continue;
+            }
             for run in runs {
                 self.expire_run(&mut unit, run).await?;
             }

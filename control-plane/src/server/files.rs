@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::ServerError;
+use crate::config::DatabaseUrl;
 use crate::control_plane::ControlPlane;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::keys;
+use crate::store::Store;
 
 /// The length of the key that signs the API's sessions.
 const SESSION_KEY: usize = 32;
@@ -27,6 +29,25 @@ impl Drop for Admin {
     fn drop(&mut self) {
         self.key_secret.zeroize();
     }
+}
+
+/// Opens the database: that of the URL, else the file in the data directory.
+pub(super) async fn open_store(
+    dir: &DataDir,
+    url: Option<&DatabaseUrl>,
+) -> Result<Store, ServerError> {
+    let (own, moved) = (dir.database(), dir.moved_database());
+    let Some(url) = url else {
+        if moved.exists() && !own.exists() {
+            return Err(ServerError::Moved { moved });
+        }
+        dir.keep_private(&own)?;
+        return Ok(Store::open(&own).await?);
+    };
+    if own.exists() {
+        return Err(ServerError::NotMoved { own });
+    }
+    Ok(Store::connect(url).await?)
 }
 
 /// Writes the first API key, or the API's present address beside it.

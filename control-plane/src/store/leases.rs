@@ -47,7 +47,7 @@ pub(crate) async fn list_read_stages(
 /// When the first run or message is due.
 pub(crate) async fn next_due(conn: &mut Connection) -> Result<Option<Timestamp>, StoreError> {
     let first = "SELECT MIN(at) AS at FROM (SELECT MIN(due_at) AS at FROM runs \
-                 WHERE due_at IS NOT NULL UNION ALL SELECT MIN(next_at) AS at FROM outbox) both";
+                 WHERE due_at IS NOT NULL UNION ALL SELECT MIN(next_at) AS at FROM outbox) AS due";
     sqlx::query(first).fetch_one(conn).await?.maybe_instant("at")
 }
 

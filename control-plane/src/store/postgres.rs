@@ -6,6 +6,7 @@
 //! for the answer, so that what follows from a transaction follows exactly if it is durable.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -25,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long whoever wants to begin or to look waits for a database that is away.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the start waits for the connections of the server that was there before to be gone.
-const HELD: Duration = Duration::from_secs(10);
+const HELD: Duration = Duration::from_secs(5);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -136,6 +137,7 @@ pub(super) struct Database {
     writer: Arc<Mutex<Writer>>,
     readers: PgPool,
     leave: CancellationToken,
+    was_away: Arc<AtomicBool>,
 }
 
 /// The one connection that changes something.
@@ -149,6 +151,8 @@ pub(super) struct Writer {
     is_broken: bool,
     /// Since when it cannot be reached.
     away_since: Option<Instant>,
+    /// It was away since somebody asked last.
+    was_away: Arc<AtomicBool>,
     leave: CancellationToken,
 }
 
@@ -156,12 +160,14 @@ impl Database {
     pub(super) async fn open(options: Options) -> Result<Self, StoreError> {
         let options = Arc::new(options);
         let leave = CancellationToken::new();
+        let was_away = Arc::new(AtomicBool::new(false));
         let mut writer = Writer {
             options: Arc::clone(&options),
             connection: None,
             transaction: None,
             is_broken: false,
             away_since: None,
+            was_away: Arc::clone(&was_away),
             leave: leave.clone(),
         };
         writer.start().await?;
@@ -177,7 +183,7 @@ impl Database {
                 })
             })
             .connect_lazy_with(options.0.clone());
-        Ok(Self { options, writer: Arc::new(Mutex::new(writer)), readers, leave })
+        Ok(Self { options, writer: Arc::new(Mutex::new(writer)), readers, leave, was_away })
     }
 
     /// The writer, in a transaction.
@@ -193,6 +199,14 @@ impl Database {
             if is_passing(&error) { self.options.unreachable(error) } else { error.into() }
         })?;
         Ok(Connection::postgres_reader(connection))
+    }
+
+    pub(super) fn was_away(&self) -> bool {
+        self.was_away.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_heard(&self) {
+        self.was_away.store(false, Ordering::Release);
     }
 
     pub(super) async fn close(&self) {
@@ -249,6 +263,7 @@ impl Writer {
         self.is_broken = false;
         self.transaction = None;
         if let Some(since) = self.away_since.take() {
+            self.was_away.store(true, Ordering::Release);
             tracing::info!("PostgreSQL is back after {} s", since.elapsed().as_secs());
         }
         Ok(())

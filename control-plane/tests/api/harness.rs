@@ -1,6 +1,5 @@
 //! A control plane with its API, and a client of it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,12 +11,13 @@ use gantry_control_plane::control_plane::{ControlPlane, Parts};
 use gantry_control_plane::http::{self, ApiConfig};
 use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::FakeObjects;
-use gantry_control_plane::store::Store;
 use gantry_model::{LeaseTerms, Timestamp};
 use gantry_protocol::{Authority, CertificateRequest, PoolKey};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use zeroize::Zeroizing;
+
+use crate::database::Database;
 
 pub const URL: &str = "https://gantry.test";
 pub const NOW: u64 = 1_795_264_800_000;
@@ -31,15 +31,15 @@ pub struct Server {
     pub key_id: String,
     pub key_secret: String,
     pub jwt: String,
-    _folder: tempfile::TempDir,
+    _database: Database,
 }
 
 impl Server {
     pub async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let database = Database::new();
         let clock = Arc::new(FakeClock::at(Timestamp(NOW)));
         let objects = FakeObjects::new();
-        let control_plane = control_plane(folder.path(), &clock, &objects).await;
+        let control_plane = control_plane(&database, &clock, &objects).await;
         let key =
             gantry_control_plane::keys::create_key(&control_plane, "test", "tester").await.unwrap();
         let config =
@@ -53,7 +53,7 @@ impl Server {
             key_id: key.id,
             key_secret: key.secret.to_string(),
             jwt: String::new(),
-            _folder: folder,
+            _database: database,
         };
         server.jwt = server.login().await;
         server
@@ -148,7 +148,7 @@ impl Server {
 }
 
 async fn control_plane(
-    folder: &Path,
+    database: &Database,
     clock: &Arc<FakeClock>,
     objects: &FakeObjects,
 ) -> ControlPlane {
@@ -160,7 +160,7 @@ async fn control_plane(
         Some(URL.to_owned()),
     );
     let parts = Parts {
-        store: Store::open(&folder.join("gantry.db")).await.unwrap(),
+        store: database.open().await,
         clock: Arc::clone(clock) as _,
         objects: Arc::new(objects.clone()),
         issuer: Arc::new(issuer),

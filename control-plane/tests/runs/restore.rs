@@ -3,11 +3,12 @@
 use gantry_model::{Attempt, RunId, RunState};
 use gantry_protocol::message::Heartbeat;
 
+use crate::database::Kept;
 use crate::launcher::{Launcher, claim};
 use crate::world::World;
 
 /// A run whose write stage the launcher owns, and a backup from before it was confirmed.
-async fn confirmed_since() -> (World, RunId, Launcher, Attempt, Vec<u8>) {
+async fn confirmed_since() -> (World, RunId, Launcher, Attempt, Kept) {
     let mut world = World::new().await;
     let (run, mut launcher, attempt) = world.reading().await;
     world.plan(&mut launcher, attempt).await;

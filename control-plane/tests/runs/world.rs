@@ -1,6 +1,5 @@
 //! A control plane over a database in a temporary directory.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -13,13 +12,12 @@ use gantry_control_plane::objects::{FakeObjects, Objects as _};
 use gantry_control_plane::pools::NewPool;
 use gantry_control_plane::runs::NewRun;
 use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository};
-use gantry_control_plane::store::Store;
 use gantry_control_plane::transport::Arrived;
 use gantry_model::{LeaseTerms, PoolId, RunId, RunState, RunType, StackId, Timestamp};
 use gantry_protocol::message::FromLauncher;
 use gantry_protocol::{Authority, CertificateRequest, Digest, PoolKey};
-use tempfile::TempDir;
 
+use crate::database::{Database, Kept};
 use crate::launcher::Launcher;
 
 /// 2026-11-21, when nothing is expired.
@@ -33,7 +31,7 @@ pub(crate) struct World {
     pub(crate) pool: PoolId,
     pub(crate) stack: StackId,
     pub(crate) terms: LeaseTerms,
-    dir: TempDir,
+    pub(crate) database: Database,
 }
 
 /// One key for all tests: making one takes long.
@@ -48,15 +46,14 @@ impl World {
     }
 
     pub(crate) async fn with_stack(autodeploy: bool) -> Self {
-        let dir = TempDir::new().unwrap();
+        let database = Database::new();
         let clock = Arc::new(FakeClock::at(Timestamp(START)));
         let objects = FakeObjects::new();
         let authority = Authority::generate(i64::try_from(START / 1000).unwrap()).unwrap();
         let (broker, namespace) = ("broker.test:1984".parse().unwrap(), "gantry".parse().unwrap());
         let issuer = Arc::new(Issuer::new(authority, broker, namespace, None));
         let terms = LeaseTerms::default();
-        let control_plane =
-            open(dir.path().join("gantry.db"), &clock, &objects, &issuer, terms).await;
+        let control_plane = open(&database, &clock, &objects, &issuer, terms).await;
         let csr = CertificateRequest::create(pool_key()).unwrap();
         let pool =
             NewPool { name: "office".into(), csr: csr.as_pem().to_owned(), ..NewPool::default() };
@@ -69,7 +66,7 @@ impl World {
             pool: pool.id,
             stack: "network".parse().unwrap(),
             terms,
-            dir,
+            database,
         };
         world.stack = world.add_stack("network", autodeploy).await;
         world
@@ -109,15 +106,15 @@ impl World {
     /// Kills the control plane and starts another one over the same database.
     pub(crate) async fn restart(&mut self) {
         self.control_plane.store().close().await;
-        let path = self.dir.path().join("gantry.db");
-        self.control_plane = open(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
+        self.control_plane =
+            open(&self.database, &self.clock, &self.objects, &self.issuer, self.terms).await;
     }
 
     /// The same, with a control plane that has signatures checked by somebody else.
     pub(crate) async fn restart_with(&mut self, check: Arc<dyn SignatureCheck>) {
         self.control_plane.store().close().await;
-        let path = self.dir.path().join("gantry.db");
-        let parts = parts(path, &self.clock, &self.objects, &self.issuer, self.terms).await;
+        let parts =
+            parts(&self.database, &self.clock, &self.objects, &self.issuer, self.terms).await;
         self.control_plane = ControlPlane::with_check(parts, check).await.unwrap();
     }
 
@@ -135,18 +132,18 @@ impl World {
     }
 
     /// What somebody could restore later.
-    pub(crate) async fn back_up(&mut self) -> Vec<u8> {
+    pub(crate) async fn back_up(&mut self) -> Kept {
         self.restart().await;
         self.control_plane.store().close().await;
-        let kept = std::fs::read(self.dir.path().join("gantry.db")).unwrap();
+        let kept = self.database.keep();
         self.restart().await;
         kept
     }
 
     /// Kills the control plane and starts another one over an older database.
-    pub(crate) async fn restore(&mut self, kept: &[u8]) {
+    pub(crate) async fn restore(&mut self, kept: &Kept) {
         self.control_plane.store().close().await;
-        std::fs::write(self.dir.path().join("gantry.db"), kept).unwrap();
+        self.database.restore(kept);
         self.restart().await;
     }
 
@@ -232,24 +229,24 @@ impl World {
 }
 
 async fn open(
-    path: PathBuf,
+    database: &Database,
     clock: &Arc<FakeClock>,
     objects: &FakeObjects,
     issuer: &Arc<Issuer>,
     terms: LeaseTerms,
 ) -> ControlPlane {
-    ControlPlane::new(parts(path, clock, objects, issuer, terms).await).await.unwrap()
+    ControlPlane::new(parts(database, clock, objects, issuer, terms).await).await.unwrap()
 }
 
 async fn parts(
-    path: PathBuf,
+    database: &Database,
     clock: &Arc<FakeClock>,
     objects: &FakeObjects,
     issuer: &Arc<Issuer>,
     terms: LeaseTerms,
 ) -> Parts {
     Parts {
-        store: Store::open(&path).await.unwrap(),
+        store: database.open().await,
         clock: Arc::clone(clock) as _,
         objects: Arc::new(objects.clone()),
         issuer: Arc::clone(issuer),

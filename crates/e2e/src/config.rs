@@ -13,6 +13,8 @@ pub struct Config {
     pub image: String,
     /// The Docker network of runs. `GANTRY_E2E_NETWORK`.
     pub network: String,
+    /// Whether servers have PostgreSQL's database instead of SQLite's. `GANTRY_TEST_DATABASE=postgres`.
+    pub on_postgres: bool,
 }
 
 impl Config {
@@ -29,6 +31,7 @@ impl Config {
             programs,
             image: text("GANTRY_E2E_IMAGE", "gantry-runner:local"),
             network: text("GANTRY_E2E_NETWORK", "bridge"),
+            on_postgres: text("GANTRY_TEST_DATABASE", "sqlite") == "postgres",
         };
         for program in [config.gantry(), config.launcher()] {
             assert!(

@@ -17,6 +17,8 @@ const READY: Duration = Duration::from_secs(60);
 pub struct Server {
     config: Config,
     data: PathBuf,
+    /// Its database, if that is PostgreSQL's.
+    database: Option<gantry_cluster::Database>,
     program: Option<Program>,
     /// What earlier processes said.
     said: Vec<u8>,
@@ -26,8 +28,13 @@ impl Server {
     /// Starts one on free ports with its data in `data`, and waits until it is ready.
     #[must_use]
     pub fn start(config: &Config, data: &Path) -> Self {
-        let mut server =
-            Self { config: config.clone(), data: data.to_owned(), program: None, said: Vec::new() };
+        let mut server = Self {
+            config: config.clone(),
+            data: data.to_owned(),
+            database: config.on_postgres.then(gantry_cluster::Database::create),
+            program: None,
+            said: Vec::new(),
+        };
         server.start_again();
         server
     }
@@ -89,6 +96,9 @@ impl Server {
     pub fn command(&self) -> std::process::Command {
         let mut command = clean(&self.config.gantry());
         command.arg("server").arg("--data").arg(&self.data);
+        if let Some(database) = &self.database {
+            command.env("GANTRY_DATABASE_URL", database.url());
+        }
         for listener in ["--listen", "--mqtt-listen", "--objects-listen"] {
             command.args([listener, "127.0.0.1:0"]);
         }

@@ -95,6 +95,17 @@ impl Stand {
 
     /// Starts the launcher and waits until the pool has welcomed it. Gives the time that took.
     pub fn start_launcher(&mut self, cx: &Context, image: &str, network: &str) -> Result<Duration> {
+        self.start_launcher_over("mqtt", cx, image, network)
+    }
+
+    /// The same over any transport, as `SPACELIFT_WORKER_COMMS_PROTOCOL` spells it.
+    pub fn start_launcher_over(
+        &mut self,
+        transport: &str,
+        cx: &Context,
+        image: &str,
+        network: &str,
+    ) -> Result<Duration> {
         let read = |file: &str| {
             fs::read_to_string(self.dir.join(file)).with_context(|| format!("cannot read {file}"))
         };
@@ -114,6 +125,7 @@ impl Stand {
             .env("SPACELIFT_POOL_PRIVATE_KEY", key.trim())
             .env("SPACELIFT_DEFAULT_RUNNER_IMAGE", image)
             .env("SPACELIFT_WORKER_NETWORK", network)
+            .env("SPACELIFT_WORKER_COMMS_PROTOCOL", transport)
             .env("GANTRY_STATE_DIR", &state)
             .env("GANTRY_SECRETS_DIR", &self.secrets);
         command.envs(cx.config.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)));

@@ -15,6 +15,34 @@ pub struct Config {
     pub network: String,
     /// Whether servers have PostgreSQL's database instead of SQLite's. `GANTRY_TEST_DATABASE=postgres`.
     pub on_postgres: bool,
+    /// How launchers reach the server, where a test does not say. `GANTRY_E2E_TRANSPORT`.
+    pub transport: Transport,
+}
+
+/// How launchers reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// MQTT over TLS.
+    Mqtt,
+    /// Long polls over HTTPS.
+    Poll,
+}
+
+impl Transport {
+    /// As `SPACELIFT_WORKER_COMMS_PROTOCOL` spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Poll => "poll",
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        let all = [Self::Mqtt, Self::Poll];
+        let found = all.into_iter().find(|transport| transport.name() == name);
+        found.unwrap_or_else(|| panic!("GANTRY_E2E_TRANSPORT is mqtt or poll, not {name:?}"))
+    }
 }
 
 impl Config {
@@ -32,6 +60,7 @@ impl Config {
             image: text("GANTRY_E2E_IMAGE", "gantry-runner:local"),
             network: text("GANTRY_E2E_NETWORK", "bridge"),
             on_postgres: text("GANTRY_TEST_DATABASE", "sqlite") == "postgres",
+            transport: Transport::named(&text("GANTRY_E2E_TRANSPORT", "mqtt")),
         };
         for program in [config.gantry(), config.launcher()] {
             assert!(

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::config::{Config, clean};
+use crate::config::{Config, Transport, clean};
 use crate::journal::Tail;
 use crate::pool::Pool;
 use crate::program::{Ended, Program};
@@ -46,6 +46,7 @@ impl LauncherSetup {
             ("SPACELIFT_POOL_PRIVATE_KEY", pool.key_text()),
             ("SPACELIFT_DEFAULT_RUNNER_IMAGE", config.image.clone()),
             ("SPACELIFT_WORKER_NETWORK", config.network.clone()),
+            ("SPACELIFT_WORKER_COMMS_PROTOCOL", config.transport.name().to_owned()),
             ("SPACELIFT_WORKER_EXTRA_MOUNTS", format!("{}:/count", shared.display())),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
@@ -71,6 +72,17 @@ impl LauncherSetup {
             self.user = Some(User { uid, docker: socket.gid() });
         }
         self
+    }
+
+    /// Reaches the server through this address, by whatever transport it uses.
+    #[must_use]
+    pub fn through(self, pool: &Pool, address: &str) -> Self {
+        match self.config.transport {
+            Transport::Mqtt => self.env("SPACELIFT_TOKEN", &pool.token_through(address)),
+            Transport::Poll => {
+                self.env("SPACELIFT_WORKER_COMMS_URL", &format!("https://{address}"))
+            }
+        }
     }
 
     /// Sets a variable.

@@ -32,7 +32,7 @@ mod wait;
 pub use age::{opens, openssl_key};
 pub use bare::BareMachine;
 pub use cli::{Cli, RunView};
-pub use config::Config;
+pub use config::{Config, Transport};
 pub use docker::{Container, Tag, containers};
 pub use engine::OwnEngine;
 pub use journal::{Moment, Tail};

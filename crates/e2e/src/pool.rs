@@ -73,6 +73,12 @@ impl Pool {
             .to_owned()
     }
 
+    /// Where the token says that the API is, which launchers poll.
+    #[must_use]
+    pub fn api(&self) -> String {
+        self.token_json()["api"].as_str().expect("the token names the API").to_owned()
+    }
+
     /// The same token with another address of the broker.
     #[must_use]
     pub fn token_through(&self, address: &str) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::cli::Cli;
-use crate::config::Config;
+use crate::config::{Config, Transport};
 use crate::docker::{self, Container};
 use crate::launcher::{Launcher, LauncherSetup, entries};
 use crate::podman::Podman;
@@ -40,13 +40,19 @@ impl Stand {
     /// Starts the server, logs in and makes the pool, without a recovery key.
     #[must_use]
     pub fn new() -> Self {
-        Self::start(false)
+        Self::start(Config::read(), false)
+    }
+
+    /// The same, whose launchers reach the server by this transport.
+    #[must_use]
+    pub fn over(transport: Transport) -> Self {
+        Self::start(Config { transport, ..Config::read() }, false)
     }
 
     /// The same with a recovery key, which takes its time.
     #[must_use]
     pub fn with_recovery() -> Self {
-        Self::start(true)
+        Self::start(Config::read(), true)
     }
 
     /// One whose launchers run their stages in a Podman of their own.
@@ -61,8 +67,7 @@ impl Stand {
         stand
     }
 
-    fn start(has_recovery: bool) -> Self {
-        let config = Config::read();
+    fn start(config: Config, has_recovery: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("gantry-e2e-").tempdir();
         let dir = dir.expect("a temporary directory can be made");
         let shared = dir.path().join("shared");
@@ -98,6 +103,16 @@ impl Stand {
             }
             None => setup,
         }
+    }
+
+    /// Where launchers reach the server.
+    #[must_use]
+    pub fn reached_at(&self) -> String {
+        let address = match self.config.transport {
+            Transport::Mqtt => self.pool.broker(),
+            Transport::Poll => self.pool.api(),
+        };
+        address.rsplit_once("://").map_or(address.as_str(), |(_, address)| address).to_owned()
     }
 
     /// A stack of the pool, to be made.

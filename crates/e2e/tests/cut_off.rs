@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gantry_e2e::{Proxy, Stand, find, mask, stage_log, until};
+use gantry_e2e::{Proxy, Stand, Transport, find, mask, stage_log, until};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -23,7 +23,15 @@ resource "terraform_data" "counted" {
 /// A server that is away for the whole apply gets everything of it when it is back.
 #[test]
 fn cut_off_server_away_for_an_apply() {
-    let mut stand = Stand::new();
+    server_away_for_an_apply(Stand::new());
+}
+
+#[test]
+fn cut_off_server_that_is_polled_away_for_an_apply() {
+    server_away_for_an_apply(Stand::over(Transport::Poll));
+}
+
+fn server_away_for_an_apply(mut stand: Stand) {
     let launcher = stand.launcher("launcher").start();
     let stack = stand
         .stack("away")
@@ -60,14 +68,17 @@ fn cut_off_server_away_for_an_apply() {
 /// A launcher that is cut off in a plan loses the run to another one, and drops what it did when it is back.
 #[test]
 fn cut_off_launcher_in_a_plan() {
-    let stand = Stand::new();
-    let wire = Proxy::to(
-        stand.pool.broker().rsplit_once("://").map_or(&stand.pool.broker(), |(_, address)| address),
-    );
-    let mut lost = stand
-        .launcher("lost")
-        .env("SPACELIFT_TOKEN", &stand.pool.token_through(&wire.address()))
-        .start();
+    launcher_in_a_plan(&Stand::new());
+}
+
+#[test]
+fn cut_off_launcher_that_polls_in_a_plan() {
+    launcher_in_a_plan(&Stand::over(Transport::Poll));
+}
+
+fn launcher_in_a_plan(stand: &Stand) {
+    let wire = Proxy::to(&stand.reached_at());
+    let mut lost = stand.launcher("lost").through(&stand.pool, &wire.address()).start();
     let stack = stand
         .stack("cut-off")
         .file("main.tf", SOURCE)

@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gantry_e2e::{Launcher, Moment, Stand, Tail, mask, stage_log};
+use gantry_e2e::{Launcher, Moment, Stand, Tail, Transport, mask, stage_log};
 use rustix::process::{Pid, Signal, kill_process};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -39,21 +39,35 @@ const DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(4), Duratio
 
 #[test]
 fn killed_at_every_step_launcher() {
-    at_every_step(Victim::Launcher);
+    at_every_step(Victim::Launcher, Stand::new());
+}
+
+#[test]
+fn killed_at_every_step_launcher_by_poll() {
+    at_every_step(Victim::Launcher, Stand::over(Transport::Poll));
 }
 
 #[test]
 fn killed_at_every_step_server() {
-    at_every_step(Victim::Server);
+    at_every_step(Victim::Server, Stand::new());
+}
+
+#[test]
+fn killed_at_every_step_server_by_poll() {
+    at_every_step(Victim::Server, Stand::over(Transport::Poll));
 }
 
 #[test]
 fn killed_at_every_step_both() {
-    at_every_step(Victim::Both);
+    at_every_step(Victim::Both, Stand::new());
 }
 
-fn at_every_step(victim: Victim) {
-    let mut stand = Stand::new();
+#[test]
+fn killed_at_every_step_both_by_poll() {
+    at_every_step(Victim::Both, Stand::over(Transport::Poll));
+}
+
+fn at_every_step(victim: Victim, mut stand: Stand) {
     let mut launcher = stand.launcher("launcher").start();
     for (index, step) in STEPS.into_iter().enumerate() {
         let delay = DELAYS[(index + victim as usize) % DELAYS.len()];

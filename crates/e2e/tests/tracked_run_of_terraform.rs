@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use gantry_e2e::{Stand, mask, stage_log};
+use gantry_e2e::{Stand, Transport, mask, stage_log};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -20,6 +20,12 @@ fn tracked_run_of_terraform() {
 #[test]
 fn tracked_run_of_terraform_on_podman() {
     is_tracked(&Stand::on_podman(), "Podman");
+}
+
+/// The same by long polls.
+#[test]
+fn tracked_run_of_terraform_by_poll() {
+    is_tracked(&Stand::over(Transport::Poll), "Docker");
 }
 
 fn is_tracked(stand: &Stand, engine: &str) {

@@ -29,30 +29,74 @@ pub fn run(cx: &Context, runs: u32) -> Result<Value> {
     let mut stand = Stand::start(cx, &programs, &image)?;
     stand.make_key(cx)?;
     stand.create_pool(cx, "idle")?;
-    cx.say.step("Launcher", &format!("started {runs} times"));
-    let mut registered = Samples::default();
-    let (mut resident, mut anonymous) = (Vec::new(), Vec::new());
+    cx.say.step("Launcher", &format!("started {runs} times over each transport"));
+    let mut idle = [Idle::new("mqtt"), Idle::new("poll")];
+    // In turns, so that whatever else this host does falls to both.
     for _ in 0..runs {
-        registered.add(stand.start_launcher(cx, &image, "bridge")?);
-        let process = stand.worker()?.process();
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid()))?;
-        resident.push(field(&rollup, "Rss:")?);
-        anonymous.push(field(&rollup, "Anonymous:")?);
-        process.stop(Duration::from_secs(20))?;
+        for of in &mut idle {
+            of.measure(cx, &mut stand, &image)?;
+        }
     }
     let binary = fs::metadata(&programs.launcher)?.len();
-    let resident = median(resident);
+    let [mqtt, poll] = idle.map(Idle::sum_up);
+    let micros = Duration::from_micros;
+    let resident = mqtt.resident;
     Ok(json!({
         "bench": "idle",
         "ours": {
             "resident_bytes": resident,
-            "anonymous_bytes": median(anonymous),
-            "start_to_registered": registered.to_json(),
+            "anonymous_bytes": mqtt.anonymous,
+            "start_to_registered": mqtt.registered,
             "binary_bytes": binary,
+        },
+        "poll": {
+            "resident_bytes": poll.resident,
+            "anonymous_bytes": poll.anonymous,
+            "start_to_registered": poll.registered,
+            "ratio_to_mqtt": super::samples::ratio(micros(poll.resident), micros(resident)),
         },
         "baseline": { "what": "gitlab-runner 14.7, waiting", "resident_bytes": GITLAB_RUNNER_RESIDENT },
         "ratio": super::samples::ratio(Duration::from_micros(resident), Duration::from_micros(GITLAB_RUNNER_RESIDENT)),
     }))
+}
+
+/// What was measured over one transport.
+struct Idle {
+    transport: &'static str,
+    registered: Samples,
+    resident: Vec<u64>,
+    anonymous: Vec<u64>,
+}
+
+/// What became of it.
+struct Summary {
+    registered: Value,
+    resident: u64,
+    anonymous: u64,
+}
+
+impl Idle {
+    fn new(transport: &'static str) -> Self {
+        let registered = Samples::default();
+        Self { transport, registered, resident: Vec::new(), anonymous: Vec::new() }
+    }
+
+    fn measure(&mut self, cx: &Context, stand: &mut Stand, image: &str) -> Result<()> {
+        let took = stand.start_launcher_over(self.transport, cx, image, "bridge")?;
+        self.registered.add(took);
+        let process = stand.worker()?.process();
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid()))?;
+        self.resident.push(field(&rollup, "Rss:")?);
+        self.anonymous.push(field(&rollup, "Anonymous:")?);
+        process.stop(Duration::from_secs(20))?;
+        Ok(())
+    }
+
+    fn sum_up(self) -> Summary {
+        let Self { registered, resident, anonymous, .. } = self;
+        let registered = registered.to_json();
+        Summary { registered, resident: median(resident), anonymous: median(anonymous) }
+    }
 }
 
 fn median(mut values: Vec<u64>) -> u64 {

@@ -89,7 +89,6 @@ pub const CIRCLES: &[(&str, &str, &[&str])] = &[
         "crate::stage",
         &["blame", "container", "ending", "follow", "order", "policy", "prepare", "state", "waits"],
     ),
-    ("launcher", "crate::transport::poll", &["failure", "requests"]),
     ("policy", "crate", &["builtins", "compile", "jwt", "policy", "recursion", "source"]),
     ("xtask", "crate", &["process", "undo"]),
 ];

@@ -171,6 +171,10 @@ async fn fetch(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Result<Re
         let changed = visit.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
+        // It closes all sessions, and no launcher is to think that it was forgotten.
+        if inner.stopped.is_cancelled() {
+            return Err(Code::Busy.into());
+        }
         if !inner.is_admitted(&visit.identity) {
             return Err(Code::NotAdmitted.into());
         }

@@ -51,7 +51,7 @@ pub async fn check(config: &Config, mut say: impl FnMut(&str)) -> Findings {
     Findings::good(
         say,
         "token",
-        &format!("pool {}, broker {}:{}", token.pool, token.broker.host(), token.broker.port()),
+        &format!("pool {}, {} at {}", token.pool, what(&config.transport), config.server()),
     );
     Findings::good(say, "key", "it is the private key of the token's certificate");
     Findings::good(
@@ -72,11 +72,19 @@ pub async fn check(config: &Config, mut say: impl FnMut(&str)) -> Findings {
             say("      image: not looked at, because the container engine is missing");
         }
     }
-    match reach_broker(config).await {
-        Ok(()) => Findings::good(say, "broker", "it admits this pool's workers"),
-        Err(error) => findings.bad(say, "broker", error.as_ref()),
+    match reach_server(config).await {
+        Ok(()) => Findings::good(say, what(&config.transport), "it admits this pool's workers"),
+        Err(error) => findings.bad(say, what(&config.transport), error.as_ref()),
     }
     findings
+}
+
+/// What the launcher connects to.
+const fn what(wire: &Wire) -> &'static str {
+    match wire {
+        Wire::Mqtt => "broker",
+        Wire::Poll(_) => "server",
+    }
 }
 
 async fn check_engine<E: Engine>(
@@ -123,7 +131,7 @@ impl Explain for ImageError {
 }
 
 /// Connects as a worker that nobody knows and leaves again without a word.
-async fn reach_broker(config: &Config) -> Result<(), Box<dyn Explain>> {
+async fn reach_server(config: &Config) -> Result<(), Box<dyn Explain>> {
     let address = Address {
         namespace: config.token.namespace.clone(),
         pool: config.token.pool,

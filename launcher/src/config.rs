@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_model::Stage;
-use gantry_protocol::{PoolKey, PoolToken};
+use gantry_protocol::{Endpoint, PoolKey, PoolToken};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
@@ -243,6 +243,16 @@ impl Config {
             allows_root: fields.allows_root,
             warnings,
         })
+    }
+
+    /// Where the launcher connects to, by whatever transport.
+    #[must_use]
+    pub fn server(&self) -> Endpoint {
+        let token = || self.token.broker.clone();
+        match &self.transport {
+            Wire::Mqtt => token(),
+            Wire::Poll(base) => base.endpoint().parse().unwrap_or_else(|_| token()),
+        }
     }
 
     /// The variables of the launcher's environment that a stage of this kind gets.

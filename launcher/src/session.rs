@@ -160,13 +160,13 @@ pub enum SessionEvent {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The broker does not admit the pool's certificate.
-    #[error("the pool was reset or deleted: the broker at {broker} refuses its certificate")]
+    #[error("the pool was reset or deleted: {broker} refuses its certificate")]
     NotAdmitted {
         /// The broker.
         broker: Endpoint,
     },
     /// No session could be opened for some time after the start.
-    #[error("cannot open a session with the broker at {broker}")]
+    #[error("cannot open a session with {broker}")]
     Unreachable {
         /// The broker.
         broker: Endpoint,

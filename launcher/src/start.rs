@@ -169,7 +169,7 @@ pub(crate) async fn connect(config: &Config) -> Result<Docker, EngineError> {
 /// Whoever looks for why nothing gets through finds the way that it takes.
 fn say_the_way(config: &Config) {
     let Some(proxy) = &config.proxy else { return };
-    let broker = &config.token.broker;
+    let broker = config.server();
     if proxy.is_for(broker.host()) {
         tracing::info!(%proxy, %broker, "broker and objects are reached through the proxy of HTTPS_PROXY");
     } else {

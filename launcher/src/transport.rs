@@ -82,7 +82,7 @@ pub enum LinkError {
     #[error("{0} accepts connections and then does not answer")]
     TimedOut(String),
     /// The proxy on the way does not let it through.
-    #[error("the proxy {proxy} (HTTPS_PROXY) does not connect to the broker at {endpoint}")]
+    #[error("the proxy {proxy} (HTTPS_PROXY) does not connect to {endpoint}")]
     Proxy {
         /// The proxy.
         proxy: String,
@@ -91,8 +91,8 @@ pub enum LinkError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What answers is not the pool's broker.
-    #[error("what answers at {endpoint} is not the pool's broker")]
+    /// What answers is not the pool's control plane.
+    #[error("what answers at {endpoint} is not the pool's control plane")]
     Foreign {
         /// Where.
         endpoint: String,
@@ -103,30 +103,30 @@ pub enum LinkError {
     #[error("the pool's certificate is not accepted ({0})")]
     NotAdmitted(String),
     /// Refused for another reason.
-    #[error("the broker refuses the connection ({0})")]
+    #[error("the server refuses the connection ({0})")]
     Refused(String),
     /// A message or subscription is not accepted.
     #[error("the broker admits the connection and then refuses {0}")]
     Forbidden(String),
     /// Nothing came for two keep-alives.
-    #[error("nothing came from the broker for two keep-alive intervals: the connection is dead")]
+    #[error("nothing came from the server for two keep-alive intervals: the connection is dead")]
     Silent,
     /// Another launcher has connected as this worker.
     #[error(
-        "another launcher connected as this worker, so the broker ended the session of this one"
+        "another launcher connected as this worker, so the server ended the session of this one"
     )]
     TakenOver,
     /// The broker ended the session and said why.
-    #[error("the broker ended the session: {0}")]
+    #[error("the server ended the session: {0}")]
     Ended(String),
     /// The other end closed.
-    #[error("the broker closed the connection")]
+    #[error("the server closed the connection")]
     Closed,
     /// Anything else.
     #[error("the connection failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The control plane did not answer the `hello`.
-    #[error("the broker is there and the control plane does not answer")]
+    #[error("the connection stands and the control plane does not answer")]
     NoWelcome,
     /// The control plane's signing certificate is used up.
     #[error("the control plane's signing certificate has expired")]
@@ -137,11 +137,11 @@ impl Explain for LinkError {
     fn help(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unreachable { .. } => {
-                "check that the control plane runs and that this host's DNS and firewall let it reach the broker"
+                "check that the control plane runs and that this host's DNS and firewall let it reach that address"
             }
             Self::Address(_) => "give the broker a name, and reset the pool for a token with it",
             Self::TimedOut(_) => {
-                "check that the address is the broker's and that no firewall or proxy swallows the traffic"
+                "check that the address is right and that no firewall or proxy swallows the traffic"
             }
             Self::Proxy { .. } => {
                 "let the proxy CONNECT to that port, or name the broker's host in NO_PROXY if this host reaches it directly"
@@ -160,7 +160,7 @@ impl Explain for LinkError {
                 "if this machine's disk was copied, start the copy with an empty GANTRY_STATE_DIR, or wait until the other one has ended"
             }
             Self::Silent | Self::Closed | Self::Ended(_) | Self::Failed(_) => {
-                "nothing: a new connection is tried; if it goes on, look at the network and the broker's log"
+                "nothing: a new connection is tried; if it goes on, look at the network and the server's log"
             }
             Self::LeafSpent => "nothing: a new session brings a new one",
             Self::NoWelcome => "check that the control plane runs and reaches the same broker",

@@ -163,7 +163,7 @@ async fn a_pool_that_was_reset_ends_the_launcher() {
     let SessionEvent::Fatal(error) = play.next().await else { panic!("not fatal") };
     assert_eq!(error.exit_code(), Exit::Refused);
     assert_snapshot!(explain(&error), @"
-    the pool was reset or deleted: the broker at localhost:1984 refuses its certificate
+    the pool was reset or deleted: localhost:1984 refuses its certificate
       next: fetch the pool's new token, set SPACELIFT_TOKEN and the key that belongs to it, and start again
     ");
     assert!(play.session.next().await.is_none());
@@ -209,10 +209,10 @@ async fn no_broker_at_the_start_ends_the_launcher_in_the_end() {
     assert!(began.elapsed() >= Duration::from_secs(120));
     assert_eq!(error.exit_code(), Exit::Broker);
     assert_snapshot!(explain(&error), @"
-    cannot open a session with the broker at localhost:1984
+    cannot open a session with localhost:1984
       because: cannot reach localhost:1984
       because: connection refused
-      next: check that the control plane runs and that this host's DNS and firewall let it reach the broker
+      next: check that the control plane runs and that this host's DNS and firewall let it reach that address
     ");
 }
 

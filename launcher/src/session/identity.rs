@@ -46,7 +46,7 @@ impl Random for SystemRandom {
 pub struct Identity {
     /// Where its messages go.
     pub address: Address,
-    /// Where the broker is; only for messages to people.
+    /// Where the server is that launchers connect to; only for messages to people.
     pub broker: Endpoint,
     /// The authority's certificate, PEM.
     pub ca: String,
@@ -81,7 +81,7 @@ impl Identity {
                 pool: config.token.pool,
                 worker,
             },
-            broker: config.token.broker.clone(),
+            broker: config.server(),
             ca: config.token.ca().to_owned(),
             key: config.key.clone(),
             instance: ulid(&mut *random, wall_clock_ms()).to_string(),

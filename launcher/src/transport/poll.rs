@@ -140,7 +140,7 @@ impl Transport for Poll {
     type Link = PollLink;
 
     async fn connect(&mut self, address: &Address, will: Bytes) -> Result<PollLink, LinkError> {
-        let late = || failure::late(&self.requests);
+        let late = || failure::late(&self.requests.target);
         let opened = timeout(self.patience * 2, self.open(address, &will)).await;
         let opened = opened.unwrap_or_else(|_| Err(late()))?;
         // The control plane may hold a request for a shorter time than was asked for.

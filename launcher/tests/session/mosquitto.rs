@@ -280,7 +280,7 @@ async fn a_socket_that_hangs_is_noticed_within_two_keep_alives() {
         let Some(SessionEvent::Lost { reason }) = session.next().await else { panic!("not lost") };
         assert_snapshot!(
             reason,
-            @"nothing came from the broker for two keep-alive intervals: the connection is dead"
+            @"nothing came from the server for two keep-alive intervals: the connection is dead"
         );
     })
     .await
@@ -347,7 +347,7 @@ async fn nobody_at_the_brokers_address_is_told_in_words() {
     assert_snapshot!(text(&error, port), @"
     cannot reach localhost:<port>
       because: Connection refused (os error 111)
-      next: check that the control plane runs and that this host's DNS and firewall let it reach the broker
+      next: check that the control plane runs and that this host's DNS and firewall let it reach that address
     ");
 }
 
@@ -358,7 +358,7 @@ async fn a_broker_of_another_authority_is_told_in_words() {
     let error = failure(broker.port).await;
     assert!(matches!(error, LinkError::Foreign { .. }), "{error:?}");
     assert_snapshot!(text(&error, broker.port), @"
-    what answers at localhost:<port> is not the pool's broker
+    what answers at localhost:<port> is not the pool's control plane
       because: invalid peer certificate: UnknownIssuer
       next: something intercepts TLS, the token is of another control plane, or this host's clock is wrong
     ");
@@ -391,7 +391,7 @@ async fn something_else_at_the_brokers_address_is_told_in_words() {
     let error = failure(port).await;
     assert!(matches!(error, LinkError::Foreign { .. }), "{error:?}");
     assert_snapshot!(text(&error, port), @"
-    what answers at localhost:<port> is not the pool's broker
+    what answers at localhost:<port> is not the pool's control plane
       because: received corrupt message of type InvalidContentType
       next: something intercepts TLS, the token is of another control plane, or this host's clock is wrong
     ");
@@ -415,7 +415,7 @@ async fn an_alert_of_nobody_in_particular_is_no_refusal_of_the_pools() {
     let error = failure(port).await;
     assert!(matches!(error, LinkError::Foreign { .. }), "{error:?}");
     assert_snapshot!(text(&error, port), @"
-    what answers at localhost:<port> is not the pool's broker
+    what answers at localhost:<port> is not the pool's control plane
       because: received fatal alert: CertificateRevoked
       next: something intercepts TLS, the token is of another control plane, or this host's clock is wrong
     ");
@@ -490,10 +490,7 @@ async fn a_proxy_that_does_not_connect_is_named_with_what_to_do() {
         let error = connector.connect(&address, Bytes::new()).await.unwrap_err();
         let words = explain(&error).replace(&name, "<proxy>");
         let first = words.lines().next().unwrap();
-        assert_eq!(
-            first,
-            "the proxy <proxy> (HTTPS_PROXY) does not connect to the broker at localhost:1984"
-        );
+        assert_eq!(first, "the proxy <proxy> (HTTPS_PROXY) does not connect to localhost:1984");
         assert!(words.contains("NO_PROXY") && !words.contains("p@ss"), "{words}");
     })
     .await

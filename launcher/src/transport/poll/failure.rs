@@ -7,24 +7,31 @@ use gantry_protocol::poll::{Code, Refusal};
 use reqwest::StatusCode;
 
 use super::super::LinkError;
-use super::requests::Requests;
 
 /// How much of the control plane's own words is told.
 const MAX_WORDS: usize = 200;
 
+/// Where requests go, for messages.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) endpoint: String,
+    /// The proxy on the way.
+    pub(super) proxy: Option<String>,
+}
+
 /// Why no session was opened.
-pub(super) fn on_connect(requests: &Requests, error: reqwest::Error) -> LinkError {
+pub(super) fn on_connect(target: &Target, error: reqwest::Error) -> LinkError {
     let error = error.without_url();
-    let endpoint = requests.endpoint();
+    let endpoint = target.endpoint.clone();
     if error.is_timeout() {
-        return late(requests);
+        return late(target);
     }
     if let Some(source) = tls_of(&error) {
         return in_handshake(endpoint, source);
     }
-    match requests.proxy() {
+    match &target.proxy {
         Some(proxy) if error.is_connect() => {
-            LinkError::Proxy { proxy: proxy.to_owned(), endpoint, source: error.into() }
+            LinkError::Proxy { proxy: proxy.clone(), endpoint, source: error.into() }
         }
         _ if error.is_connect() => {
             LinkError::Unreachable { endpoint, source: io::Error::other(error) }
@@ -34,12 +41,12 @@ pub(super) fn on_connect(requests: &Requests, error: reqwest::Error) -> LinkErro
 }
 
 /// Somebody takes the connection and says nothing.
-pub(super) fn late(requests: &Requests) -> LinkError {
-    let endpoint = requests.endpoint();
-    match requests.proxy() {
+pub(super) fn late(target: &Target) -> LinkError {
+    let endpoint = target.endpoint.clone();
+    match &target.proxy {
         Some(proxy) => {
             let source = "it does not answer".into();
-            LinkError::Proxy { proxy: proxy.to_owned(), endpoint, source }
+            LinkError::Proxy { proxy: proxy.clone(), endpoint, source }
         }
         None => LinkError::TimedOut(endpoint),
     }

@@ -10,7 +10,7 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use tokio::time::{sleep, timeout};
 
 use super::super::LinkError;
-use super::failure;
+use super::failure::{self, Target};
 use crate::config::BaseUrl;
 
 /// After how long a request that broke is made once more.
@@ -21,8 +21,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 pub(super) struct Requests {
     client: Client,
     base: BaseUrl,
-    /// The proxy on the way, for messages.
-    proxy: Option<String>,
+    pub(super) target: Target,
 }
 
 /// An answer, read to its end.
@@ -41,22 +40,15 @@ pub(super) struct Session {
 }
 
 impl Requests {
-    pub(super) const fn new(client: Client, base: BaseUrl, proxy: Option<String>) -> Self {
-        Self { client, base, proxy }
-    }
-
-    pub(super) fn endpoint(&self) -> String {
-        self.base.endpoint()
-    }
-
-    pub(super) fn proxy(&self) -> Option<&str> {
-        self.proxy.as_deref()
+    pub(super) fn new(client: Client, base: BaseUrl, proxy: Option<String>) -> Self {
+        let target = Target { endpoint: base.endpoint(), proxy };
+        Self { client, base, target }
     }
 
     /// Asks for a session. Not made again: the next attempt to connect is.
     pub(super) async fn open(&self, opening: &Opening) -> Result<Answer, LinkError> {
         let request = self.client.post(self.base.at(SESSIONS)).json(opening);
-        answer(request).await.map_err(|error| failure::on_connect(self, error))
+        answer(request).await.map_err(|error| failure::on_connect(&self.target, error))
     }
 
     pub(super) fn session(&self, token: &str, within: Duration) -> Result<Session, LinkError> {
@@ -141,6 +133,6 @@ async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
 
 impl fmt::Debug for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Requests").field("endpoint", &self.endpoint()).finish_non_exhaustive()
+        f.debug_struct("Requests").field("target", &self.target).finish_non_exhaustive()
     }
 }

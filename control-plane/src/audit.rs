@@ -1,15 +1,34 @@
 //! Who changed what through the API.
 
-use crate::control_plane::ControlPlane;
+use crate::core::Core;
 use crate::error::OperationError;
 use crate::store::audit;
+use std::ops::Deref;
 
 pub use crate::store::audit::AuditEntry;
 
 /// The most entries of one page.
 const MAX_PAGE: u32 = 500;
 
-impl ControlPlane {
+/// Who changed what. Clones are the same.
+#[derive(Clone)]
+pub struct AuditLog {
+    core: Core,
+}
+
+impl Deref for AuditLog {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl AuditLog {
+    pub(crate) fn new(core: Core) -> Self {
+        Self { core }
+    }
+
     /// What was changed, newest first; only what is older than `before`, if that is given.
     ///
     /// # Errors

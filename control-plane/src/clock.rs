@@ -82,6 +82,11 @@ impl Clock for FakeClock {
     }
 }
 
+/// Seconds since 1970, as certificates count.
+pub(crate) fn unix_seconds(at: Timestamp) -> i64 {
+    i64::try_from(at.0 / 1000).unwrap_or(i64::MAX)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,7 @@
 //! Beside the database there are, in memory, the launchers' sessions and whoever waits for something to
 //! change. They follow what is committed, in the order of the commits.
 
+mod changes;
 pub(crate) mod outbound;
 pub(crate) mod sessions;
 mod unit_of_work;
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::ids::Ids;
 use crate::store::{Store, StoreError};
 
+pub use changes::Changes;
 pub(crate) use unit_of_work::UnitOfWork;
 
 /// The database, the time and new ids. Clones are the same.

@@ -1,5 +1,10 @@
 //! What a launcher gets to run a stage: the sealed spec, and urls to put things at.
 
+use crate::core::Core;
+use crate::objects::Objects;
+use crate::pools::Pools;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,7 +16,6 @@ use gantry_protocol::spec::{
 };
 use gantry_protocol::{Digest, seal_bytes};
 
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::stacks::{Stack, read_any_stack, read_source};
 use crate::store::states::current_state;
@@ -39,7 +43,27 @@ pub(crate) fn key_prefix(purpose: UrlPurpose, attempt: Attempt, stack: &StackId)
     }
 }
 
-impl ControlPlane {
+/// Makes specs, and URLs to put things at. Clones are the same.
+#[derive(Clone)]
+pub struct Specs {
+    core: Core,
+    objects: Arc<dyn Objects>,
+    pools: Pools,
+}
+
+impl Deref for Specs {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Specs {
+    pub(crate) fn new(core: Core, objects: Arc<dyn Objects>, pools: Pools) -> Self {
+        Self { core, objects, pools }
+    }
+
     /// The spec of the attempt that an offer of this run would make, sealed to its pool.
     pub(crate) async fn sealed_spec(
         &self,
@@ -48,7 +72,7 @@ impl ControlPlane {
         state: RunState,
     ) -> Result<Carried, OperationError> {
         let spec = self.spec(row, attempt, state).await?;
-        let identity = self.inner.certificates.identity(row.pool);
+        let identity = self.pools.identity(row.pool);
         let identity = identity.ok_or_else(|| OperationError::not_found("pool", row.pool))?;
         let plain = zeroize::Zeroizing::new(
             serde_json::to_vec(&spec)
@@ -64,8 +88,8 @@ impl ControlPlane {
         let ulid = self.ids().ulid(self.now());
         let key = format!("spec/{}/{}/{ulid}", attempt.run, attempt.epoch);
         let (sha256, size) = (Digest::of(&sealed).to_string(), sealed.len() as u64);
-        self.objects().put(&key, sealed.into()).await?;
-        let url = self.objects().presign_get(&key, GET_TTL).await?;
+        self.objects.put(&key, sealed.into()).await?;
+        let url = self.objects.presign_get(&key, GET_TTL).await?;
         Ok(Carried::Object { url, sha256, size })
     }
 
@@ -86,7 +110,7 @@ impl ControlPlane {
         let needs_source = workspace.is_none();
         let about = about(row, &stack, state, &source);
         let source = Source {
-            url: self.objects().presign_get(&source.key, GET_TTL).await?,
+            url: self.objects.presign_get(&source.key, GET_TTL).await?,
             sha256: source.sha256,
             size: source.size,
         };
@@ -122,7 +146,7 @@ impl ControlPlane {
         let current = match current_state(conn, &stack.id).await? {
             None => None,
             Some(state) => Some(SealedState {
-                url: self.objects().presign_get(&state.key, GET_TTL).await?,
+                url: self.objects.presign_get(&state.key, GET_TTL).await?,
                 header: state.header,
                 run: state.attempt.run,
                 epoch: state.attempt.epoch.0,
@@ -133,7 +157,7 @@ impl ControlPlane {
                 signature: state.signature,
             }),
         };
-        let recipients = self.recipients(conn, stack.pool).await?;
+        let recipients = self.pools.recipients(conn, stack.pool).await?;
         Ok(Some(StateSpec { current, recipients, can_write: stage == Stage::Write }))
     }
 
@@ -144,7 +168,7 @@ impl ControlPlane {
     ) -> Result<Option<SealedWorkspace>, OperationError> {
         let Some(stored) = newest_workspace(conn, attempt.run).await? else { return Ok(None) };
         Ok(Some(SealedWorkspace {
-            url: self.objects().presign_get(&stored.key, GET_TTL).await?,
+            url: self.objects.presign_get(&stored.key, GET_TTL).await?,
             size: stored.size,
             epoch: stored.epoch,
             payload_sha256: stored.payload_sha256,
@@ -183,7 +207,7 @@ impl ControlPlane {
         let prefix = key_prefix(purpose, attempt, &row.stack);
         for _ in 0..if has_any { count } else { 0 } {
             let key = format!("{prefix}{}", self.ids().ulid(self.now()));
-            let url = self.objects().presign_put(&key, PUT_TTL).await?;
+            let url = self.objects.presign_put(&key, PUT_TTL).await?;
             urls.push(PutUrl { purpose, key, url, valid_ms: millis(PUT_TTL) });
         }
         Ok(urls)

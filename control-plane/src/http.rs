@@ -22,8 +22,15 @@ use zeroize::Zeroizing;
 
 pub use graphql::schema::sdl;
 
-use crate::control_plane::ControlPlane;
+use crate::audit::AuditLog;
+use crate::core::{Changes, Core};
+use crate::fleet::workers::Workers;
 use crate::keys::session::Sessions;
+use crate::logs::Logs;
+use crate::pools::Pools;
+use crate::runs::Runs;
+use crate::scheduler::Queue;
+use crate::stacks::Stacks;
 use graphql::lane::Lane;
 use graphql::schema::{self, Schema};
 
@@ -51,10 +58,26 @@ impl fmt::Debug for ApiConfig {
     }
 }
 
+/// What people can ask for.
+#[derive(Clone)]
+pub struct Operations {
+    pub(crate) core: Core,
+    pub(crate) pools: Pools,
+    pub(crate) workers: Workers,
+    pub(crate) stacks: Stacks,
+    pub(crate) runs: Runs,
+    pub(crate) queue: Queue,
+    pub(crate) logs: Logs,
+    pub(crate) audit: AuditLog,
+    pub(crate) changes: Changes,
+    /// The certificate of the authority, PEM.
+    pub(crate) ca: Arc<str>,
+}
+
 /// What every request needs.
 #[derive(Clone)]
 struct Api {
-    control_plane: ControlPlane,
+    operations: Operations,
     schema: Schema,
     sessions: Arc<Sessions>,
     followers: Arc<Semaphore>,
@@ -65,16 +88,16 @@ struct Api {
 }
 
 /// All routes of the API.
-pub fn router(control_plane: ControlPlane, config: ApiConfig) -> Router {
+pub fn router(operations: Operations, config: ApiConfig) -> Router {
     let sessions = Arc::new(Sessions::new(
-        control_plane.store().clone(),
-        Arc::clone(control_plane.clock()),
+        operations.core.store().clone(),
+        Arc::clone(operations.core.clock()),
         &config.session_key,
         config.base_url,
     ));
     let api = Api {
-        schema: schema::build(control_plane.clone(), Arc::clone(&sessions)),
-        control_plane,
+        schema: schema::build(operations.clone(), Arc::clone(&sessions)),
+        operations,
         sessions,
         followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         lane: Lane::new(QUERIES),
@@ -95,7 +118,7 @@ async fn health() -> impl IntoResponse {
 }
 
 async fn ca(State(api): State<Api>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/x-pem-file")], api.control_plane.issuer().ca_pem().to_owned())
+    ([(CONTENT_TYPE, "application/x-pem-file")], String::from(&*api.operations.ca))
 }
 
 async fn sdl_text(State(api): State<Api>) -> impl IntoResponse {

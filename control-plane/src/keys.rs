@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use self::role::Role;
 use crate::check;
-use crate::control_plane::ControlPlane;
+use crate::core::Core;
 use crate::error::OperationError;
 use crate::store::Store;
 use crate::store::keys::{self, KeyRow};
@@ -52,16 +52,12 @@ pub(crate) struct KnownKey {
 ///
 /// # Errors
 /// When the name is empty or too long, or the database fails.
-pub async fn create_key(
-    control_plane: &ControlPlane,
-    actor: &str,
-    name: &str,
-) -> Result<ApiKey, OperationError> {
+pub async fn create_key(core: &Core, actor: &str, name: &str) -> Result<ApiKey, OperationError> {
     check::name("name", name)?;
-    let now = control_plane.clock().now();
-    let id = control_plane.ids().ulid(now).to_string();
+    let now = core.clock().now();
+    let id = core.ids().ulid(now).to_string();
     let secret = Zeroizing::new(hex(&*random::<SECRET>()));
-    let mut unit = control_plane.begin().await?;
+    let mut unit = core.begin().await?;
     if keys::has_live_name(unit.conn(), name).await? {
         // The name is what runs, locks and the audit show.
         return Err(OperationError::Conflict(format!(
@@ -88,29 +84,26 @@ pub async fn create_key(
 const MAX_KEYS: u32 = 1000;
 
 /// All keys, newest first.
-pub(crate) async fn list(control_plane: &ControlPlane) -> Result<Vec<ListedKey>, OperationError> {
-    let mut connection = control_plane.store().read().await?;
+pub(crate) async fn list(core: &Core) -> Result<Vec<ListedKey>, OperationError> {
+    let mut connection = core.store().read().await?;
     Ok(keys::list_keys(&mut connection, MAX_KEYS).await?)
 }
 
 /// The key with this id, revoked or not.
-pub(crate) async fn listed(
-    control_plane: &ControlPlane,
-    id: &str,
-) -> Result<ListedKey, OperationError> {
-    let mut connection = control_plane.store().read().await?;
+pub(crate) async fn listed(core: &Core, id: &str) -> Result<ListedKey, OperationError> {
+    let mut connection = core.store().read().await?;
     let found = keys::find_key(&mut connection, id).await?;
     found.ok_or_else(|| OperationError::not_found("API key", id))
 }
 
 /// Writes down that a key opened a session, unless that is known of the last hour.
-pub(crate) async fn note_use(control_plane: &ControlPlane, id: &str) -> Result<(), OperationError> {
+pub(crate) async fn note_use(core: &Core, id: &str) -> Result<(), OperationError> {
     const HOUR_MS: u64 = 60 * 60 * 1000;
-    let known = listed(control_plane, id).await?.last_used_at;
-    if known.is_some_and(|at| control_plane.now().0 < at.0 + HOUR_MS) {
+    let known = listed(core, id).await?.last_used_at;
+    if known.is_some_and(|at| core.now().0 < at.0 + HOUR_MS) {
         return Ok(());
     }
-    let mut unit = control_plane.begin().await?;
+    let mut unit = core.begin().await?;
     let now = unit.now();
     keys::set_used(unit.conn(), id, now).await?;
     unit.commit().await?;
@@ -118,12 +111,8 @@ pub(crate) async fn note_use(control_plane: &ControlPlane, id: &str) -> Result<(
 }
 
 /// Makes a key worth nothing: its sessions end at once.
-pub(crate) async fn revoke_key(
-    control_plane: &ControlPlane,
-    actor: &str,
-    id: &str,
-) -> Result<(), OperationError> {
-    let mut unit = control_plane.begin().await?;
+pub(crate) async fn revoke_key(core: &Core, actor: &str, id: &str) -> Result<(), OperationError> {
+    let mut unit = core.begin().await?;
     let now = unit.now();
     let name = keys::revoke_key(unit.conn(), id, now).await?;
     let name = name.ok_or_else(|| OperationError::not_found("API key", id))?;

@@ -1,6 +1,6 @@
 //! Pools, stacks, runs, queue, broker, objects and API.
 //!
-//! [`ControlPlane`](control_plane::ControlPlane) holds the rules' effects: what people ask for, what
+//! [`Services`](server::Services) are the rules' effects: what people ask for, what
 //! launchers say, what time does. The rules themselves are in `gantry-model`. [`server`] wires it to a
 //! broker, an object store, a certificate authority and the API.
 
@@ -8,7 +8,6 @@ pub mod audit;
 pub mod authority;
 pub mod clock;
 pub mod config;
-pub mod control_plane;
 pub mod core;
 pub mod data_dir;
 pub mod error;

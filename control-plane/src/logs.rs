@@ -2,10 +2,14 @@
 
 pub(crate) mod index;
 
+use crate::core::Core;
+use crate::objects::Objects;
+use crate::runs::Runs;
 use bytes::{Bytes, BytesMut};
 use gantry_model::{Attempt, RunId, Section};
+use std::ops::Deref;
+use std::sync::Arc;
 
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::logs;
 
@@ -36,13 +40,33 @@ pub struct LogPart {
     pub is_finished: bool,
 }
 
-impl ControlPlane {
+/// The logs of runs. Clones are the same.
+#[derive(Clone)]
+pub struct Logs {
+    core: Core,
+    objects: Arc<dyn Objects>,
+    runs: Runs,
+}
+
+impl Deref for Logs {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Logs {
+    pub(crate) fn new(core: Core, objects: Arc<dyn Objects>, runs: Runs) -> Self {
+        Self { core, objects, runs }
+    }
+
     /// The sections of a run's log, in the order of attempts and phases.
     ///
     /// # Errors
     /// When there is no such run.
     pub async fn log_sections(&self, run: RunId) -> Result<Vec<LogSection>, OperationError> {
-        self.run(run).await?;
+        self.runs.run(run).await?;
         let mut conn = self.store().read().await?;
         Ok(logs::list_sections(&mut conn, run).await?)
     }
@@ -86,7 +110,7 @@ impl ControlPlane {
             let room = (max - bytes.len()) as u64;
             let range = next - start..(end - start).min(next - start + room);
             let wanted = range.end - range.start;
-            let part = self.objects().get_range(&segment.key, range).await?;
+            let part = self.objects.get_range(&segment.key, range).await?;
             if part.len() as u64 != wanted {
                 let what = format!("a segment of the log of run {run} is shorter than it was");
                 return Err(OperationError::Conflict(what));
@@ -100,7 +124,7 @@ impl ControlPlane {
     }
 
     async fn is_log_over(&self, run: RunId, scope: LogScope) -> Result<bool, OperationError> {
-        let state = self.run(run).await?.state;
+        let state = self.runs.run(run).await?.state;
         let LogScope::Section(attempt, section) = scope else { return Ok(state.is_terminal()) };
         let mut conn = self.store().read().await?;
         let closed = logs::is_closed(&mut conn, attempt, section).await?;

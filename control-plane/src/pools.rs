@@ -4,6 +4,11 @@ pub(crate) mod certificates;
 mod change;
 pub(crate) mod revoked;
 
+use crate::authority::Issuer;
+use crate::core::Core;
+use crate::pools::certificates::Certificates;
+use crate::pools::revoked::Revoked;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use gantry_model::PoolId;
@@ -13,12 +18,13 @@ pub use self::change::PoolChange;
 pub use crate::store::pools::Pool;
 
 use crate::check;
-use crate::control_plane::{ControlPlane, unix_seconds};
+use crate::clock::unix_seconds;
 use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::pools::certificates::PoolIdentity;
 use crate::store::pools::{self, CertificateRow, PoolWords};
 use crate::store::{Connection, outbox, settings, workers};
+use crate::transport::Admissions;
 
 /// Where the recovery key stands among the settings.
 const RECOVERY_KEY: &str = "recovery_key";
@@ -35,7 +41,33 @@ pub struct NewPool {
     pub csr: String,
 }
 
-impl ControlPlane {
+/// Pools and their certificates. Clones are the same.
+#[derive(Clone)]
+pub struct Pools {
+    core: Core,
+    issuer: Arc<Issuer>,
+    certificates: Arc<Certificates>,
+    revoked: Revoked,
+}
+
+impl Deref for Pools {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Pools {
+    pub(crate) fn new(
+        core: Core,
+        issuer: Arc<Issuer>,
+        certificates: Arc<Certificates>,
+        revoked: Revoked,
+    ) -> Self {
+        Self { core, issuer, certificates, revoked }
+    }
+
     /// Creates a pool and answers its token, the value of `SPACELIFT_TOKEN`.
     ///
     /// # Errors
@@ -50,7 +82,7 @@ impl ControlPlane {
         check::labels(&new.labels)?;
         let pool = PoolId::from_ulid(self.ids().ulid(self.now()));
         let certificate = self.certify(pool, &new.csr)?;
-        let token = self.issuer().token(pool, &certificate.pem)?.encode();
+        let token = self.issuer.token(pool, &certificate.pem)?.encode();
         let identity = identity(&certificate.pem)?;
         let mut unit = self.begin().await?;
         check_free(&mut unit, &new.name, None).await?;
@@ -61,7 +93,7 @@ impl ControlPlane {
         pools::insert_pool(unit.conn(), words, &present, now).await?;
         pools::insert_certificate(unit.conn(), pool, &present.serial, now).await?;
         unit.audit(actor, "pool.create", &format!("pool {pool}"), &new.name).await?;
-        let certificates = Arc::clone(&self.inner.certificates);
+        let certificates = Arc::clone(&self.certificates);
         unit.then(move || certificates.set(pool, certificate.serial.as_str(), identity));
         unit.commit().await?;
         Ok((self.pool(pool).await?, token))
@@ -98,7 +130,7 @@ impl ControlPlane {
         csr: &str,
     ) -> Result<(Pool, String), OperationError> {
         let certificate = self.certify(pool, csr)?;
-        let token = self.issuer().token(pool, &certificate.pem)?.encode();
+        let token = self.issuer.token(pool, &certificate.pem)?.encode();
         let identity = identity(&certificate.pem)?;
         let mut unit = self.begin().await?;
         let old = pools::find_serial(unit.conn(), pool).await?;
@@ -111,8 +143,8 @@ impl ControlPlane {
         workers::disconnect_pool(unit.conn(), pool).await?;
         outbox::delete_of_pool(unit.conn(), pool).await?;
         unit.audit(actor, "pool.reset", &format!("pool {pool}"), "").await?;
-        let (certificates, core) = (Arc::clone(&self.inner.certificates), self.core().clone());
-        let revoked = self.inner.revoked.clone();
+        let (certificates, core) = (Arc::clone(&self.certificates), self.core.clone());
+        let revoked = self.revoked.clone();
         unit.then(move || {
             certificates.set(pool, certificate.serial.as_str(), identity);
             core.sessions().end_all(pool);
@@ -150,15 +182,34 @@ impl ControlPlane {
         Ok(settings::find_setting(&mut conn, RECOVERY_KEY).await?)
     }
 
+    /// The token that a pool's launchers start with: the value of `SPACELIFT_TOKEN`.
+    ///
+    /// # Errors
+    /// When the pool's certificate cannot be part of one.
+    pub fn token(&self, pool: &Pool) -> Result<String, OperationError> {
+        Ok(self.issuer.token(pool.id, &pool.certificate)?.encode())
+    }
+
+    /// Which certificates a transport may admit.
+    #[must_use]
+    pub fn admissions(&self) -> Arc<dyn Admissions> {
+        Arc::clone(&self.certificates) as Arc<dyn Admissions>
+    }
+
+    /// The pool's present certificate and key, if there is such a pool.
+    pub(crate) fn identity(&self, pool: PoolId) -> Option<Arc<PoolIdentity>> {
+        self.certificates.identity(pool)
+    }
+
     /// Admits the present certificate of every pool.
-    pub(crate) async fn load_pools(&self) -> Result<(), OperationError> {
+    pub(crate) async fn load(&self) -> Result<(), OperationError> {
         let mut conn = self.store().read().await?;
         for present in pools::list_certificates(&mut conn).await? {
             let identity = identity(&present.certificate)?;
-            self.inner.certificates.set(present.pool, &present.serial, identity);
+            self.certificates.set(present.pool, &present.serial, identity);
         }
         for (pool, worker) in workers::list_keys(&mut conn).await? {
-            self.inner.certificates.note_worker(worker, pool);
+            self.certificates.note_worker(worker, pool);
         }
         Ok(())
     }
@@ -169,7 +220,7 @@ impl ControlPlane {
         conn: &mut Connection,
         pool: PoolId,
     ) -> Result<Vec<String>, OperationError> {
-        let identity = self.inner.certificates.identity(pool);
+        let identity = self.certificates.identity(pool);
         let identity = identity.ok_or_else(|| OperationError::not_found("pool", pool))?;
         let recovery = settings::find_setting(conn, RECOVERY_KEY).await?;
         Ok(std::iter::once(identity.certificate.clone()).chain(recovery).collect())
@@ -177,7 +228,7 @@ impl ControlPlane {
 
     fn certify(&self, pool: PoolId, csr: &str) -> Result<PoolCertificate, OperationError> {
         let request = CertificateRequest::parse(csr)?;
-        Ok(self.issuer().issue_pool(&request, pool, unix_seconds(self.now()))?)
+        Ok(self.issuer.issue_pool(&request, pool, unix_seconds(self.now()))?)
     }
 }
 

@@ -5,12 +5,17 @@
 //! audit are kept. Nothing is forgotten in the first hour of a server: by then every launcher that
 //! lives has said hello, however long the server itself was away.
 
+use crate::core::Core;
+use crate::fleet::ingest::Ingest;
+use crate::objects::Objects;
+use crate::pools::certificates::Certificates;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_model::{RunId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::objects::MAX_LIST;
@@ -39,7 +44,33 @@ pub(crate) fn clear_at(now: Timestamp) -> Timestamp {
     now.plus_ms(millis(LEFTOVERS))
 }
 
-impl ControlPlane {
+/// Forgets what nobody needs any more. Clones are the same.
+#[derive(Clone)]
+pub struct Retention {
+    core: Core,
+    objects: Arc<dyn Objects>,
+    certificates: Arc<Certificates>,
+    ingest: Ingest,
+}
+
+impl Deref for Retention {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Retention {
+    pub(crate) fn new(
+        core: Core,
+        objects: Arc<dyn Objects>,
+        certificates: Arc<Certificates>,
+        ingest: Ingest,
+    ) -> Self {
+        Self { core, objects, certificates, ingest }
+    }
+
     /// Forgets from time to time.
     pub(crate) async fn forget_at_times(&self, leave: &CancellationToken) {
         loop {
@@ -78,7 +109,7 @@ impl ControlPlane {
                 return Ok(());
             }
             // In this order, as whoever takes messages in does.
-            let mut positions = self.inner.positions.lock().await;
+            let mut positions = self.ingest.positions.lock().await;
             let mut unit = self.begin().await?;
             let mut gone = Vec::new();
             for key in old {
@@ -90,7 +121,7 @@ impl ControlPlane {
             for key in &gone {
                 positions.forget(*key);
                 self.sessions().end(*key);
-                self.inner.certificates.forget_worker(key.1, key.0);
+                self.certificates.forget_worker(key.1, key.0);
             }
             tracing::info!(
                 workers = gone.len(),
@@ -161,12 +192,12 @@ impl ControlPlane {
 
     async fn remove_below(&self, prefix: &str) -> Result<(), OperationError> {
         loop {
-            let listed = self.objects().list(prefix, None, MAX_LIST).await?;
+            let listed = self.objects.list(prefix, None, MAX_LIST).await?;
             if listed.is_empty() {
                 return Ok(());
             }
             for object in listed {
-                self.objects().delete(&object.key).await?;
+                self.objects.delete(&object.key).await?;
             }
         }
     }

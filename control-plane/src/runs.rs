@@ -3,11 +3,14 @@
 mod list;
 mod retry;
 
+use crate::core::Core;
+use crate::stacks::Stacks;
 use gantry_model::{
     Epoch, PoolId, RunId, RunLifecycle, RunState, RunType, StackId, Stage, Stopping, Timestamp,
     WorkerId,
 };
 use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode};
+use std::ops::Deref;
 use tokio::sync::watch;
 
 pub use crate::logs::{LogPart, LogScope, LogSection};
@@ -15,7 +18,6 @@ pub use crate::store::attempts::AttemptRecord;
 pub use crate::store::runs::{HistoryEntry, RunsKind, RunsPage};
 
 use crate::check;
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::stacks::{StackSource, read_stack_with_secrets};
 use crate::store::attempts::list_attempts;
@@ -84,7 +86,26 @@ pub struct Run {
     pub outputs: Vec<Output>,
 }
 
-impl ControlPlane {
+/// The runs of stacks. Clones are the same.
+#[derive(Clone)]
+pub struct Runs {
+    core: Core,
+    stacks: Stacks,
+}
+
+impl Deref for Runs {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Runs {
+    pub(crate) fn new(core: Core, stacks: Stacks) -> Self {
+        Self { core, stacks }
+    }
+
     /// Creates a run of the stack's newest source.
     ///
     /// # Errors

@@ -4,10 +4,12 @@
 //! came back goes to one that has not had it, as long as there is one. What is looked at does not grow
 //! with the queue: both sides come from indexes that hold only what waits.
 
+use crate::core::Core;
+use crate::dispatch::Specs;
 use gantry_model::{Stage, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Offer};
+use std::ops::Deref;
 
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::attempts::workers_granted;
 use crate::store::queue::{
@@ -25,7 +27,26 @@ struct Pair {
     worker: WorkerId,
 }
 
-impl ControlPlane {
+/// The stages that wait for workers. Clones are the same.
+#[derive(Clone)]
+pub struct Queue {
+    core: Core,
+    specs: Specs,
+}
+
+impl Deref for Queue {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(core: Core, specs: Specs) -> Self {
+        Self { core, specs }
+    }
+
     /// Offers every stage that waits to a free worker, as far as there are any. Answers whether all
     /// went well; what did not is worth another try a little later.
     pub(crate) async fn schedule(&self) -> Result<bool, OperationError> {
@@ -41,7 +62,7 @@ impl ControlPlane {
                 let Ok(attempt) = lifecycle.offer(pair.worker, self.now(), self.terms()) else {
                     continue;
                 };
-                match self.sealed_spec(&pair.row, attempt, lifecycle.state()).await {
+                match self.specs.sealed_spec(&pair.row, attempt, lifecycle.state()).await {
                     Ok(spec) => offers.push((pair, Offer { attempt, spec })),
                     Err(error) => {
                         is_well = false;

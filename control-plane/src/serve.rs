@@ -1,5 +1,13 @@
 //! The tasks of a running control plane.
 
+use crate::core::Core;
+use crate::fleet::ingest::Ingest;
+use crate::fleet::leases::Leases;
+use crate::fleet::outbound::Outbound;
+use crate::pools::revoked::Revoked;
+use crate::retention::Retention;
+use crate::scheduler::Queue;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -7,7 +15,6 @@ use gantry_model::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::transport::Transport;
 
@@ -18,7 +25,39 @@ const LATE_MS: u64 = 10_000;
 /// After a failure it is tried again so much later.
 const RETRY_MS: u64 = 2_000;
 
-impl ControlPlane {
+/// What a running server does by itself. Clones are the same.
+#[derive(Clone)]
+pub struct Service {
+    core: Core,
+    ingest: Ingest,
+    outbound: Outbound,
+    leases: Leases,
+    queue: Queue,
+    retention: Retention,
+    revoked: Revoked,
+}
+
+impl Deref for Service {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Service {
+    pub(crate) fn new(
+        core: Core,
+        ingest: Ingest,
+        outbound: Outbound,
+        leases: Leases,
+        queue: Queue,
+        retention: Retention,
+        revoked: Revoked,
+    ) -> Self {
+        Self { core, ingest, outbound, leases, queue, retention, revoked }
+    }
+
     /// Takes in messages, hands out stages and watches leases until `leave` is called or the broker
     /// ends. What is under way then is finished.
     pub async fn serve(&self, broker: Arc<dyn Transport>, leave: CancellationToken) {
@@ -39,13 +78,13 @@ impl ControlPlane {
         let (this, _, end, guard) = each();
         tasks.spawn(async move {
             let _guard = guard;
-            this.forget_at_times(&end).await;
+            this.retention.forget_at_times(&end).await;
         });
         let (this, wire, end, guard) = each();
         tasks.spawn(async move {
             let _guard = guard;
             // A message that this cuts off is sent again, or asked for again.
-            end.run_until_cancelled(this.publish_all(wire.as_ref())).await;
+            end.run_until_cancelled(this.outbound.publish_all(wire.as_ref())).await;
         });
         let (this, wire, end, guard) = each();
         tasks.spawn(async move {
@@ -69,12 +108,12 @@ impl ControlPlane {
             {
                 batch.push(more);
             }
-            self.receive(batch).await;
+            self.ingest.receive(batch).await;
         }
     }
 
     async fn close_revoked(&self, broker: &dyn Transport) {
-        while let Some(serial) = self.inner.revoked.next().await {
+        while let Some(serial) = self.revoked.next().await {
             let closed = broker.close_sessions(&serial).await;
             tracing::info!(serial, closed, "closed the sessions of a revoked certificate");
         }
@@ -85,7 +124,7 @@ impl ControlPlane {
         loop {
             if self.is_late(expected) {
                 tracing::warn!("the server stood still for a while: every lease gets a fresh term");
-                if let Err(error) = self.interrupted().await {
+                if let Err(error) = self.leases.interrupted().await {
                     tracing::error!(error = %error, "cannot give leases a fresh term");
                 }
             }
@@ -119,10 +158,10 @@ impl ControlPlane {
     /// # Errors
     /// When the database fails.
     pub async fn attend(&self) -> Result<Option<Timestamp>, OperationError> {
-        self.expire().await?;
-        let is_well = self.schedule().await?;
-        self.send_again().await?;
-        let due = self.next_due().await?;
+        self.leases.expire().await?;
+        let is_well = self.queue.schedule().await?;
+        self.outbound.send_again().await?;
+        let due = self.leases.next_due().await?;
         let retry = (!is_well).then(|| self.now().plus_ms(RETRY_MS));
         Ok(match (due, retry) {
             (Some(due), Some(retry)) => Some(due.min(retry)),

@@ -7,6 +7,7 @@
 mod files;
 mod moving;
 mod renewal;
+mod services;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{self, Issuer, IssuerError};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::control_plane::{ControlPlane, Parts};
+
 use crate::data_dir::{DataDir, DataDirError, ServerFile};
 use crate::error::OperationError;
 use crate::http::{self, ApiConfig};
@@ -38,6 +39,8 @@ use crate::transport::{
 
 pub use self::moving::{MoveError, bring_over};
 use self::renewal::Renewal;
+
+pub use self::services::{Parts, Services};
 
 /// How long a connection to the API may stand still: longer than any phase may be silent in a log
 /// that is followed.
@@ -150,7 +153,7 @@ pub struct Running {
     file: ServerFile,
     broker: Arc<EmbeddedBroker>,
     poll: PollTransport,
-    control_plane: ControlPlane,
+    control_plane: Services,
     leave: CancellationToken,
     listeners: [Handle<SocketAddr>; 2],
     renewal: Arc<Renewal>,
@@ -188,31 +191,36 @@ impl Server {
         let broker_endpoint = file.mqtt.parse();
         let broker_endpoint =
             broker_endpoint.map_err(|_| ServerError::Endpoint(file.mqtt.clone()))?;
-        let issuer =
-            Issuer::new(authority, broker_endpoint, config.namespace, Some(file.api.clone()));
-        let control_plane = ControlPlane::new(Parts {
+        let issuer = Arc::new(Issuer::new(
+            authority,
+            broker_endpoint,
+            config.namespace,
+            Some(file.api.clone()),
+        ));
+        let control_plane = Services::new(Parts {
             store: files::open_store(&dir, config.database.as_ref()).await?,
             clock: Arc::new(SystemClock::new()),
             objects: Arc::new(objects),
-            issuer: Arc::new(issuer),
+            issuer: Arc::clone(&issuer),
             ids: Ids::random(),
             terms: config.terms,
         })
         .await?;
         let session_key = files::session_key(&dir)?;
         let api_config = ApiConfig { base_url: file.api.clone(), session_key };
-        let api = http::router(control_plane.clone(), api_config);
-        files::write_admin(&dir, &control_plane, &file.api).await?;
+        let api = http::router(control_plane.operations(), api_config);
+        files::write_admin(&dir, &control_plane.core, issuer.ca_pem(), &file.api).await?;
 
         let Sockets { api: api_socket, mqtt, objects: objects_socket } = sockets;
-        let broker = Arc::new(mqtt.start(control_plane.admissions()).await);
-        let ca = control_plane.issuer().ca_pem();
-        let poll = PollTransport::new(control_plane.admissions(), ca)?;
+        let broker = Arc::new(mqtt.start(control_plane.pools.admissions()).await);
+        let ca = issuer.ca_pem();
+        let poll = PollTransport::new(control_plane.pools.admissions(), ca)?;
         let api = api.merge(poll.router());
         let tls = TlsSettings::new(&certificate)?;
         let api_tls = TlsSettings::with_clients_of(&certificate, ca)?;
         let renewal = Arc::new(Renewal {
-            control_plane: control_plane.clone(),
+            core: control_plane.core.clone(),
+            issuer,
             dir: Arc::downgrade(&dir),
             names,
             tls: [tls.clone(), api_tls.clone()],
@@ -244,7 +252,7 @@ impl Running {
 
     /// The control plane that is served.
     #[must_use]
-    pub const fn control_plane(&self) -> &ControlPlane {
+    pub const fn control_plane(&self) -> &Services {
         &self.control_plane
     }
 
@@ -283,11 +291,11 @@ impl Running {
             tracing::warn!("a part of the server did not end in time and is cut off");
             self.tasks.shutdown().await;
         }
-        if tokio::time::timeout(GRACE, self.control_plane.changes_done()).await.is_err() {
+        if tokio::time::timeout(GRACE, self.control_plane.changes.changes_done()).await.is_err() {
             tracing::warn!("a change did not end in time and is cut off");
         }
         self.broker.stop().await;
-        if tokio::time::timeout(GRACE, self.control_plane.store().close()).await.is_err() {
+        if tokio::time::timeout(GRACE, self.control_plane.core.store().close()).await.is_err() {
             tracing::warn!("the database did not close in time");
         }
     }
@@ -307,7 +315,7 @@ impl Running {
             vec![Arc::clone(&self.broker) as _, Arc::new(self.poll.clone())];
         let transports = Arc::new(Transports::new(transports));
         self.tasks.spawn(async move {
-            control_plane.serve(transports, leave).await;
+            control_plane.service.serve(transports, leave).await;
             "the control plane"
         });
         let (renewal, leave) = (Arc::clone(&self.renewal), self.leave.clone());

@@ -8,8 +8,14 @@ mod secrets;
 mod sources;
 mod states;
 
+use crate::core::Core;
+use crate::objects::Objects;
+use crate::pools::Pools;
 use gantry_model::{PoolId, RunState, StackId, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
+use std::ops::Deref;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 pub use self::change::{HooksChange, StackChange};
 pub use self::push::{PushedState, StateUpload};
@@ -21,7 +27,6 @@ pub use crate::store::states::StateVersion;
 
 use self::secrets::check_secrets;
 use crate::check;
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::pools::check_there;
 use crate::runs::Run;
@@ -59,7 +64,7 @@ pub struct NewStack {
     pub hooks: Hooks,
     /// Variables in the clear.
     pub environment: Vec<Variable>,
-    /// Its secrets, sealed to [`ControlPlane::recipients_of_pool`].
+    /// Its secrets, sealed to [`Stacks::recipients_of_pool`].
     pub secrets: Option<SealedBundle>,
     /// Its labels.
     pub labels: Vec<String>,
@@ -69,7 +74,33 @@ pub struct NewStack {
     pub manage_state: bool,
 }
 
-impl ControlPlane {
+/// Stacks, with their sources, secrets and states. Clones are the same.
+#[derive(Clone)]
+pub struct Stacks {
+    core: Core,
+    objects: Arc<dyn Objects>,
+    pools: Pools,
+    sealing: Arc<Semaphore>,
+}
+
+impl Deref for Stacks {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Stacks {
+    pub(crate) fn new(
+        core: Core,
+        objects: Arc<dyn Objects>,
+        pools: Pools,
+        sealing: Arc<Semaphore>,
+    ) -> Self {
+        Self { core, objects, pools, sealing }
+    }
+
     /// Creates a stack.
     ///
     /// # Errors

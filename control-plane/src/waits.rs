@@ -3,9 +3,9 @@
 //! Every state that lasts has a reason: whoever asks gets at least one for each run that is neither over
 //! nor in the hands of a worker that is well.
 
+use crate::scheduler::Queue;
 use gantry_model::{Assignment, PoolId, RunId, RunState, Stage, Timestamp, WorkerId};
 
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::scheduler::waits_for_another;
 use crate::store::queue::{
@@ -66,7 +66,7 @@ impl Wait {
     }
 }
 
-impl ControlPlane {
+impl Queue {
     /// Why the run does not go on, weightiest first; nothing if it does or is over.
     ///
     /// # Errors

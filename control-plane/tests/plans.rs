@@ -168,7 +168,7 @@ async fn nothing_on_the_way_of_a_run_looks_through_a_table() {
     world.say(&mut launcher, workspace(read)).await;
     world.say(&mut launcher, succeeded(read, true)).await;
     launcher.runs.clear();
-    world.control_plane.confirm("ann", run, None).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, None).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     let write = world.claim(&mut launcher).await;
     all_that_a_stage_says(&world, &mut launcher, write).await;
@@ -191,7 +191,7 @@ async fn nothing_on_the_way_of_a_run_looks_through_a_table() {
 
     let seen = statements.0.lock().unwrap().clone();
     assert!(seen.len() > 50, "only {} statements were seen", seen.len());
-    let mut connection = world.control_plane.store().read().await.unwrap();
+    let mut connection = world.control_plane.core.store().read().await.unwrap();
     let mut slow = Vec::new();
     let is_sqlite = world.database.is_sqlite();
     if !is_sqlite {

@@ -4,6 +4,7 @@
 //! everything that was between this worker and us: what it does not name was never started, what it
 //! names and has no right to is not its own, and what it still needs to hear it hears again.
 
+use crate::fleet::ingest::Ingest;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -18,12 +19,12 @@ use gantry_protocol::message::{FromControlPlane, Hello, RefusalReason, Refused, 
 use super::hello_limits;
 use super::order::Position;
 use super::verify::VerifiedHello;
-use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::core::UnitOfWork;
 use crate::core::sessions::LauncherSession;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::fleet::workers::MAX_WORKERS;
+use crate::store::WorkerKey;
 use crate::store::workers::{Introduction, Launcher};
 use crate::store::{outbox, sessions, workers};
 
@@ -37,7 +38,7 @@ const fn is_there(known: &Launcher) -> bool {
     known.session.is_some()
 }
 
-impl ControlPlane {
+impl Ingest {
     /// Takes a hello. The answer is where the new session begins, unless the hello was refused.
     pub(super) async fn hello(
         &self,
@@ -45,10 +46,10 @@ impl ControlPlane {
         verified: VerifiedHello,
     ) -> Result<Option<Position>, OperationError> {
         let VerifiedHello { worker: (pool, worker), hello, identity, leaf } = verified;
-        let present = self.inner.certificates.identity(pool);
+        let present = self.certificates.identity(pool);
         if !present.is_some_and(|present| Arc::ptr_eq(&present, &identity)) {
             let what = format_args!("refused a hello: its pool was reset in that very moment");
-            self.inner.notices.say((pool, worker), what);
+            self.notices.say((pool, worker), what);
             return Ok(None);
         }
         let checked = match check(&hello) {
@@ -62,9 +63,7 @@ impl ControlPlane {
         // whoever holds messages back can anyway, and starts no write stage again, because nothing of its
         // session ever proves it.
         if sessions::has_nonce(unit.conn(), (pool, worker), &hello.nonce).await? {
-            self.inner
-                .notices
-                .say((pool, worker), format_args!("refused a hello that was used before"));
+            self.notices.say((pool, worker), format_args!("refused a hello that was used before"));
             return Ok(None);
         }
         let known = workers::find_launcher(unit.conn(), (pool, worker)).await?;
@@ -89,7 +88,7 @@ impl ControlPlane {
             );
             return Ok(None);
         }
-        if self.inner.hellos.was_replaced((pool, worker), &hello.instance) {
+        if self.hellos.was_replaced((pool, worker), &hello.instance) {
             let message = "another launcher with this worker's id has connected since and has taken \
                            its session over: both run at the same time, so one state directory is a \
                            copy of the other. Start the copy with an empty GANTRY_STATE_DIR";
@@ -111,7 +110,7 @@ impl ControlPlane {
         if let Some(known) =
             known.filter(|known| is_there(known) && known.instance != hello.instance)
         {
-            self.inner.hellos.replace((pool, worker), known.instance);
+            self.hellos.replace((pool, worker), known.instance);
         }
         self.accept(unit, (pool, worker), hello, checked, leaf, is_drained).await.map(Some)
     }
@@ -127,7 +126,7 @@ impl ControlPlane {
     ) -> Result<Position, OperationError> {
         let (pool, worker) = key;
         let session = SessionId::from_ulid(self.ids().ulid(unit.now()));
-        self.inner.certificates.note_worker(worker, pool);
+        self.certificates.note_worker(worker, pool);
         let now = unit.now();
         sessions::insert_nonce(unit.conn(), key, &hello.nonce, now).await?;
         let received = sessions::note_journal(unit.conn(), key, hello.journal, now).await?;
@@ -184,7 +183,7 @@ impl ControlPlane {
         reason: RefusalReason,
         message: String,
     ) {
-        self.inner.notices.say(worker, format_args!("refused a hello: {message}"));
+        self.notices.say(worker, format_args!("refused a hello: {message}"));
         let nonce: String = hello.nonce.chars().take(64).collect();
         let answer = Refused { reason, message, leaf: leaf.pem.clone() };
         // Only what our own messages are bound to counts in this one.

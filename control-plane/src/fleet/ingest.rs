@@ -4,14 +4,23 @@
 //! What a message changes, and how far its journal was received, become durable together. Sessions live in
 //! memory: after a restart every launcher says hello again.
 
+use crate::authority::Issuer;
+use crate::core::Core;
+use crate::dispatch::Specs;
+use crate::fleet::Hellos;
+use crate::fleet::notices::Notices;
+use crate::fleet::verify::SignatureCheck;
+use crate::pools::certificates::Certificates;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
+use tokio::sync::Mutex;
 
 use gantry_protocol::message::{Ack, Envelope, FromControlPlane, FromLauncher, Unsupported};
 
 use super::order::{Ordered, Positions, Step};
 use super::verify::{Sender, Unverified, Verified, quoted_kind, verify};
-use crate::control_plane::{ControlPlane, unix_seconds};
+use crate::clock::unix_seconds;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::store::{WorkerKey, sessions};
@@ -30,12 +39,47 @@ impl Decoded {
     }
 }
 
-impl ControlPlane {
+/// Takes in what launchers say. Clones are the same.
+#[derive(Clone)]
+pub struct Ingest {
+    pub(super) core: Core,
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) specs: Specs,
+    pub(super) notices: Arc<Notices>,
+    pub(super) hellos: Arc<Hellos>,
+    pub(crate) positions: Arc<Mutex<Positions>>,
+    signatures: Arc<dyn SignatureCheck>,
+}
+
+impl Deref for Ingest {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Ingest {
+    #[expect(clippy::too_many_arguments, reason = "what it needs is what it is made of")]
+    pub(crate) fn new(
+        core: Core,
+        issuer: Arc<Issuer>,
+        certificates: Arc<Certificates>,
+        specs: Specs,
+        notices: Arc<Notices>,
+        hellos: Arc<Hellos>,
+        positions: Arc<Mutex<Positions>>,
+        signatures: Arc<dyn SignatureCheck>,
+    ) -> Self {
+        Self { core, issuer, certificates, specs, notices, hellos, positions, signatures }
+    }
+
     /// Receives messages, in the order in which they came. Those of one call share a transaction as far as
     /// that can be; if it fails, each gets its own.
     pub async fn receive(&self, batch: Vec<Arrived>) {
         let decoded = batch.into_iter().filter_map(|arrived| self.decode(&arrived)).collect();
-        let mut positions = self.inner.positions.lock().await;
+        let mut positions = self.positions.lock().await;
         for group in groups(decoded) {
             let Err(error) = self.receive_together(&mut positions, &group).await else { continue };
             let [one] = group.as_slice() else {
@@ -73,7 +117,7 @@ impl ControlPlane {
         match Envelope::decode(&arrived.payload) {
             Ok(envelope) => Some(Decoded { worker, envelope: Arc::new(envelope) }),
             Err(error) => {
-                self.inner.notices.say(worker, format_args!("refused a message: {error}"));
+                self.notices.say(worker, format_args!("refused a message: {error}"));
                 None
             }
         }
@@ -85,8 +129,8 @@ impl ControlPlane {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
-        let check = Arc::clone(&self.inner.signatures);
-        let notices = Arc::clone(&self.inner.notices);
+        let check = Arc::clone(&self.signatures);
+        let notices = Arc::clone(&self.notices);
         let job = move || verify(messages, check.as_ref(), &notices);
         let verified = tokio::task::spawn_blocking(job).await;
         verified.map_err(|_| OperationError::Conflict("signatures could not be checked".to_owned()))
@@ -99,18 +143,18 @@ impl ControlPlane {
             let Some(session) = self.sessions().get(worker) else {
                 let kind = quoted_kind(&envelope);
                 let what = format_args!("refused a {kind:?} before any hello");
-                self.inner.notices.say(worker, what);
+                self.notices.say(worker, what);
                 return None;
             };
             return Some(Unverified::Message { worker, envelope, session });
         }
-        if !self.inner.hellos.admit(worker, self.now().0) {
+        if !self.hellos.admit(worker, self.now().0) {
             let what = format_args!("passed over a hello: there are too many");
-            self.inner.notices.say(worker, what);
+            self.notices.say(worker, what);
             return None;
         }
-        let identity = self.inner.certificates.identity(worker.0)?;
-        let leaf = self.issuer().signing_leaf(unix_seconds(self.now())).inspect_err(|error| {
+        let identity = self.certificates.identity(worker.0)?;
+        let leaf = self.issuer.signing_leaf(unix_seconds(self.now())).inspect_err(|error| {
             tracing::error!(%error, "cannot issue a signing certificate; launchers say hello again");
         });
         Some(Unverified::Hello { worker, envelope, identity, leaf: leaf.ok()? })

@@ -1,9 +1,10 @@
 //! Offers, leases and deadlines that are over.
 
+use crate::core::Core;
 use gantry_model::{Attempt, Expired, PoolId, RunId, Timestamp, WorkerId};
 use gantry_protocol::message::{FromControlPlane, Revoke};
+use std::ops::Deref;
 
-use crate::control_plane::ControlPlane;
 use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::store::{StoreError, leases, load_run, outbox, save_run, workers};
@@ -11,7 +12,25 @@ use crate::store::{StoreError, leases, load_run, outbox, save_run, workers};
 /// The most runs that one transaction looks at.
 const BATCH: u32 = 100;
 
-impl ControlPlane {
+/// Offers, leases and deadlines. Clones are the same.
+#[derive(Clone)]
+pub struct Leases {
+    core: Core,
+}
+
+impl Deref for Leases {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Leases {
+    pub(crate) fn new(core: Core) -> Self {
+        Self { core }
+    }
+
     /// After this process's own start: whoever could not be heard in the meantime gets the time to
     /// come back, and has to say hello first.
     pub(crate) async fn take_up_leases(&self) -> Result<(), OperationError> {

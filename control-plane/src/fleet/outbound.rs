@@ -1,5 +1,8 @@
 //! Messages to launchers: signed, published, and published again until they are acknowledged.
 
+use crate::core::Core;
+use crate::dispatch::Specs;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +12,6 @@ use gantry_protocol::message::{
     Binding, Direction, Envelope, FromControlPlane, Grant, Message as _,
 };
 
-use crate::control_plane::ControlPlane;
 use crate::core::outbound::{OutboundMessage, RESEND_MS};
 use crate::core::sessions::LauncherSession;
 use crate::error::OperationError;
@@ -35,7 +37,26 @@ pub struct Outgoing {
     pub payload: Bytes,
 }
 
-impl ControlPlane {
+/// Sends messages to launchers. Clones are the same.
+#[derive(Clone)]
+pub struct Outbound {
+    core: Core,
+    specs: Specs,
+}
+
+impl Deref for Outbound {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Outbound {
+    pub(crate) fn new(core: Core, specs: Specs) -> Self {
+        Self { core, specs }
+    }
+
     /// The next message that wants to be published. Cancel safe up to the moment at which there is one.
     pub async fn next_outgoing(&self) -> Option<Outgoing> {
         loop {
@@ -99,7 +120,7 @@ impl ControlPlane {
     ) -> Result<FromControlPlane, OperationError> {
         match message {
             FromControlPlane::Grant(grant) => {
-                let urls = self.first_urls(grant.attempt).await?;
+                let urls = self.specs.first_urls(grant.attempt).await?;
                 Ok(FromControlPlane::Grant(Grant { attempt: grant.attempt, urls }))
             }
             other @ (FromControlPlane::Welcome(_)

@@ -1,18 +1,19 @@
 //! What a hello settles between its worker and us: which runs it has, which it never started, and
 //! which it has no right to.
 
+use crate::fleet::ingest::Ingest;
 use std::collections::HashSet;
 
 use gantry_model::{Assignment, Attempt, Expired, RunId, RunLifecycle, Stage};
 use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode};
 
 use super::verify::Sender;
-use crate::control_plane::{ControlPlane, WorkerKey};
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
+use crate::store::WorkerKey;
 use crate::store::{block, leases, load_run, results, save_run, workers};
 
-impl ControlPlane {
+impl Ingest {
     /// Compares what the launcher names with what we gave it.
     pub(super) async fn reconcile(
         &self,

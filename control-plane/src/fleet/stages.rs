@@ -1,5 +1,6 @@
 //! The way of a stage: claimed or declined, its phases, its end.
 
+use crate::fleet::ingest::Ingest;
 use gantry_model::{Attempt, Claimed, Concluded, Outcome, RunState, Stage};
 use gantry_protocol::message::{
     Cancel, Claim, Closing, Decline, FromControlPlane, Grant, Output, PhaseEvent, PhaseReport,
@@ -7,7 +8,6 @@ use gantry_protocol::message::{
 };
 
 use super::verify::Sender;
-use crate::control_plane::ControlPlane;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::fleet::leases::revoke;
@@ -21,7 +21,7 @@ fn short(text: &str) -> String {
     text.chars().take(MAX_REASON).collect()
 }
 
-impl ControlPlane {
+impl Ingest {
     /// The run of an attempt, if it is one of the sender's pool.
     pub(super) async fn run_for(
         &self,

@@ -3,6 +3,7 @@
 //! All of it counts whenever it comes, from whoever was granted the attempt: what is late is kept as
 //! such. The object's key must be one of those that the attempt was given.
 
+use crate::fleet::ingest::Ingest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, MAX_LINEAGE, MAX_SERIAL, RunType, Stage, StateHeading};
@@ -12,7 +13,6 @@ use gantry_protocol::message::{
 use gantry_protocol::{Digest, Header, Signature};
 
 use super::verify::Sender;
-use crate::control_plane::ControlPlane;
 use crate::core::UnitOfWork;
 use crate::dispatch::key_prefix;
 use crate::error::OperationError;
@@ -26,7 +26,7 @@ use crate::store::{RunRow, clear_later, to_json};
 /// The longest segment, in bytes.
 const MAX_SEGMENT: u64 = 64 * 1024 * 1024;
 
-impl ControlPlane {
+impl Ingest {
     /// The run of something that the sender stored, unless it had no right to store it.
     async fn stored_for(
         &self,

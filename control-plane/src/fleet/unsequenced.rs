@@ -1,9 +1,9 @@
 //! Messages that may be lost: heartbeats, requests for urls, acknowledgements, farewells.
 
+use crate::fleet::ingest::Ingest;
 use gantry_protocol::message::{FromControlPlane, FromLauncher, Heartbeat, NeedUrls, Urls};
 
 use super::verify::Sender;
-use crate::control_plane::ControlPlane;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::store::{leases, outbox, results, workers};
@@ -15,7 +15,7 @@ const MAX_NOTE: usize = 500;
 /// The most attempts of one heartbeat that are looked at.
 const MAX_RUNS: usize = 64;
 
-impl ControlPlane {
+impl Ingest {
     pub(super) async fn unsequenced(
         &self,
         unit: &mut UnitOfWork,
@@ -43,9 +43,7 @@ impl ControlPlane {
             }
             FromLauncher::Unsupported(unsupported) => {
                 let kind: String = unsupported.kind.chars().take(64).collect();
-                self.inner
-                    .notices
-                    .say(sender.key(), format_args!("the launcher does not know {kind:?}"));
+                self.notices.say(sender.key(), format_args!("the launcher does not know {kind:?}"));
                 Ok(())
             }
             FromLauncher::Gone(_)
@@ -99,7 +97,7 @@ impl ControlPlane {
             return Ok(());
         }
         let count = count.clamp(1, MAX_URLS);
-        let urls = match self.put_urls(attempt, purpose, count).await {
+        let urls = match self.specs.put_urls(attempt, purpose, count).await {
             Ok(urls) => urls,
             Err(error) => {
                 tracing::warn!(%attempt, error = %error, "no URLs yet; the launcher asks again");

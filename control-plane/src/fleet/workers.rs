@@ -1,9 +1,11 @@
 //! Workers as people and autoscalers see them.
 
+use crate::core::Core;
+use crate::pools::Pools;
 use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::message::{Drain, FromControlPlane};
+use std::ops::Deref;
 
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::workers;
 
@@ -12,14 +14,33 @@ pub use crate::store::workers::Worker;
 /// The most workers that a pool has.
 pub(crate) const MAX_WORKERS: u32 = 20_000;
 
-impl ControlPlane {
+/// Workers, as people and autoscalers see them. Clones are the same.
+#[derive(Clone)]
+pub struct Workers {
+    core: Core,
+    pools: Pools,
+}
+
+impl Deref for Workers {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Workers {
+    pub(crate) fn new(core: Core, pools: Pools) -> Self {
+        Self { core, pools }
+    }
+
     /// The workers of a pool that count, newest first: those that are connected, and those that are away
     /// with a run. An autoscaler must not take their hosts for strays.
     ///
     /// # Errors
     /// When there is no such pool.
     pub async fn workers_of(&self, pool: PoolId) -> Result<Vec<Worker>, OperationError> {
-        self.pool(pool).await?;
+        self.pools.pool(pool).await?;
         let mut conn = self.store().read().await?;
         Ok(workers::list_present(&mut conn, pool, MAX_WORKERS).await?)
     }
@@ -30,7 +51,7 @@ impl ControlPlane {
     /// # Errors
     /// When there is no such pool.
     pub async fn known_workers(&self, pool: PoolId) -> Result<Vec<Worker>, OperationError> {
-        self.pool(pool).await?;
+        self.pools.pool(pool).await?;
         let mut conn = self.store().read().await?;
         Ok(workers::list_all(&mut conn, pool, MAX_WORKERS).await?)
     }

@@ -81,7 +81,7 @@ pub(super) async fn answer(
     let answered = if is_change {
         // Whoever hangs up in the middle of a change does not leave half of it.
         let change = async move { lane.run(CHANGE, answer).await };
-        let change = timeout(ANSWER, api.control_plane.see_through(change)).await;
+        let change = timeout(ANSWER, api.operations.changes.see_through(change)).await;
         change.map_or(Err(NoAnswer::Late), |done| done.unwrap_or(Err(NoAnswer::Failed)))
     } else {
         lane.run(ANSWER, answer).await

@@ -25,8 +25,8 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Api, graphql};
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
+use crate::http::Operations;
 use crate::keys::role::Access;
 use crate::keys::session::Sessions;
 use crate::logs::LogScope;
@@ -60,7 +60,7 @@ pub(super) async fn answer(
     let Ok(run) = run.parse::<RunId>() else {
         return (StatusCode::NOT_FOUND, "run not found\n").into_response();
     };
-    if let Err(error) = api.control_plane.run(run).await {
+    if let Err(error) = api.operations.runs.run(run).await {
         return failed(&error);
     }
     let Ok(place) = api.followers.clone().try_acquire_owned() else {
@@ -70,7 +70,7 @@ pub(super) async fn answer(
     let from = last_event(&headers).unwrap_or(query.from);
     if wants_events(&headers) {
         let session = (api.sessions, token);
-        let follower = Follower::new(api.control_plane, session, run, from, place);
+        let follower = Follower::new(api.operations, session, run, from, place);
         let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(ALIVE));
         return ([(CACHE_CONTROL, "no-store")], events).into_response();
     }
@@ -79,7 +79,7 @@ pub(super) async fn answer(
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CACHE_CONTROL, "no-store"),
     ];
-    (headers, Body::from_stream(stored(api.control_plane, run, from, place))).into_response()
+    (headers, Body::from_stream(stored(api.operations, run, from, place))).into_response()
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {
@@ -102,26 +102,23 @@ fn failed(error: &OperationError) -> Response {
 
 /// What is stored of the log, piece by piece. An error breaks the answer off, which clients notice.
 fn stored(
-    control_plane: ControlPlane,
+    operations: Operations,
     run: RunId,
     from: u64,
     place: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<Bytes, OperationError>> {
-    stream::try_unfold(
-        (control_plane, from, place),
-        move |(control_plane, from, place)| async move {
-            let part = control_plane.read_log(run, LogScope::Run, from, MAX_PART).await?;
-            if part.bytes.is_empty() {
-                return Ok(None);
-            }
-            Ok(Some((part.bytes, (control_plane, part.next, place))))
-        },
-    )
+    stream::try_unfold((operations, from, place), move |(operations, from, place)| async move {
+        let part = operations.logs.read_log(run, LogScope::Run, from, MAX_PART).await?;
+        if part.bytes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some((part.bytes, (operations, part.next, place))))
+    })
 }
 
 /// Follows one run for one client.
 struct Follower {
-    control_plane: ControlPlane,
+    operations: Operations,
     /// What lets it read.
     session: (Arc<Sessions>, String),
     run: RunId,
@@ -138,15 +135,15 @@ struct Follower {
 
 impl Follower {
     fn new(
-        control_plane: ControlPlane,
+        operations: Operations,
         session: (Arc<Sessions>, String),
         run: RunId,
         from: u64,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        let changed = control_plane.watch(run);
+        let changed = operations.runs.watch(run);
         Self {
-            control_plane,
+            operations,
             session,
             run,
             offset: from,
@@ -183,10 +180,10 @@ impl Follower {
             if self.state.is_none() || self.changed.has_changed().unwrap_or(true) {
                 self.changed.borrow_and_update();
                 // First the state, then the log: what was stored before the state is seen with it.
-                self.state = Some(self.control_plane.run(self.run).await?.state);
+                self.state = Some(self.operations.runs.run(self.run).await?.state);
                 events = self.new_states(Rest::Waits).await?;
             }
-            let log = self.control_plane.read_log(self.run, LogScope::Run, self.offset, MAX_PART);
+            let log = self.operations.logs.read_log(self.run, LogScope::Run, self.offset, MAX_PART);
             let part = log.await?;
             if !part.bytes.is_empty() {
                 events.push(log_event(self.offset, part.next, &part.bytes));
@@ -211,7 +208,7 @@ impl Follower {
     /// Waits for a change. The stream is over if the session is by then.
     async fn changed_or_closed(&mut self) -> Result<(), OperationError> {
         if self.changed.changed().await.is_err() {
-            self.changed = self.control_plane.watch(self.run);
+            self.changed = self.operations.runs.watch(self.run);
         }
         let (sessions, token) = &self.session;
         let viewer = sessions.check(token).await?;
@@ -220,7 +217,7 @@ impl Follower {
     }
 
     async fn new_states(&mut self, rest: Rest) -> Result<Vec<Event>, OperationError> {
-        let mut history = self.control_plane.history(self.run).await?;
+        let mut history = self.operations.runs.history(self.run).await?;
         if rest == Rest::Waits && history.last().is_some_and(|entry| is_at_rest(entry.state)) {
             history.pop();
         }

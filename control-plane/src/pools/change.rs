@@ -1,5 +1,6 @@
 //! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
 
+use crate::pools::Pools;
 use std::sync::Arc;
 
 use gantry_model::{Assignment, PoolId, Stage};
@@ -7,7 +8,6 @@ use gantry_protocol::message::{Cycle, FromControlPlane};
 
 use super::{Pool, check_there};
 use crate::check;
-use crate::control_plane::ControlPlane;
 use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::fleet::leases::revoke;
@@ -28,7 +28,7 @@ pub struct PoolChange {
     pub labels: Option<Vec<String>>,
 }
 
-impl ControlPlane {
+impl Pools {
     /// Changes what a pool is called and described as.
     ///
     /// # Errors
@@ -101,8 +101,8 @@ impl ControlPlane {
         outbox::delete_of_pool(unit.conn(), pool).await?;
         unit.audit(actor, "pool.delete", &format!("pool {pool}"), &present.name).await?;
         let serial = present.serial.clone();
-        let (certificates, core) = (Arc::clone(&self.inner.certificates), self.core().clone());
-        let revoked = self.inner.revoked.clone();
+        let (certificates, core) = (Arc::clone(&self.certificates), self.core.clone());
+        let revoked = self.revoked.clone();
         unit.then(move || {
             certificates.remove(pool);
             core.sessions().end_all(pool);

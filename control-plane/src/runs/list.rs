@@ -1,16 +1,16 @@
 //! Runs of one stack, and of all of them.
 
+use crate::runs::Runs;
 use gantry_model::StackId;
 
 use super::{Run, RunsPage, present};
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::runs::list_runs;
 
 /// The most runs of one page.
 const MAX_PAGE: u32 = 100;
 
-impl ControlPlane {
+impl Runs {
     /// Runs of a stack, newest first.
     ///
     /// # Errors
@@ -20,7 +20,7 @@ impl ControlPlane {
         stack: &StackId,
         page: RunsPage,
     ) -> Result<Vec<Run>, OperationError> {
-        self.stack(stack).await?;
+        self.stacks.stack(stack).await?;
         self.list_runs(Some(stack), "", page).await
     }
 

@@ -1,9 +1,9 @@
 //! A run that ended badly, once more.
 
+use crate::runs::Runs;
 use gantry_model::{RunId, RunLifecycle, RunState};
 
 use super::Run;
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::stacks::read_stack_with_secrets;
 use crate::store::{RunRow, insert_run, load_run};
@@ -16,7 +16,7 @@ impl Run {
     }
 }
 
-impl ControlPlane {
+impl Runs {
     /// Creates a run like one that did not end well: of the same kind, with the same source and command.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::ServerError;
 use crate::config::DatabaseUrl;
-use crate::control_plane::ControlPlane;
+use crate::core::Core;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::keys;
 use crate::store::Store;
@@ -53,12 +53,13 @@ pub(super) async fn open_store(
 /// Writes the first API key, or the API's present address beside it.
 pub(super) async fn write_admin(
     dir: &DataDir,
-    control_plane: &ControlPlane,
+    core: &Core,
+    ca: &str,
     endpoint: &str,
 ) -> Result<(), ServerError> {
     let path = dir.admin();
     let io = |act, source| DataDirError::Io { act, path: path.clone(), source };
-    let ca = control_plane.issuer().ca_pem().to_owned();
+    let ca = ca.to_owned();
     let admin = match fs::read(&path).map(Zeroizing::new) {
         Ok(content) => {
             let mut kept: Admin =
@@ -71,7 +72,7 @@ pub(super) async fn write_admin(
             kept
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = keys::create_key(control_plane, "server", "admin").await?;
+            let key = keys::create_key(core, "server", "admin").await?;
             let key_secret = key.secret.to_string();
             Admin { endpoint: endpoint.to_owned(), key_id: key.id, key_secret, ca }
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{ServerError, unix_now};
+use crate::authority::Issuer;
 use crate::authority::{IssuerError, write_server};
-use crate::control_plane::ControlPlane;
+use crate::core::Core;
 use crate::data_dir::DataDir;
 use crate::dispatch::millis;
 use crate::tls::TlsSettings;
@@ -20,7 +21,8 @@ const RETRY: Duration = Duration::from_hours(1);
 
 /// All that has to do with the listeners' certificate.
 pub(super) struct Renewal {
-    pub(super) control_plane: ControlPlane,
+    pub(super) core: Core,
+    pub(super) issuer: Arc<Issuer>,
     /// Not held: its lock ends with the server, not with this.
     pub(super) dir: Weak<DataDir>,
     pub(super) names: Vec<String>,
@@ -34,7 +36,7 @@ impl Renewal {
     pub(super) async fn renew_at_times(&self, leave: &CancellationToken) {
         let mut wait = EVERY;
         loop {
-            let clock = self.control_plane.clock();
+            let clock = self.core.clock();
             let next = clock.now().plus_ms(millis(wait));
             if leave.run_until_cancelled(clock.until(next)).await.is_none() {
                 return;
@@ -53,7 +55,7 @@ impl Renewal {
     /// The files first: a server that starts again in between has the new certificate too.
     pub(super) async fn renew(&self) -> Result<(), ServerError> {
         let Some(dir) = self.dir.upgrade() else { return Ok(()) };
-        let issuer = self.control_plane.issuer();
+        let issuer = &self.issuer;
         let issued = issuer.issue_server(&self.names, unix_now()).map_err(IssuerError::from)?;
         write_server(&dir, &issued)?;
         drop(dir);

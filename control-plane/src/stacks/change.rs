@@ -1,5 +1,6 @@
 //! What changes about a stack after it was made, and its end.
 
+use crate::stacks::Stacks;
 use std::collections::BTreeSet;
 
 use gantry_model::{PoolId, StackId};
@@ -11,7 +12,6 @@ use super::{
     Hooks, MAX_VARIABLES, Repository, Stack, StateVersion, check_settings, read_stack_with_secrets,
 };
 use crate::check;
-use crate::control_plane::ControlPlane;
 use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::pools::check_there;
@@ -115,7 +115,7 @@ impl From<Hooks> for HooksChange {
     }
 }
 
-impl ControlPlane {
+impl Stacks {
     /// Changes a stack. Runs that were triggered before begin their stages with what is set when they do;
     /// whether they need a person stays as it was. A stack that gets another pool has no source until one
     /// is uploaded again.

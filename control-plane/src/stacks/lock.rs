@@ -1,15 +1,15 @@
 //! A stack's lock: set and lifted by people.
 
+use crate::stacks::Stacks;
 use gantry_model::StackId;
 
 use super::{Stack, StackLock, read_stack_with_secrets};
 use crate::check;
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::stacks::set_lock;
 use crate::store::{hold, promote};
 
-impl ControlPlane {
+impl Stacks {
     /// Keeps blocking runs of the stack from beginning anything: those that wait for a worker go back,
     /// and what others plan is not confirmed by itself. Only the owner of the lock can trigger and confirm
     /// runs that go on. What a worker has already goes on.

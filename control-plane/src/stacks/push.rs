@@ -3,6 +3,7 @@
 //! Launchers open no state that the pool did not sign, so whoever pushes one has the pool's key. The
 //! statement names the push in the place of a run, and epoch 0, which no run has.
 
+use crate::stacks::Stacks;
 use gantry_model::{
     Attempt, Epoch, MAX_LINEAGE, MAX_SERIAL, MAX_STATE, PoolId, RunId, StackId, Stage,
     StateHeading, Timestamp,
@@ -12,7 +13,6 @@ use gantry_protocol::{Digest, Header, Kind, Recipient, Signature, Statement};
 use super::change::move_stack;
 use super::states::check_lock;
 use super::{Stack, StateVersion, read_stack_with_secrets};
-use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::store::runs::run_with_state;
@@ -37,7 +37,7 @@ pub struct StateUpload {
 /// A state that was sealed, signed and uploaded.
 #[derive(Debug, Clone)]
 pub struct PushedState {
-    /// As [`ControlPlane::state_upload`] named it.
+    /// As [`Stacks::state_upload`] named it.
     pub push: RunId,
     /// The pool that it is sealed to and signed by, if the stack shall move there.
     pub pool: Option<PoolId>,
@@ -57,7 +57,7 @@ pub struct PushedState {
     pub signature: String,
 }
 
-impl ControlPlane {
+impl Stacks {
     /// A url for a state that a person brings in.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl ControlPlane {
     pub async fn state_upload(&self, stack: &StackId) -> Result<StateUpload, OperationError> {
         self.stack(stack).await?;
         let push = RunId::from_ulid(self.ids().ulid(self.now()));
-        let url = self.objects().presign_put(&key_of(stack, push), UPLOAD_TTL).await?;
+        let url = self.objects.presign_put(&key_of(stack, push), UPLOAD_TTL).await?;
         Ok(StateUpload { push, url, valid_ms: millis(UPLOAD_TTL) })
     }
 
@@ -174,7 +174,7 @@ impl ControlPlane {
             )));
         }
         let key = key_of(&stack.id, pushed.push);
-        if self.objects().size(&key).await? != Some(pushed.payload_size) {
+        if self.objects.size(&key).await? != Some(pushed.payload_size) {
             return Err(invalid("no object of this length is stored: upload it first"));
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! A stack's secrets, which come sealed and stay so, and whom to seal to.
 
+use crate::stacks::Stacks;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{PoolId, StackId};
@@ -7,14 +8,13 @@ use gantry_protocol::Header;
 use gantry_protocol::spec::SealedBundle;
 
 use super::{Stack, read_stack_with_secrets};
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::stacks::set_secrets;
 
 /// The most bytes of a stack's secrets, sealed, in base64.
 const MAX_SECRETS: usize = 512 * 1024;
 
-impl ControlPlane {
+impl Stacks {
     /// The keys or certificates, PEM, to seal a stack's durable things to: its pool and the recovery key.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl ControlPlane {
     /// When there is no such pool.
     pub async fn recipients_of_pool(&self, pool: PoolId) -> Result<Vec<String>, OperationError> {
         let mut conn = self.store().read().await?;
-        self.recipients(&mut conn, pool).await
+        self.pools.recipients(&mut conn, pool).await
     }
 
     /// Replaces the stack's secrets. Their version must be one more than the present one.

@@ -1,5 +1,6 @@
 //! The versions of a stack's source: uploaded first, then used.
 
+use crate::stacks::Stacks;
 use std::time::Duration;
 
 use gantry_model::StackId;
@@ -7,7 +8,6 @@ use gantry_protocol::Digest;
 
 use super::{Stack, StackSource, read_stack_with_secrets, sealing};
 use crate::check;
-use crate::control_plane::ControlPlane;
 use crate::dispatch::millis;
 use crate::error::OperationError;
 use crate::objects::check_key;
@@ -22,7 +22,7 @@ const MAX_SOURCE: u64 = 1024 * 1024 * 1024;
 /// A source that was uploaded.
 #[derive(Debug, Clone)]
 pub struct NewSource {
-    /// The object that holds it, as [`ControlPlane::source_upload`] named it.
+    /// The object that holds it, as [`Stacks::source_upload`] named it.
     pub key: String,
     /// Lower-case hex of its SHA-256.
     pub sha256: String,
@@ -45,7 +45,7 @@ pub struct SourceUpload {
     pub valid_ms: u64,
 }
 
-impl ControlPlane {
+impl Stacks {
     /// An url for a new version of the stack's source.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl ControlPlane {
     pub async fn source_upload(&self, stack: &StackId) -> Result<SourceUpload, OperationError> {
         self.stack(stack).await?;
         let key = format!("source/{stack}/{}", self.ids().ulid(self.now()));
-        let url = self.objects().presign_put(&key, UPLOAD_TTL).await?;
+        let url = self.objects.presign_put(&key, UPLOAD_TTL).await?;
         Ok(SourceUpload { key, url, valid_ms: millis(UPLOAD_TTL) })
     }
 
@@ -110,7 +110,7 @@ impl ControlPlane {
 
     async fn drop_clear(&self, uploaded: &str, kept: &str) -> Result<(), OperationError> {
         if uploaded != kept {
-            self.objects().delete(uploaded).await?;
+            self.objects.delete(uploaded).await?;
         }
         Ok(())
     }
@@ -121,23 +121,23 @@ impl ControlPlane {
         stack: &StackId,
         source: NewSource,
     ) -> Result<NewSource, OperationError> {
-        if sealing::is_sealed(self.objects().as_ref(), &source.key).await? {
+        if sealing::is_sealed(self.objects.as_ref(), &source.key).await? {
             return Ok(source);
         }
         let recipients = self.recipients_of(stack).await?;
         // Held until the sealed one is stored and its memory free. Who comes meanwhile is told so rather
         // than kept waiting behind an object store that may be slow.
-        let _turn = self.inner.sealing.try_acquire().map_err(|_| {
+        let _turn = self.sealing.try_acquire().map_err(|_| {
             let said = "another source is being sealed: try again in a moment";
             OperationError::Conflict(said.to_owned())
         })?;
         let (key, size) = (&source.key, source.size);
         let sealed =
-            sealing::seal_object(self.objects().as_ref(), key, size, &source.sha256, &recipients)
+            sealing::seal_object(self.objects.as_ref(), key, size, &source.sha256, &recipients)
                 .await?;
         let key = format!("source/{stack}/{}", self.ids().ulid(self.now()));
         let (sha256, size) = (sealed.sha256, sealed.file.len() as u64);
-        self.objects().put(&key, sealed.file).await?;
+        self.objects.put(&key, sealed.file).await?;
         Ok(NewSource { key, sha256, size, ..source })
     }
 
@@ -156,7 +156,7 @@ impl ControlPlane {
             "its hash is not 64 characters of 0-9 and a-f"
         } else if source.size > MAX_SOURCE {
             "it is larger than 1 GiB: leave out what the stack does not need"
-        } else if self.objects().size(&source.key).await? != Some(source.size) {
+        } else if self.objects.size(&source.key).await? != Some(source.size) {
             "no object of this length is stored: upload it first"
         } else {
             return Ok(());

@@ -1,9 +1,11 @@
 //! The versions of a stack's Terraform state, sealed and signed.
 
+use std::time::Duration;
+
+use crate::stacks::Stacks;
 use gantry_model::{StackId, Stage};
 
 use super::{Stack, StateVersion, read_stack_with_secrets};
-use crate::control_plane::ControlPlane;
 use crate::error::OperationError;
 use crate::store::runs::run_with_state;
 use crate::store::states::{
@@ -14,7 +16,19 @@ use crate::store::{Connection, SERVER};
 /// The most state versions of one list.
 const MAX_STATES: i64 = 1000;
 
-impl ControlPlane {
+impl Stacks {
+    /// A URL for a state version's payload, which can be used for so long.
+    ///
+    /// # Errors
+    /// When the object store fails.
+    pub async fn state_url(
+        &self,
+        version: &StateVersion,
+        valid: Duration,
+    ) -> Result<String, OperationError> {
+        Ok(self.objects.presign_get(&version.key, valid).await?)
+    }
+
     /// The stack's state versions, newest first, orphaned ones included, at most 1000.
     ///
     /// # Errors

@@ -7,10 +7,10 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode, header};
 use gantry_control_plane::authority::Issuer;
 use gantry_control_plane::clock::FakeClock;
-use gantry_control_plane::control_plane::{ControlPlane, Parts};
 use gantry_control_plane::http::{self, ApiConfig};
 use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::FakeObjects;
+use gantry_control_plane::server::{Parts, Services};
 use gantry_model::{LeaseTerms, Timestamp};
 use gantry_protocol::{Authority, CertificateRequest, PoolKey};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub const NOW: u64 = 1_795_264_800_000;
 
 /// A server and who uses it.
 pub struct Server {
-    pub control_plane: ControlPlane,
+    pub control_plane: Services,
     pub clock: Arc<FakeClock>,
     pub objects: FakeObjects,
     pub router: Router,
@@ -40,11 +40,12 @@ impl Server {
         let clock = Arc::new(FakeClock::at(Timestamp(NOW)));
         let objects = FakeObjects::new();
         let control_plane = control_plane(&database, &clock, &objects).await;
-        let key =
-            gantry_control_plane::keys::create_key(&control_plane, "test", "tester").await.unwrap();
+        let key = gantry_control_plane::keys::create_key(&control_plane.core, "test", "tester")
+            .await
+            .unwrap();
         let config =
             ApiConfig { base_url: URL.to_owned(), session_key: Zeroizing::new(vec![7; 32]) };
-        let router = http::router(control_plane.clone(), config);
+        let router = http::router(control_plane.operations(), config);
         let mut server = Self {
             control_plane,
             clock,
@@ -151,7 +152,7 @@ async fn control_plane(
     database: &Database,
     clock: &Arc<FakeClock>,
     objects: &FakeObjects,
-) -> ControlPlane {
+) -> Services {
     let seconds = i64::try_from(NOW / 1000).unwrap();
     let issuer = Issuer::new(
         Authority::generate(seconds).unwrap(),
@@ -167,7 +168,7 @@ async fn control_plane(
         ids: Ids::random(),
         terms: LeaseTerms::default(),
     };
-    ControlPlane::new(parts).await.unwrap()
+    Services::new(parts).await.unwrap()
 }
 
 pub async fn bytes(response: Response<Body>) -> Vec<u8> {

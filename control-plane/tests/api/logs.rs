@@ -16,7 +16,7 @@ async fn with_log(parts: &[&'static [u8]]) -> (Server, String) {
     let (pool, _) = server.pool("network").await;
     server.stack("net", &pool).await;
     let run = server.run("net").await;
-    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let mut transaction = server.control_plane.core.store().begin().await.unwrap();
     let now = i64::try_from(NOW).unwrap();
     sqlx::query("INSERT INTO attempts (run, epoch, stage, worker, offered_at, granted_at, is_log_complete, is_reported) VALUES ($1, 1, 'read', $2, $3, $3, 0, 1)")
         .bind(&run)
@@ -131,11 +131,11 @@ async fn a_follower_hears_nothing_after_its_key_was_revoked() {
     let response = get(&server, &format!("/runs/{run}/log"), "text/event-stream").await;
     let mut events = response.into_body().into_data_stream();
     while !String::from_utf8_lossy(&events.next().await.unwrap().unwrap()).contains("event: log") {}
-    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let mut transaction = server.control_plane.core.store().begin().await.unwrap();
     sqlx::query("UPDATE api_keys SET revoked_at = 1").execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
     let waits = events.next();
-    let stop = server.control_plane.stop("ann", run.parse().unwrap(), None);
+    let stop = server.control_plane.runs.stop("ann", run.parse().unwrap(), None);
     let (rest, stopped) = futures::join!(waits, stop);
     stopped.unwrap();
     assert!(rest.is_none(), "{rest:?}");

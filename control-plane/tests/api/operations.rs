@@ -136,18 +136,18 @@ async fn a_change_is_finished_though_its_client_hangs_up() {
         .body(Body::from(body))
         .unwrap();
     // It waits for the one who changes something at this moment, and its client does not.
-    let other = server.control_plane.store().begin().await.unwrap();
+    let other = server.control_plane.core.store().begin().await.unwrap();
     let mut asked = Box::pin(server.raw(request));
-    while futures::poll!(Box::pin(server.control_plane.changes_done())).is_ready() {
+    while futures::poll!(Box::pin(server.control_plane.changes.changes_done())).is_ready() {
         assert!(futures::poll!(&mut asked).is_pending());
         tokio::task::yield_now().await;
     }
     drop(asked);
     other.commit().await.unwrap();
-    server.control_plane.changes_done().await;
-    let pools = server.control_plane.pools().await.unwrap();
+    server.control_plane.changes.changes_done().await;
+    let pools = server.control_plane.pools.pools().await.unwrap();
     assert_eq!(pools.len(), 1);
-    let recipients = server.control_plane.recipients_of_pool(pools[0].id).await;
+    let recipients = server.control_plane.stacks.recipients_of_pool(pools[0].id).await;
     assert_eq!(recipients.unwrap().len(), 1, "it is admitted");
 }
 
@@ -196,7 +196,7 @@ async fn numbers_that_a_launcher_made_up_are_shown_all_the_same() {
     let (pool, _) = server.pool("network").await;
     server.stack("net", &pool).await;
     let run = server.run("net").await;
-    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let mut transaction = server.control_plane.core.store().begin().await.unwrap();
     let most = u64::MAX;
     sqlx::query("UPDATE runs SET delta = $2 WHERE id = $1")
         .bind(&run)
@@ -216,7 +216,7 @@ async fn a_run_keeps_the_name_that_its_key_had() {
     let (pool, _) = server.pool("network").await;
     server.stack("net", &pool).await;
     let run = server.run("net").await;
-    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let mut transaction = server.control_plane.core.store().begin().await.unwrap();
     let rename = sqlx::query("UPDATE api_keys SET name = 'renamed'");
     rename.execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
@@ -232,7 +232,7 @@ async fn a_run_keeps_the_name_that_its_key_had() {
 async fn changes_are_in_the_audit() {
     let server = Server::start().await;
     server.pool("network").await;
-    let mut connection = server.control_plane.store().read().await.unwrap();
+    let mut connection = server.control_plane.core.store().read().await.unwrap();
     let actors: Vec<String> = sqlx::query_scalar("SELECT actor FROM audit ORDER BY id")
         .fetch_all(&mut *connection)
         .await

@@ -101,7 +101,7 @@ async fn a_session_ends_after_ten_hours() {
 #[tokio::test]
 async fn a_revoked_key_ends_its_sessions() {
     let server = Server::start().await;
-    let mut transaction = server.control_plane.store().begin().await.unwrap();
+    let mut transaction = server.control_plane.core.store().begin().await.unwrap();
     sqlx::query("UPDATE api_keys SET revoked_at = 1").execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(server.fail("{viewer{id}}", json!({})).await, "unauthorized");
@@ -134,7 +134,7 @@ async fn a_token_of_another_key_or_algorithm_is_none() {
 #[tokio::test]
 async fn secrets_are_kept_as_salted_hashes() {
     let server = Server::start().await;
-    let mut connection = server.control_plane.store().read().await.unwrap();
+    let mut connection = server.control_plane.core.store().read().await.unwrap();
     let kept: String = sqlx::query_scalar("SELECT secret_sha256 FROM api_keys")
         .fetch_one(&mut *connection)
         .await

@@ -21,7 +21,7 @@ async fn a_database_is_brought_over_once_and_nothing_of_it_is_lost() {
     let data = folder.path().join("data");
     // What a first start writes, and more rows than go with one statement.
     let running = Server::start(config(&data, None)).await.unwrap();
-    let mut transaction = running.control_plane().store().begin().await.unwrap();
+    let mut transaction = running.control_plane().core.store().begin().await.unwrap();
     for n in 0..3000 {
         let insert = "INSERT INTO audit (id, at, actor, act, subject, detail) \
                       VALUES ($1, $2, 'ann', 'é\u{1f980}', '', '{}')";
@@ -54,7 +54,7 @@ async fn a_database_is_brought_over_once_and_nothing_of_it_is_lost() {
     let Err(refused) = Server::start(config(&data, None)).await else { panic!("it started") };
     assert!(matches!(refused, ServerError::Moved { .. }), "{refused:?}");
     let running = Server::start(config(&data, Some(url.clone()))).await.unwrap();
-    let mut reader = running.control_plane().store().read().await.unwrap();
+    let mut reader = running.control_plane().core.store().read().await.unwrap();
     let select = "SELECT COUNT(*) FROM audit WHERE act = 'é\u{1f980}'";
     let count: i64 = sqlx::query_scalar(select).fetch_one(&mut *reader).await.unwrap();
     assert_eq!(count, 3000);

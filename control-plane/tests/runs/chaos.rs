@@ -133,7 +133,7 @@ impl Chaos {
     }
 
     async fn collect(&mut self) {
-        while let Some(outgoing) = self.world.control_plane.waiting_outgoing().await {
+        while let Some(outgoing) = self.world.control_plane.outbound.waiting_outgoing().await {
             let to = self.launchers.iter().position(|it| it.worker == outgoing.worker).unwrap();
             self.down.push((to, outgoing.payload));
         }
@@ -144,7 +144,7 @@ impl Chaos {
         let payload = self.launchers[launcher].hello();
         self.send(launcher, payload);
         if let Some(arrived) = self.up.pop() {
-            self.world.control_plane.receive(vec![arrived]).await;
+            self.world.control_plane.ingest.receive(vec![arrived]).await;
             self.collect().await;
         }
     }
@@ -203,7 +203,7 @@ impl Chaos {
             Event::Up { which, is_kept } if !self.up.is_empty() => {
                 let at = usize::from(which) % self.up.len().min(4);
                 let arrived = if is_kept { self.up[at].clone() } else { self.up.remove(at) };
-                self.world.control_plane.receive(vec![arrived]).await;
+                self.world.control_plane.ingest.receive(vec![arrived]).await;
                 self.collect().await;
             }
             Event::Down { which, is_kept } if !self.down.is_empty() => {
@@ -221,7 +221,7 @@ impl Chaos {
             }
             Event::Release(which) if !self.held.is_empty() => {
                 let arrived = self.held.remove(usize::from(which) % self.held.len());
-                self.world.control_plane.receive(vec![arrived]).await;
+                self.world.control_plane.ingest.receive(vec![arrived]).await;
                 self.collect().await;
             }
             Event::Up { .. }
@@ -248,7 +248,7 @@ impl Chaos {
             }
             Event::NewJournal(launcher) => {
                 let now = gantry_model::Timestamp(1);
-                let journal = self.world.control_plane.ids().ulid(now);
+                let journal = self.world.control_plane.core.ids().ulid(now);
                 let launcher = &mut self.launchers[usize::from(launcher)];
                 let fresh = JournalId::from_ulid(journal);
                 launcher.lose_journal(fresh);
@@ -267,14 +267,14 @@ impl Chaos {
             Event::End(launcher) => self.end(usize::from(launcher)),
             Event::Pass(ms) => self.world.clock.advance_ms(ms.into()),
             Event::Attend => {
-                self.world.control_plane.attend().await.unwrap();
+                self.world.control_plane.service.attend().await.unwrap();
                 self.collect().await;
             }
             Event::Settle => self.settle().await,
             Event::Restart => self.world.restart().await,
             Event::Forget => {
                 self.world.clock.advance_ms(31 * 24 * 60 * 60_000);
-                self.world.control_plane.forget().await.unwrap();
+                self.world.control_plane.retention.forget().await.unwrap();
             }
             Event::Trigger => {
                 self.world.trigger(RunType::Tracked).await;
@@ -282,14 +282,14 @@ impl Chaos {
             Event::Confirm => {
                 for run in self.runs().await {
                     if self.world.state(run).await == RunState::Unconfirmed {
-                        self.world.control_plane.confirm("ann", run, None).await.unwrap();
+                        self.world.control_plane.runs.confirm("ann", run, None).await.unwrap();
                     }
                 }
             }
             Event::Stop(which) => {
                 let runs = self.runs().await;
                 let run = runs[usize::from(which) % runs.len()];
-                let _ = self.world.control_plane.stop("ann", run, None).await;
+                let _ = self.world.control_plane.runs.stop("ann", run, None).await;
                 self.collect().await;
             }
         }
@@ -303,16 +303,16 @@ impl Chaos {
              BEGIN SELECT RAISE(ABORT, 'broken'); END"
         );
         self.world.execute(&broken).await;
-        self.world.control_plane.receive(vec![arrived]).await;
+        self.world.control_plane.ingest.receive(vec![arrived]).await;
         self.world.execute("DROP TRIGGER broken").await;
         self.collect().await;
     }
 
     async fn settle(&mut self) {
         for _ in 0..4 {
-            self.world.control_plane.attend().await.unwrap();
+            self.world.control_plane.service.attend().await.unwrap();
             let batch = self.up.drain(..).collect();
-            self.world.control_plane.receive(batch).await;
+            self.world.control_plane.ingest.receive(batch).await;
             self.collect().await;
             for (to, payload) in std::mem::take(&mut self.down) {
                 self.hear(to, &payload);
@@ -333,7 +333,7 @@ impl Chaos {
 
     async fn runs(&self) -> Vec<RunId> {
         let page = RunsPage { limit: 100, ..RunsPage::default() };
-        let runs = self.world.control_plane.runs_of(&self.world.stack, page).await.unwrap();
+        let runs = self.world.control_plane.runs.runs_of(&self.world.stack, page).await.unwrap();
         runs.into_iter().map(|run| run.id).collect()
     }
 

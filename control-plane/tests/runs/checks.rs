@@ -97,8 +97,8 @@ async fn a_pool_that_is_reset_while_a_claim_is_checked_grants_nothing() {
     world.bring(&launcher, vec![hello]).await;
     holder.reached.recv().await.unwrap();
     // The offer is heard, and its acknowledgement stays away.
-    world.control_plane.attend().await.unwrap();
-    while let Some(outgoing) = world.control_plane.waiting_outgoing().await {
+    world.control_plane.service.attend().await.unwrap();
+    while let Some(outgoing) = world.control_plane.outbound.waiting_outgoing().await {
         launcher.hear(&outgoing.payload);
     }
     let attempt = launcher.offered().unwrap();
@@ -109,6 +109,6 @@ async fn a_pool_that_is_reset_while_a_claim_is_checked_grants_nothing() {
         drop(holder);
     };
     tokio::join!(world.bring(&launcher, vec![claimed]), reset);
-    let attempts = world.control_plane.attempts(run).await.unwrap();
+    let attempts = world.control_plane.runs.attempts(run).await.unwrap();
     assert!(attempts.iter().all(|attempt| attempt.granted_at.is_none()), "{attempts:?}");
 }

@@ -23,12 +23,12 @@ async fn a_cycled_pool_gives_its_read_stages_back_and_keeps_its_write_stages() {
     let mut reader = world.welcomed().await;
     let attempt = world.claim(&mut reader).await;
     assert_eq!((attempt.run, attempt.stage), (read, Stage::Read));
-    let told = world.control_plane.cycle_pool("ann", world.pool, false).await.unwrap();
+    let told = world.control_plane.pools.cycle_pool("ann", world.pool, false).await.unwrap();
     assert_eq!(told, 2);
     // They leave, and take nothing more.
     for leaving in [&reader, &writer] {
         let worker = leaving.worker;
-        world.control_plane.set_drained("ann", world.pool, worker, true).await.unwrap();
+        world.control_plane.workers.set_drained("ann", world.pool, worker, true).await.unwrap();
     }
     world.deliver(&mut [&mut writer, &mut reader]).await;
     assert_eq!((cycled(&writer), cycled(&reader)), (vec![false], vec![false]));

@@ -39,7 +39,7 @@ async fn a_worker_whose_session_ended_without_a_word_holds_nobody_up() {
     let mut first = world.welcomed().await;
     let newest = world.welcomed().await;
     let csr = CertificateRequest::create(pool_key()).unwrap();
-    world.control_plane.reset_pool("ann", world.pool, csr.as_pem()).await.unwrap();
+    world.control_plane.pools.reset_pool("ann", world.pool, csr.as_pem()).await.unwrap();
     // A heartbeat of the former session that crossed the reset.
     let crossed = format!("UPDATE workers SET is_connected = 1 WHERE id = '{}'", newest.worker);
     world.execute(&crossed).await;
@@ -70,7 +70,7 @@ async fn a_worker_that_takes_nothing_in_gets_one_offer() {
         world.clock.advance_ms(10_000);
         world.deliver(&mut []).await;
     }
-    let attempts = world.control_plane.attempts(run).await.unwrap();
+    let attempts = world.control_plane.runs.attempts(run).await.unwrap();
     assert_eq!(attempts.len(), 1);
     // Whoever hears gets it.
     let mut other = world.welcomed().await;

@@ -18,10 +18,10 @@ async fn a_hello_is_welcomed_with_lease_and_heartbeat() {
     let welcome = launcher.welcome.unwrap();
     assert_eq!((welcome.lease_ms, welcome.heartbeat_ms), (60_000, 15_000));
     assert_eq!((welcome.received, welcome.is_drained), (0, false));
-    let worker = world.control_plane.worker(world.pool, launcher.worker).await.unwrap();
+    let worker = world.control_plane.workers.worker(world.pool, launcher.worker).await.unwrap();
     assert!(worker.is_connected && worker.is_healthy && !worker.is_busy);
     assert_eq!(worker.metadata["instance_id"], "i-1");
-    assert_eq!(world.control_plane.pool(world.pool).await.unwrap().workers_count, 1);
+    assert_eq!(world.control_plane.pools.pool(world.pool).await.unwrap().workers_count, 1);
 }
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn a_signing_leaf_is_renewed_under_sessions_that_keep_their_own() {
     assert_ne!(leaf(&first), leaf(&second));
     for launcher in [&mut first, &mut second] {
         let worker = launcher.worker;
-        world.control_plane.set_drained("ann", world.pool, worker, true).await.unwrap();
+        world.control_plane.workers.set_drained("ann", world.pool, worker, true).await.unwrap();
         world.deliver(&mut [launcher]).await;
         let is_told = |it: &FromControlPlane| matches!(it, FromControlPlane::Drain(_));
         assert!(launcher.heard.iter().any(is_told));
@@ -62,7 +62,7 @@ async fn a_hello_that_was_used_before_changes_nothing() {
 }
 
 async fn rows(world: &World, table: &str) -> i64 {
-    let mut conn = world.control_plane.store().read().await.unwrap();
+    let mut conn = world.control_plane.core.store().read().await.unwrap();
     let count = format!("SELECT COUNT(*) FROM {table}");
     sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut *conn).await.unwrap()
 }
@@ -232,7 +232,7 @@ async fn a_held_back_hello_does_not_give_a_running_write_stage_away() {
     // It says hello, hears nothing, and says it again: the wire keeps the first one.
     let held_back = launcher.hello();
     world.hello(&mut launcher).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, None).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     let write = world.claim(&mut launcher).await;
     world.bring(&launcher, vec![held_back]).await;
@@ -251,7 +251,7 @@ async fn a_new_journal_restarts_read_stages_and_leaves_write_stages_alone() {
     let (run, mut launcher, attempt) = world.reading().await;
     launcher.runs.clear();
     launcher.journal =
-        JournalId::from_ulid(world.control_plane.ids().ulid(gantry_model::Timestamp(1)));
+        JournalId::from_ulid(world.control_plane.core.ids().ulid(gantry_model::Timestamp(1)));
     world.hello(&mut launcher).await;
     let next = launcher.offered().unwrap();
     assert!(next.run == run && next.epoch > attempt.epoch);
@@ -260,7 +260,7 @@ async fn a_new_journal_restarts_read_stages_and_leaves_write_stages_alone() {
     let (run, mut launcher, _) = world.writing().await;
     launcher.runs.clear();
     launcher.journal =
-        JournalId::from_ulid(world.control_plane.ids().ulid(gantry_model::Timestamp(1)));
+        JournalId::from_ulid(world.control_plane.core.ids().ulid(gantry_model::Timestamp(1)));
     world.hello(&mut launcher).await;
     let heartbeat = launcher.heartbeat();
     world.say(&mut launcher, heartbeat).await;

@@ -76,7 +76,7 @@ async fn a_lapsed_read_stage_goes_to_another_worker_and_its_old_owner_is_told() 
     // What the old owner says about it is absorbed.
     world.say(&mut launcher, succeeded(attempt, false)).await;
     assert_eq!(world.state(run).await, RunState::Preparing);
-    let attempts = world.control_plane.attempts(run).await.unwrap();
+    let attempts = world.control_plane.runs.attempts(run).await.unwrap();
     assert!(attempts[0].end_note.as_deref().unwrap().contains("reported later"));
 }
 
@@ -110,14 +110,14 @@ async fn a_silent_write_stage_is_never_offered_again_and_ends_unknown() {
     world.deliver(&mut [&mut launcher, &mut other]).await;
     assert_eq!((world.state(run).await, other.offered()), (RunState::Failed, None));
     assert!(world.note(run).await.starts_with("outcome unknown"));
-    let stack = world.control_plane.stack(&world.stack).await.unwrap();
+    let stack = world.control_plane.stacks.stack(&world.stack).await.unwrap();
     assert!(stack.lock.unwrap().note.contains(&run.to_string()));
 
     // What still arrives is kept, and changes nothing.
     world.say(&mut launcher, state(attempt, 1, None)).await;
     world.say(&mut launcher, succeeded(attempt, false)).await;
     assert_eq!(world.state(run).await, RunState::Failed);
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
     assert!(states[0].orphaned.is_some() && !states[0].is_current);
     let next = world.trigger(RunType::Tracked).await;
     assert_eq!(world.state(next).await, RunState::Queued);
@@ -129,8 +129,8 @@ async fn an_unknown_end_of_a_write_stage_locks_the_stack() {
     let (run, mut launcher, attempt) = world.writing().await;
     let outcome = StageOutcome::Unknown { reason: "the host restarted".into() };
     world.say(&mut launcher, ended(attempt, outcome)).await;
-    assert!(world.control_plane.run(run).await.unwrap().is_unknown);
-    assert!(world.control_plane.stack(&world.stack).await.unwrap().lock.is_some());
+    assert!(world.control_plane.runs.run(run).await.unwrap().is_unknown);
+    assert!(world.control_plane.stacks.stack(&world.stack).await.unwrap().lock.is_some());
 }
 
 fn given_back() -> StageOutcome {
@@ -154,7 +154,7 @@ async fn a_read_stage_that_is_given_back_waits_for_a_worker_that_has_not_had_it(
         world.say(launcher, heartbeat).await;
     }
     assert_eq!((sick.offered(), world.state(run).await), (Some(attempt), RunState::Ready));
-    let waits = world.control_plane.waits(run).await.unwrap();
+    let waits = world.control_plane.queue.waits(run).await.unwrap();
     assert!(waits[0].reason.contains("had it already"), "{waits:?}");
     world.say(&mut well, succeeded(busy, false)).await;
     world.deliver(&mut [&mut sick, &mut well]).await;

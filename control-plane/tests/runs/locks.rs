@@ -1,8 +1,8 @@
 //! A lock holds what has begun too: nothing of a stack goes to a worker any more but what the lock's
 //! owner triggered or confirmed.
 
-use gantry_control_plane::control_plane::ControlPlane;
 use gantry_control_plane::runs::NewRun;
+use gantry_control_plane::server::Services;
 use gantry_model::{RunId, RunState, RunType, Stage};
 use gantry_protocol::message::StageOutcome;
 
@@ -10,13 +10,13 @@ use crate::launcher::{claim, ended, succeeded};
 use crate::world::World;
 
 async fn lock(world: &World) {
-    world.control_plane.lock_stack("bob", &world.stack, "moving house").await.unwrap();
+    world.control_plane.stacks.lock_stack("bob", &world.stack, "moving house").await.unwrap();
 }
 
-async fn triggered_by(control_plane: &ControlPlane, world: &World, actor: &str) -> RunId {
+async fn triggered_by(control_plane: &Services, world: &World, actor: &str) -> RunId {
     let stack = world.stack.clone();
     let new = NewRun { stack, run_type: RunType::Tracked, command: None, metadata: Vec::new() };
-    control_plane.trigger(actor, new).await.unwrap().id
+    control_plane.runs.trigger(actor, new).await.unwrap().id
 }
 
 #[tokio::test]
@@ -30,10 +30,10 @@ async fn autodeploy_confirms_nothing_of_a_stack_that_was_locked_meanwhile() {
     assert_eq!(world.note(run).await, said);
     assert_eq!(launcher.offered(), Some(attempt), "nothing else was offered");
 
-    let refused = world.control_plane.confirm("ann", run, None).await.unwrap_err().to_string();
+    let refused = world.control_plane.runs.confirm("ann", run, None).await.unwrap_err().to_string();
     assert!(refused.contains("only bob can confirm") && refused.contains("unlock"), "{refused}");
     assert_eq!(world.state(run).await, RunState::Unconfirmed);
-    world.control_plane.confirm("bob", run, None).await.unwrap();
+    world.control_plane.runs.confirm("bob", run, None).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     assert_eq!(world.claim(&mut launcher).await.stage, Stage::Write);
 }
@@ -44,9 +44,9 @@ async fn what_was_held_waits_for_a_person_after_the_lock_too() {
     let (run, mut launcher, attempt) = world.reading().await;
     lock(&world).await;
     world.plan(&mut launcher, attempt).await;
-    world.control_plane.unlock_stack("bob", &world.stack).await.unwrap();
+    world.control_plane.stacks.unlock_stack("bob", &world.stack).await.unwrap();
     assert_eq!(world.state(run).await, RunState::Unconfirmed);
-    world.control_plane.confirm("ann", run, None).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, None).await.unwrap();
     assert_eq!(world.state(run).await, RunState::Confirmed);
 }
 
@@ -73,7 +73,7 @@ async fn a_task_that_waits_for_a_worker_goes_behind_the_lock() {
     let mut launcher = world.welcomed().await;
     world.deliver(&mut [&mut launcher]).await;
     assert_eq!(launcher.offered(), None);
-    world.control_plane.unlock_stack("ann", &world.stack).await.unwrap();
+    world.control_plane.stacks.unlock_stack("ann", &world.stack).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     assert_eq!(world.claim(&mut launcher).await.run, run);
 }
@@ -96,7 +96,7 @@ async fn the_owners_own_runs_pass_their_lock() {
     for run in [waits, later] {
         assert_eq!(world.state(run).await, RunState::Queued);
     }
-    world.control_plane.unlock_stack("bob", &world.stack).await.unwrap();
+    world.control_plane.stacks.unlock_stack("bob", &world.stack).await.unwrap();
     assert_eq!(world.state(waits).await, RunState::Ready);
 }
 
@@ -108,8 +108,8 @@ async fn only_the_owner_confirms_even_their_own_run() {
     let mut launcher = world.welcomed().await;
     let attempt = world.claim(&mut launcher).await;
     world.plan(&mut launcher, attempt).await;
-    assert!(world.control_plane.confirm("ann", own, None).await.is_err());
-    world.control_plane.confirm("bob", own, None).await.unwrap();
+    assert!(world.control_plane.runs.confirm("ann", own, None).await.is_err());
+    world.control_plane.runs.confirm("bob", own, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -137,10 +137,10 @@ async fn an_unknown_outcome_holds_the_runs_of_whoever_had_locked_the_stack() {
     let world = World::new().await;
     let (run, mut launcher, attempt) = world.writing().await;
     let next = world.trigger(RunType::Tracked).await;
-    world.control_plane.lock_stack("ann", &world.stack, "looking at it").await.unwrap();
+    world.control_plane.stacks.lock_stack("ann", &world.stack, "looking at it").await.unwrap();
     let outcome = StageOutcome::Unknown { reason: "the host restarted".into() };
     world.say(&mut launcher, ended(attempt, outcome)).await;
-    let lock = world.control_plane.stack(&world.stack).await.unwrap().lock.unwrap();
+    let lock = world.control_plane.stacks.stack(&world.stack).await.unwrap().lock.unwrap();
     assert_eq!(lock.by, "gantry");
     let said = format!("the outcome of run {run} is unknown; ann had locked it: looking at it");
     assert_eq!(lock.note, said);

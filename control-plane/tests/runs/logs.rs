@@ -25,7 +25,7 @@ impl World {
         let (mut text, mut from) = (Vec::new(), 0);
         loop {
             // Small parts, so that they end anywhere.
-            let part = self.control_plane.read_log(run, scope, from, 4).await.unwrap();
+            let part = self.control_plane.logs.read_log(run, scope, from, 4).await.unwrap();
             text.extend_from_slice(&part.bytes);
             if part.bytes.is_empty() {
                 return (String::from_utf8(text).unwrap(), part.is_finished);
@@ -48,8 +48,10 @@ async fn a_log_is_read_as_it_was_written_and_is_finished_when_the_result_closes_
     assert_eq!(world.log(run, LogScope::Run).await, ("init first line, second line".into(), true));
     let plan = LogScope::Section(attempt, Section::Plan);
     assert_eq!(world.log(run, plan).await, ("first line, second line".into(), true));
-    assert!(world.control_plane.attempts(run).await.unwrap()[0].is_log_complete);
-    assert!(world.control_plane.log_sections(run).await.unwrap().iter().all(|it| it.is_complete));
+    assert!(world.control_plane.runs.attempts(run).await.unwrap()[0].is_log_complete);
+    assert!(
+        world.control_plane.logs.log_sections(run).await.unwrap().iter().all(|it| it.is_complete)
+    );
 }
 
 #[tokio::test]
@@ -87,7 +89,7 @@ async fn an_older_attempts_log_is_kept_apart() {
 async fn who_watches_a_run_sees_its_log_grow() {
     let world = World::new().await;
     let (run, mut launcher, attempt) = world.reading().await;
-    let mut changes = world.control_plane.watch(run);
+    let mut changes = world.control_plane.runs.watch(run);
     changes.mark_unchanged();
     world.write(&mut launcher, attempt, Section::Plan, 0, "text").await;
     assert!(changes.has_changed().unwrap());

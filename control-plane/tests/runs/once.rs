@@ -21,7 +21,7 @@ async fn doubled_and_reordered_messages_count_once_and_in_order() {
     world.bring(&launcher, wild).await;
     world.deliver(&mut [&mut launcher]).await;
     assert_eq!(world.state(run).await, RunState::Finished);
-    let sections = world.control_plane.log_sections(run).await.unwrap();
+    let sections = world.control_plane.logs.log_sections(run).await.unwrap();
     assert_eq!(sections.iter().map(|it| it.length).collect::<Vec<_>>(), [25]);
     assert!(launcher.waiting.is_empty());
 }
@@ -53,10 +53,10 @@ async fn another_worker_cannot_speak_about_a_run_that_it_does_not_own() {
     heartbeat.runs.push(attempt);
     world.say(&mut other, heartbeat).await;
     assert_eq!(world.state(run).await, RunState::Preparing);
-    assert!(world.control_plane.log_sections(run).await.unwrap().is_empty());
+    assert!(world.control_plane.logs.log_sections(run).await.unwrap().is_empty());
     assert!(!other.granted(attempt));
     assert!(other.waiting.is_empty(), "what is refused is acknowledged all the same");
-    let shown = world.control_plane.run(run).await.unwrap();
+    let shown = world.control_plane.runs.run(run).await.unwrap();
     assert_eq!(shown.worker, Some(owner.worker));
 }
 

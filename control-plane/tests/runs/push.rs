@@ -21,7 +21,7 @@ fn other_key() -> &'static PoolKey {
 async fn add_pool(world: &World, name: &str, key: &PoolKey) -> PoolId {
     let csr = CertificateRequest::create(key).unwrap();
     let new = NewPool { name: name.into(), csr: csr.as_pem().to_owned(), ..NewPool::default() };
-    world.control_plane.create_pool("test", new).await.unwrap().0.id
+    world.control_plane.pools.create_pool("test", new).await.unwrap().0.id
 }
 
 /// A state that was uploaded but is not the stack's yet, sealed to `sealed_to` and signed by `signed_by`.
@@ -32,7 +32,7 @@ async fn uploaded(
     sealed_to: &PoolKey,
     signed_by: &PoolKey,
 ) -> PushedState {
-    let upload = world.control_plane.state_upload(&world.stack).await.unwrap();
+    let upload = world.control_plane.stacks.state_upload(&world.stack).await.unwrap();
     let recipient = Recipient::new(sealed_to.public().clone()).unwrap();
     let SealedBytes { header, payload } = seal_bytes(&[recipient], b"a state").unwrap();
     let payload_sha256 = gantry_protocol::Digest::of(&payload);
@@ -67,7 +67,7 @@ async fn of_pool(world: &World, serial: u64, predecessor: Option<&StateVersion>)
 }
 
 async fn push(world: &World, state: &PushedState) -> Result<StateVersion, String> {
-    let pushed = world.control_plane.push_state("ann", &world.stack, state.clone()).await;
+    let pushed = world.control_plane.stacks.push_state("ann", &world.stack, state.clone()).await;
     pushed.map_err(|error| error.to_string())
 }
 
@@ -84,7 +84,7 @@ async fn a_pushed_state_is_what_the_next_run_begins_with() {
     assert!(made.is_current && made.pushed_by.as_deref() == Some("ann"));
     assert_eq!(push(&world, &first).await.unwrap(), made, "asked again, nothing changes");
     let second = push(&world, &of_pool(&world, 8, Some(&made)).await).await.unwrap();
-    let audit = world.control_plane.audit_log(None, 10).await.unwrap();
+    let audit = world.control_plane.audit.audit_log(None, 10).await.unwrap();
     let entry = audit.iter().find(|entry| entry.act == "stack.state_push").unwrap();
     let detail = format!("8 ({}) in the place of 7 ({})", second.id, made.id);
     assert_eq!((&entry.actor, &entry.detail), (&"ann".to_owned(), &detail));
@@ -107,7 +107,7 @@ async fn a_state_that_the_pool_did_not_sign_is_not_taken() {
     renumbered.serial = 2;
     is_refused(&world, renumbered, "did not sign it").await;
     let mut replaced = of_pool(&world, 1, None).await;
-    replaced.push = world.control_plane.state_upload(&world.stack).await.unwrap().push;
+    replaced.push = world.control_plane.stacks.state_upload(&world.stack).await.unwrap().push;
     is_refused(&world, replaced, "did not sign it").await;
     let mut unsealed = of_pool(&world, 1, None).await;
     unsealed.header = "AAAA".into();
@@ -116,12 +116,12 @@ async fn a_state_that_the_pool_did_not_sign_is_not_taken() {
     is_refused(&world, elsewhere, "not sealed to the stack's pool").await;
     let of_another: StackId = world.add_stack("other", false).await;
     let state = of_pool(&world, 1, None).await;
-    let planted = world.control_plane.push_state("ann", &of_another, state.clone()).await;
+    let planted = world.control_plane.stacks.push_state("ann", &of_another, state.clone()).await;
     assert!(planted.unwrap_err().to_string().contains("did not sign it"));
     let gone = format!("state/{}/0-{}", world.stack, state.push);
     world.objects.delete(&gone).await.unwrap();
     is_refused(&world, state, "upload it first").await;
-    assert!(world.control_plane.states_of(&world.stack).await.unwrap().is_empty());
+    assert!(world.control_plane.stacks.states_of(&world.stack).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -141,15 +141,15 @@ async fn a_pushed_state_follows_the_present_one() {
 async fn no_state_is_pushed_under_a_run_or_past_the_lock_of_somebody_else() {
     let world = World::new().await;
     let state = of_pool(&world, 1, None).await;
-    world.control_plane.lock_stack("bob", &world.stack, "moving house").await.unwrap();
+    world.control_plane.stacks.lock_stack("bob", &world.stack, "moving house").await.unwrap();
     is_refused(&world, state.clone(), "gantry stack unlock network").await;
-    world.control_plane.unlock_stack("bob", &world.stack).await.unwrap();
+    world.control_plane.stacks.unlock_stack("bob", &world.stack).await.unwrap();
     let run = world.trigger(RunType::Tracked).await;
     is_refused(&world, state.clone(), &run.to_string()).await;
-    world.control_plane.cancel("ann", run).await.unwrap();
+    world.control_plane.runs.cancel("ann", run).await.unwrap();
     push(&world, &state).await.unwrap();
     let own = StackChange { manage_state: Some(false), ..StackChange::default() };
-    world.control_plane.change_stack("ann", &world.stack, own).await.unwrap();
+    world.control_plane.stacks.change_stack("ann", &world.stack, own).await.unwrap();
     is_refused(&world, of_pool(&world, 2, None).await, "a backend of its own").await;
 }
 
@@ -160,7 +160,7 @@ async fn a_push_takes_a_stack_with_a_state_to_another_pool() {
     let present = push(&world, &of_pool(&world, 7, None).await).await.unwrap();
     let west = add_pool(&world, "west", other_key()).await;
     let to_west = || StackChange { pool: Some(west), ..StackChange::default() };
-    let refused = world.control_plane.change_stack("ann", &world.stack, to_west()).await;
+    let refused = world.control_plane.stacks.change_stack("ann", &world.stack, to_west()).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("gantry state push network FILE --pool NEW"), "{refused}");
 
@@ -170,7 +170,7 @@ async fn a_push_takes_a_stack_with_a_state_to_another_pool() {
     let mut state = uploaded(&world, 7, Some(&present), other_key(), other_key()).await;
     state.pool = Some(west);
     let moved = push(&world, &state).await.unwrap();
-    let stack = world.control_plane.stack(&world.stack).await.unwrap();
+    let stack = world.control_plane.stacks.stack(&world.stack).await.unwrap();
     assert!(moved.is_current && stack.pool == west && stack.source.is_none());
 }
 
@@ -181,9 +181,9 @@ async fn a_stack_with_a_state_goes_to_a_pool_that_opens_it() {
     push(&world, &of_pool(&world, 7, None).await).await.unwrap();
     let same = add_pool(&world, "same", pool_key()).await;
     let change = StackChange { pool: Some(same), ..StackChange::default() };
-    let moved = world.control_plane.change_stack("ann", &world.stack, change).await.unwrap();
+    let moved = world.control_plane.stacks.change_stack("ann", &world.stack, change).await.unwrap();
     assert_eq!(moved.pool, same);
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
     assert!(states[0].is_current);
 }
 
@@ -194,7 +194,7 @@ async fn runs_go_on_from_a_pushed_state() {
     let (_, mut launcher, attempt) = world.writing().await;
     world.say(&mut launcher, state(attempt, 1, None)).await;
     world.say(&mut launcher, succeeded(attempt, false)).await;
-    let first = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let first = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!(first.pushed_by, None);
     let pushed = push(&world, &of_pool(&world, 2, Some(&first)).await).await.unwrap();
 
@@ -205,6 +205,6 @@ async fn runs_go_on_from_a_pushed_state() {
     let mut next = state(attempt, 3, None);
     next.predecessor = Some(pushed.payload_sha256);
     world.say(&mut launcher, next).await;
-    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!((current.serial, current.pushed_by), (3, None));
 }

@@ -28,7 +28,7 @@ async fn run_with_a_restart(after: usize, is_lost: bool) -> (World, gantry_model
             4 => succeeded(*launcher.runs.first().unwrap(), true).into(),
             5 => {
                 launcher.runs.clear();
-                world.control_plane.confirm("ann", run, None).await.unwrap();
+                world.control_plane.runs.confirm("ann", run, None).await.unwrap();
                 world.deliver(&mut [&mut launcher]).await;
                 claim(launcher.offered().unwrap()).into()
             }
@@ -65,13 +65,13 @@ async fn a_control_plane_may_die_after_any_message() {
             let (world, run) = run_with_a_restart(after, is_lost).await;
             let at = format!("after step {after}, lost: {is_lost}");
             assert_eq!(world.state(run).await, RunState::Finished, "{at}");
-            let attempts = world.control_plane.attempts(run).await.unwrap();
+            let attempts = world.control_plane.runs.attempts(run).await.unwrap();
             let begun = attempts.iter().filter(|it| it.end_note.is_none()).count();
             assert!(begun >= 2, "{at}");
-            let states = world.control_plane.states_of(&world.stack).await.unwrap();
+            let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
             assert_eq!(states.len(), 1, "{at}");
             assert!(states[0].is_current, "{at}");
-            let sections = world.control_plane.log_sections(run).await.unwrap();
+            let sections = world.control_plane.logs.log_sections(run).await.unwrap();
             assert_eq!(sections.len(), 1, "{at}");
         }
     }
@@ -84,7 +84,7 @@ async fn every_lease_gets_a_fresh_term_when_the_control_plane_starts() {
     world.clock.advance_ms(10 * 60_000);
     world.restart().await;
     world.deliver(&mut []).await;
-    assert_eq!(world.control_plane.run(run).await.unwrap().epoch, attempt.epoch);
+    assert_eq!(world.control_plane.runs.run(run).await.unwrap().epoch, attempt.epoch);
     world.hello(&mut launcher).await;
     world.say(&mut launcher, began(attempt, Phase::Plan)).await;
     assert_eq!(world.state(run).await, RunState::Planning);
@@ -114,6 +114,6 @@ async fn a_write_stage_that_ended_while_the_control_plane_was_away_for_long_is_f
     world.deliver(&mut []).await;
     come_back(&world, &mut launcher).await;
     assert_eq!(world.state(run).await, RunState::Finished);
-    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!(current.serial, 1);
 }

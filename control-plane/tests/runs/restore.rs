@@ -14,7 +14,7 @@ async fn confirmed_since() -> (World, RunId, Launcher, Attempt, Kept) {
     world.plan(&mut launcher, attempt).await;
     let kept = world.back_up().await;
     world.hello(&mut launcher).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, None).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     let write = world.claim(&mut launcher).await;
     (world, run, launcher, write, kept)
@@ -28,15 +28,15 @@ async fn a_write_stage_that_was_granted_since_the_backup_goes_to_nobody_else() {
     world.hello(&mut launcher).await;
     assert_eq!(launcher.welcome.as_ref().unwrap().not_yours, []);
     assert_eq!(world.state(run).await, RunState::PreparingApply);
-    assert!(world.control_plane.confirm("ann", run, None).await.is_err());
+    assert!(world.control_plane.runs.confirm("ann", run, None).await.is_err());
     let mut other = world.welcomed().await;
     world.deliver(&mut [&mut other]).await;
     assert_eq!(other.offered(), None);
-    assert_eq!(world.control_plane.run(run).await.unwrap().epoch, write.epoch);
+    assert_eq!(world.control_plane.runs.run(run).await.unwrap().epoch, write.epoch);
     world.clock.advance_ms(world.terms.write_ms);
     world.deliver(&mut [&mut launcher, &mut other]).await;
-    assert!(world.control_plane.run(run).await.unwrap().is_unknown);
-    assert!(world.control_plane.stack(&world.stack).await.unwrap().lock.is_some());
+    assert!(world.control_plane.runs.run(run).await.unwrap().is_unknown);
+    assert!(world.control_plane.stacks.stack(&world.stack).await.unwrap().lock.is_some());
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn an_offer_of_the_backup_that_was_claimed_since_goes_to_nobody_else() {
     world.hello(&mut launcher).await;
     world.deliver(&mut [&mut launcher, &mut other]).await;
     assert_eq!((launcher.offered(), other.offered()), (None, None));
-    let kept = world.control_plane.run(run).await.unwrap();
+    let kept = world.control_plane.runs.run(run).await.unwrap();
     assert_eq!((kept.worker, kept.epoch), (Some(launcher.worker), write.epoch));
 }
 
@@ -76,5 +76,5 @@ async fn a_write_stage_past_its_time_is_not_offered_again_on_a_hello_that_does_n
     assert_eq!(launcher.offered(), None);
     world.clock.advance_ms(2 * world.terms.lease_ms);
     world.deliver(&mut [&mut launcher]).await;
-    assert!(world.control_plane.run(run).await.unwrap().is_unknown);
+    assert!(world.control_plane.runs.run(run).await.unwrap().is_unknown);
 }

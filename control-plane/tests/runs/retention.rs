@@ -11,7 +11,7 @@ use crate::world::World;
 const DAY: u64 = 24 * 60 * 60_000;
 
 async fn count(world: &World, table: &str) -> i64 {
-    let mut connection = world.control_plane.store().read().await.unwrap();
+    let mut connection = world.control_plane.core.store().read().await.unwrap();
     let select = format!("SELECT COUNT(*) FROM {table}");
     sqlx::query_scalar(sqlx::AssertSqlSafe(select)).fetch_one(&mut *connection).await.unwrap()
 }
@@ -23,17 +23,17 @@ async fn a_worker_that_was_not_heard_for_a_month_is_forgotten() {
     world.say(&mut gone, Bye { reason: "scaled in".into() }).await;
     world.clock.advance_ms(15 * DAY);
     let mut lives = world.welcomed().await;
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!((count(&world, "workers").await, count(&world, "nonces").await), (2, 2));
     world.clock.advance_ms(16 * DAY);
     let heartbeat = lives.heartbeat();
     world.say(&mut lives, heartbeat).await;
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!((count(&world, "workers").await, count(&world, "nonces").await), (1, 1));
-    assert!(world.control_plane.worker(world.pool, gone.worker).await.is_err());
-    assert!(world.control_plane.worker(world.pool, lives.worker).await.is_ok());
+    assert!(world.control_plane.workers.worker(world.pool, gone.worker).await.is_err());
+    assert!(world.control_plane.workers.worker(world.pool, lives.worker).await.is_ok());
     world.clock.advance_ms(30 * DAY);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!(count(&world, "nonces").await, 0);
 }
 
@@ -42,9 +42,9 @@ async fn a_forgotten_worker_comes_back_and_nothing_of_its_journal_is_lost_or_dou
     let mut world = World::new().await;
     let (run, mut launcher, attempt) = world.reading().await;
     world.plan(&mut launcher, attempt).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, None).await.unwrap();
     world.clock.advance_ms(90 * DAY);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!((count(&world, "workers").await, count(&world, "journals").await), (0, 1));
     world.restart().await;
     world.hello(&mut launcher).await;
@@ -54,7 +54,7 @@ async fn a_forgotten_worker_comes_back_and_nothing_of_its_journal_is_lost_or_dou
     assert_eq!(world.state(run).await, RunState::Finished);
     launcher.runs.clear();
     world.clock.advance_ms(401 * DAY);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!(count(&world, "journals").await, 0);
 }
 
@@ -63,8 +63,8 @@ async fn a_worker_that_has_a_run_is_not_forgotten() {
     let world = World::new().await;
     let (run, launcher, _) = world.writing().await;
     world.clock.advance_ms(60 * DAY);
-    world.control_plane.forget().await.unwrap();
-    assert!(world.control_plane.worker(world.pool, launcher.worker).await.is_ok());
+    world.control_plane.retention.forget().await.unwrap();
+    assert!(world.control_plane.workers.worker(world.pool, launcher.worker).await.is_ok());
     assert_eq!(world.state(run).await, RunState::PreparingApply);
 }
 
@@ -84,14 +84,14 @@ async fn workspaces_and_specs_go_a_day_after_their_run_and_nothing_else_does() {
     }
     world.plan(&mut launcher, attempt).await;
     world.clock.advance_ms(40 * DAY);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!(world.objects.size(&stored.key).await.unwrap(), Some(1), "it waits for a person");
-    world.control_plane.discard("ann", run, None).await.unwrap();
+    world.control_plane.runs.discard("ann", run, None).await.unwrap();
     world.clock.advance_ms(DAY - 1);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!(world.objects.size(&stored.key).await.unwrap(), Some(1));
     world.clock.advance_ms(1);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     for key in &passing {
         assert_eq!(world.objects.size(key).await.unwrap(), None, "{key}");
     }
@@ -104,7 +104,7 @@ async fn workspaces_and_specs_go_a_day_after_their_run_and_nothing_else_does() {
     world.say(&mut launcher, stored.clone()).await;
     world.objects.put(&stored.key, Bytes::from_static(b"x")).await.unwrap();
     world.clock.advance_ms(DAY);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!(world.objects.size(&stored.key).await.unwrap(), None);
 }
 
@@ -115,14 +115,14 @@ async fn what_the_object_store_does_not_remove_is_tried_again_a_day_later() {
     let stored = workspace(attempt);
     world.objects.put(&stored.key, Bytes::from_static(b"x")).await.unwrap();
     world.plan(&mut launcher, attempt).await;
-    world.control_plane.discard("ann", run, None).await.unwrap();
+    world.control_plane.runs.discard("ann", run, None).await.unwrap();
     world.clock.advance_ms(DAY);
     world.objects.fail(true);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     world.objects.fail(false);
     assert_eq!(count(&world, "workspaces").await, 1);
     world.clock.advance_ms(DAY);
-    world.control_plane.forget().await.unwrap();
+    world.control_plane.retention.forget().await.unwrap();
     assert_eq!(count(&world, "workspaces").await, 0);
     assert_eq!(world.objects.size(&stored.key).await.unwrap(), None);
 }
@@ -131,7 +131,7 @@ async fn what_the_object_store_does_not_remove_is_tried_again_a_day_later() {
 async fn a_pool_has_so_many_workers_and_no_more() {
     let world = World::new().await;
     let mut first = world.welcomed().await;
-    let mut transaction = world.control_plane.store().begin().await.unwrap();
+    let mut transaction = world.control_plane.core.store().begin().await.unwrap();
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 19999) \
                 INSERT INTO workers (id, pool, created_at, heard_at, is_connected, is_drained, \
                 is_healthy, is_passed_over, session, instance, machine, journal, sent, metadata, \

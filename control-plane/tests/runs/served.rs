@@ -22,17 +22,17 @@ struct Served {
 impl Served {
     async fn new() -> Self {
         let world = World::new().await;
-        let broker = FakeTransport::new(world.control_plane.admissions());
+        let broker = FakeTransport::new(world.control_plane.pools.admissions());
         let leave = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (control_plane, end) = (world.control_plane.clone(), leave.clone());
         let wire = Arc::new(broker.clone());
-        tasks.spawn(async move { control_plane.serve(wire, end).await });
+        tasks.spawn(async move { control_plane.service.serve(wire, end).await });
         Self { world, broker, leave, tasks }
     }
 
     async fn connect(&self, launcher: &mut Launcher) -> FakeClient {
-        let serial = self.world.control_plane.pool(self.world.pool).await.unwrap().serial;
+        let serial = self.world.control_plane.pools.pool(self.world.pool).await.unwrap().serial;
         let client = self.broker.connect(&serial, launcher.worker).unwrap();
         assert!(client.send(launcher.hello()).await);
         client
@@ -53,7 +53,7 @@ impl Served {
     }
 
     async fn until_state(&self, run: RunId, state: RunState) {
-        let mut changes = self.world.control_plane.watch(run);
+        let mut changes = self.world.control_plane.runs.watch(run);
         while self.world.state(run).await != state {
             changes.changed().await.unwrap();
         }
@@ -116,7 +116,7 @@ async fn after_a_reset_the_old_certificates_sessions_are_closed() {
     let key = PoolKey::generate(2048).unwrap();
     let csr = CertificateRequest::create(&key).unwrap();
     let pool = served.world.pool;
-    served.world.control_plane.reset_pool("ann", pool, csr.as_pem()).await.unwrap();
+    served.world.control_plane.pools.reset_pool("ann", pool, csr.as_pem()).await.unwrap();
     while client.receive().await.is_some() {}
     assert!(!client.send(launcher.hello()).await);
 }

@@ -20,16 +20,17 @@ fn source(key: &str, content: &[u8]) -> NewSource {
 async fn a_source_that_was_uploaded_in_the_clear_is_kept_sealed_only() {
     let world = World::new().await;
     let (stack, objects) = (&world.stack, &world.objects);
-    let upload = world.control_plane.source_upload(stack).await.unwrap();
+    let upload = world.control_plane.stacks.source_upload(stack).await.unwrap();
     let clear = b"an archive in the clear";
     objects.put(&upload.key, Bytes::from_static(clear)).await.unwrap();
     let mut wrong = source(&upload.key, clear);
     wrong.sha256 = Digest::of(b"another").to_string();
-    let refused = world.control_plane.set_source("ann", stack, wrong).await.unwrap_err();
+    let refused = world.control_plane.stacks.set_source("ann", stack, wrong).await.unwrap_err();
     assert!(refused.to_string().contains("another hash"), "{refused}");
     for _ in 0..2 {
         let new = source(&upload.key, clear);
-        let kept = world.control_plane.set_source("ann", stack, new).await.unwrap().source.unwrap();
+        let kept =
+            world.control_plane.stacks.set_source("ann", stack, new).await.unwrap().source.unwrap();
         assert_eq!(objects.size(&upload.key).await.unwrap(), None);
         let file = objects.get(&kept.key, 1 << 20).await.unwrap();
         assert_eq!((file.len() as u64, Digest::of(&file).to_string()), (kept.size, kept.sha256));
@@ -46,9 +47,10 @@ async fn a_source_that_comes_sealed_is_kept_as_it_is() {
     let (stack, objects) = (&world.stack, &world.objects);
     let recipient = gantry_protocol::Recipient::new(pool_key().public().clone()).unwrap();
     let sealed = gantry_protocol::seal_bytes(&[recipient], b"archive").unwrap().to_file();
-    let upload = world.control_plane.source_upload(stack).await.unwrap();
+    let upload = world.control_plane.stacks.source_upload(stack).await.unwrap();
     objects.put(&upload.key, sealed.clone().into()).await.unwrap();
     let new = source(&upload.key, &sealed);
-    let kept = world.control_plane.set_source("ann", stack, new).await.unwrap().source.unwrap();
+    let kept =
+        world.control_plane.stacks.set_source("ann", stack, new).await.unwrap().source.unwrap();
     assert_eq!((kept.key, kept.size), (upload.key, sealed.len() as u64));
 }

@@ -12,7 +12,7 @@ async fn state_versions_follow_each_other() {
     world.say(&mut launcher, state(attempt, 1, None)).await;
     world.say(&mut launcher, state(attempt, 2, Some(1))).await;
     world.say(&mut launcher, state(attempt, 2, Some(1))).await;
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
     let shown: Vec<_> = states.iter().map(|it| (it.serial, it.is_current)).collect();
     assert_eq!(shown, [(2, true), (1, false)]);
     world.say(&mut launcher, succeeded(attempt, false)).await;
@@ -32,7 +32,7 @@ async fn a_state_version_with_a_long_lineage_is_kept() {
     let mut long = state(attempt, 1, None);
     long.lineage = format!("a{}", "ż".repeat(200));
     world.say(&mut launcher, long).await;
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
     assert!(states[0].is_current);
     assert_eq!(states[0].lineage, format!("a{}", "ż".repeat(127)));
 }
@@ -45,12 +45,12 @@ async fn a_state_version_that_follows_another_one_than_the_newest_is_orphaned() 
     world.say(&mut launcher, state(attempt, 2, Some(1))).await;
     world.say(&mut launcher, state(attempt, 3, Some(1))).await;
     world.say(&mut launcher, state(attempt, 4, None)).await;
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
     let shown: Vec<_> = states.iter().map(|it| (it.serial, it.orphaned.is_some())).collect();
     assert_eq!(shown, [(4, true), (3, true), (2, false), (1, false)]);
-    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!(current.serial, 2);
-    let missing = world.control_plane.state_version(&world.stack, Some(3)).await;
+    let missing = world.control_plane.stacks.state_version(&world.stack, Some(3)).await;
     assert!(missing.is_err(), "an orphaned version is not part of the stack's history");
 }
 
@@ -64,13 +64,13 @@ async fn a_read_stage_of_whatever_run_cannot_change_the_state() {
         let attempt = world.claim(&mut launcher).await;
         assert!(!launcher.spec().state.unwrap().can_write, "{run_type:?}");
         world.say(&mut launcher, state(attempt, 1, None)).await;
-        let states = world.control_plane.states_of(&world.stack).await.unwrap();
+        let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
         assert!(states[0].orphaned.is_some() && !states[0].is_current, "{run_type:?}");
         if run_type == RunType::Proposed {
             continue;
         }
         world.plan(&mut launcher, attempt).await;
-        world.control_plane.confirm("ann", run, None).await.unwrap();
+        world.control_plane.runs.confirm("ann", run, None).await.unwrap();
         world.deliver(&mut [&mut launcher]).await;
         let spec = launcher.spec().state.unwrap();
         assert!(spec.can_write && spec.current.is_none(), "{run_type:?}");
@@ -87,7 +87,7 @@ async fn a_task_and_a_test_change_the_state() {
         let attempt = world.claim(&mut launcher).await;
         assert!(launcher.spec().state.unwrap().can_write, "{run_type:?}");
         world.say(&mut launcher, state(attempt, 1, None)).await;
-        let states = world.control_plane.states_of(&world.stack).await.unwrap();
+        let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
         assert!(states[0].is_current, "{run_type:?}");
     }
 }
@@ -105,7 +105,7 @@ async fn applied(world: &World) -> crate::launcher::Launcher {
 }
 
 async fn id_of(world: &World, serial: u64) -> String {
-    let states = world.control_plane.states_of(&world.stack).await.unwrap();
+    let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
     states.into_iter().find(|it| it.serial == serial).unwrap().id
 }
 
@@ -114,11 +114,13 @@ async fn the_state_goes_back_to_an_older_version_and_on_from_there() {
     let world = World::new().await;
     let mut launcher = applied(&world).await;
     let second = id_of(&world, 2).await;
-    let rolled = world.control_plane.roll_state_back("ann", &world.stack, &second).await.unwrap();
+    let rolled =
+        world.control_plane.stacks.roll_state_back("ann", &world.stack, &second).await.unwrap();
     assert!(rolled.is_current && rolled.serial == 2);
-    let again = world.control_plane.roll_state_back("ann", &world.stack, &second).await.unwrap();
+    let again =
+        world.control_plane.stacks.roll_state_back("ann", &world.stack, &second).await.unwrap();
     assert_eq!(again, rolled);
-    let audit = world.control_plane.audit_log(None, 10).await.unwrap();
+    let audit = world.control_plane.audit.audit_log(None, 10).await.unwrap();
     let entry = audit.iter().find(|entry| entry.act == "stack.state_rollback").unwrap();
     assert!(entry.detail.starts_with(&format!("2 ({second}) in the place of 3 (")), "{entry:?}");
 
@@ -129,7 +131,7 @@ async fn the_state_goes_back_to_an_older_version_and_on_from_there() {
     let mut next = state(attempt, 3, Some(2));
     next.payload_sha256 = state_hash(30);
     world.say(&mut launcher, next).await;
-    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!((current.serial, current.payload_sha256), (3, state_hash(30)));
 }
 
@@ -138,11 +140,11 @@ async fn the_state_is_not_taken_from_under_a_lock_of_somebody_else() {
     let world = World::new().await;
     applied(&world).await;
     let second = id_of(&world, 2).await;
-    world.control_plane.lock_stack("bob", &world.stack, "moving house").await.unwrap();
-    let refused = world.control_plane.roll_state_back("ann", &world.stack, &second).await;
+    world.control_plane.stacks.lock_stack("bob", &world.stack, "moving house").await.unwrap();
+    let refused = world.control_plane.stacks.roll_state_back("ann", &world.stack, &second).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("gantry stack unlock network"), "{refused}");
-    world.control_plane.roll_state_back("bob", &world.stack, &second).await.unwrap();
+    world.control_plane.stacks.roll_state_back("bob", &world.stack, &second).await.unwrap();
 }
 
 /// To turn off that the state is kept, in the same change or before, does not open it to another pool.
@@ -152,10 +154,10 @@ async fn a_stack_with_a_state_stays_in_its_pool() {
     applied(&world).await;
     let csr = gantry_protocol::CertificateRequest::create(crate::world::pool_key()).unwrap();
     let new = NewPool { name: "other".into(), csr: csr.as_pem().to_owned(), ..NewPool::default() };
-    let (other, _) = world.control_plane.create_pool("test", new).await.unwrap();
+    let (other, _) = world.control_plane.pools.create_pool("test", new).await.unwrap();
     let pool = Some(other.id);
     let change = StackChange { pool, manage_state: Some(false), ..StackChange::default() };
-    let refused = world.control_plane.change_stack("ann", &world.stack, change).await;
+    let refused = world.control_plane.stacks.change_stack("ann", &world.stack, change).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("gantry state push network FILE --pool NEW"), "{refused}");
 }
@@ -166,11 +168,12 @@ async fn an_orphaned_version_can_be_taken_as_the_state() {
     let world = World::new().await;
     applied(&world).await;
     let late = id_of(&world, 4).await;
-    let shown = world.control_plane.state_version_named(&world.stack, &late).await.unwrap();
+    let shown = world.control_plane.stacks.state_version_named(&world.stack, &late).await.unwrap();
     assert!(shown.orphaned.is_some() && !shown.is_current);
-    let taken = world.control_plane.roll_state_back("ann", &world.stack, &late).await.unwrap();
+    let taken =
+        world.control_plane.stacks.roll_state_back("ann", &world.stack, &late).await.unwrap();
     assert!(taken.orphaned.is_none() && taken.is_current);
-    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!(current.serial, 4);
 }
 
@@ -180,16 +183,16 @@ async fn the_state_is_not_taken_from_under_a_run() {
     let mut launcher = applied(&world).await;
     let first = id_of(&world, 1).await;
     let run = world.trigger(RunType::Tracked).await;
-    let refused = world.control_plane.roll_state_back("ann", &world.stack, &first).await;
+    let refused = world.control_plane.stacks.roll_state_back("ann", &world.stack, &first).await;
     assert!(refused.unwrap_err().to_string().contains(&run.to_string()), "it is about to begin");
     world.deliver(&mut [&mut launcher]).await;
     let attempt = world.claim(&mut launcher).await;
     world.plan(&mut launcher, attempt).await;
-    let refused = world.control_plane.roll_state_back("ann", &world.stack, &first).await;
+    let refused = world.control_plane.stacks.roll_state_back("ann", &world.stack, &first).await;
     assert!(refused.is_err(), "its plan is of the present version");
-    world.control_plane.discard("ann", run, None).await.unwrap();
-    world.control_plane.roll_state_back("ann", &world.stack, &first).await.unwrap();
-    let none = world.control_plane.roll_state_back("ann", &world.stack, "none").await;
+    world.control_plane.runs.discard("ann", run, None).await.unwrap();
+    world.control_plane.stacks.roll_state_back("ann", &world.stack, &first).await.unwrap();
+    let none = world.control_plane.stacks.roll_state_back("ann", &world.stack, "none").await;
     assert!(none.unwrap_err().to_string().contains("state version"));
 }
 
@@ -199,9 +202,9 @@ async fn what_a_read_stage_wrote_is_never_taken_as_the_state() {
     let (run, mut launcher, attempt) = world.reading().await;
     world.say(&mut launcher, state(attempt, 1, None)).await;
     world.plan(&mut launcher, attempt).await;
-    world.control_plane.discard("ann", run, None).await.unwrap();
+    world.control_plane.runs.discard("ann", run, None).await.unwrap();
     let planted = id_of(&world, 1).await;
-    let refused = world.control_plane.roll_state_back("ann", &world.stack, &planted).await;
+    let refused = world.control_plane.stacks.roll_state_back("ann", &world.stack, &planted).await;
     assert!(refused.unwrap_err().to_string().contains("read stage"));
 }
 
@@ -218,7 +221,7 @@ async fn a_state_of_another_lineage_or_a_lower_serial_comes_from_a_task_alone() 
         let mut other = state(attempt, 6, Some(if fits { 4 } else { 5 }));
         other.lineage = "another".to_owned();
         world.say(&mut launcher, other).await;
-        let states = world.control_plane.states_of(&world.stack).await.unwrap();
+        let states = world.control_plane.stacks.states_of(&world.stack).await.unwrap();
         let kept: Vec<_> = states.iter().map(|it| (it.serial, it.orphaned.is_none())).collect();
         assert_eq!(kept, [(6, fits), (4, fits), (5, true)], "{run_type:?}");
     }

@@ -18,10 +18,10 @@ async fn a_tracked_run_is_planned_confirmed_and_applied() {
     world.say(&mut launcher, result).await;
     launcher.runs.clear();
     assert_eq!(world.state(run).await, RunState::Unconfirmed);
-    let worker = world.control_plane.worker(world.pool, launcher.worker).await.unwrap();
+    let worker = world.control_plane.workers.worker(world.pool, launcher.worker).await.unwrap();
     assert!(!worker.is_busy && worker.available_at.is_some());
 
-    world.control_plane.confirm("ann", run, Some("looks good")).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, Some("looks good")).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     let write = world.claim(&mut launcher).await;
     assert_eq!((write.stage, write.epoch), (Stage::Write, Epoch(2)));
@@ -36,7 +36,7 @@ async fn a_tracked_run_is_planned_confirmed_and_applied() {
     let result = gantry_protocol::message::StageResult { outputs, ..succeeded(write, false) };
     world.say(&mut launcher, result).await;
 
-    let shown = world.control_plane.run(run).await.unwrap();
+    let shown = world.control_plane.runs.run(run).await.unwrap();
     assert_eq!(shown.state, RunState::Finished);
     assert_eq!((shown.delta, shown.has_changes), (delta, Some(true)));
     assert_eq!(shown.outputs, [output]);
@@ -55,10 +55,10 @@ async fn a_tracked_run_is_planned_confirmed_and_applied() {
             RunState::Finished,
         ]
     );
-    let attempts = world.control_plane.attempts(run).await.unwrap();
+    let attempts = world.control_plane.runs.attempts(run).await.unwrap();
     assert_eq!(attempts.iter().map(|it| it.attempt).collect::<Vec<_>>(), [attempt, write]);
     assert!(attempts.iter().all(|it| it.granted_at.is_some() && it.ended_at.is_some()));
-    let current = world.control_plane.state_version(&world.stack, None).await.unwrap();
+    let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!(current.payload_sha256, state_hash(1));
     assert!(launcher.waiting.is_empty(), "everything is acknowledged");
 }
@@ -86,7 +86,7 @@ async fn an_offer_says_all_that_its_stage_needs() {
     assert!(spec.state.as_ref().is_some_and(|state| !state.can_write && state.current.is_none()));
 
     world.plan(&mut launcher, attempt).await;
-    world.control_plane.confirm("ann", run, None).await.unwrap();
+    world.control_plane.runs.confirm("ann", run, None).await.unwrap();
     world.deliver(&mut [&mut launcher]).await;
     let spec = launcher.spec();
     assert_eq!(spec.phases.iter().map(|it| it.phase).collect::<Vec<_>>(), [Phase::Apply]);
@@ -103,7 +103,7 @@ async fn a_grant_brings_urls_of_its_own_attempt_and_the_database_none() {
     let attempt = launcher.offered().unwrap();
     let claim = launcher.say(crate::launcher::claim(attempt));
     world.bring(&launcher, vec![claim]).await;
-    let mut database = world.control_plane.store().read().await.unwrap();
+    let mut database = world.control_plane.core.store().read().await.unwrap();
     let waits: Vec<String> =
         sqlx::query_scalar("SELECT body FROM outbox").fetch_all(&mut *database).await.unwrap();
     assert!(waits.len() == 1 && !waits[0].contains("fake://"), "{waits:?}");
@@ -154,7 +154,7 @@ async fn a_denied_run_fails_and_its_decision_is_audited() {
     world.say(&mut launcher, ended(attempt, StageOutcome::Denied)).await;
     assert_eq!(world.state(run).await, RunState::Failed);
     assert!(world.note(run).await.starts_with("denied by the worker's"));
-    let audit = world.control_plane.audit_log(None, 10).await.unwrap();
+    let audit = world.control_plane.audit.audit_log(None, 10).await.unwrap();
     assert!(audit.iter().any(|entry| entry.act == "policy.deny" && entry.detail.contains("no")));
 }
 
@@ -223,7 +223,7 @@ async fn one_blocking_run_of_a_stack_is_under_way_at_a_time() {
     world.plan(&mut launcher, attempt).await;
     assert_eq!(world.state(first).await, RunState::Unconfirmed);
     assert_eq!(world.state(second).await, queued, "a run that waits for a person blocks");
-    world.control_plane.discard("ann", first, None).await.unwrap();
+    world.control_plane.runs.discard("ann", first, None).await.unwrap();
     assert_eq!(world.state(second).await, RunState::Ready);
     assert_eq!(world.state(third).await, queued);
 }
@@ -231,12 +231,12 @@ async fn one_blocking_run_of_a_stack_is_under_way_at_a_time() {
 #[tokio::test]
 async fn a_locked_stack_begins_no_blocking_run() {
     let world = World::new().await;
-    world.control_plane.lock_stack("bob", &world.stack, "moving house").await.unwrap();
+    world.control_plane.stacks.lock_stack("bob", &world.stack, "moving house").await.unwrap();
     let run = world.trigger(RunType::Tracked).await;
     let proposed = world.trigger(RunType::Proposed).await;
     assert_eq!(world.state(run).await, RunState::Queued);
     assert_eq!(world.state(proposed).await, RunState::Ready);
-    world.control_plane.unlock_stack("bob", &world.stack).await.unwrap();
+    world.control_plane.stacks.unlock_stack("bob", &world.stack).await.unwrap();
     assert_eq!(world.state(run).await, RunState::Ready);
 }
 
@@ -246,7 +246,7 @@ async fn the_newest_free_worker_gets_the_run() {
     let mut older = world.welcomed().await;
     let mut newer = world.welcomed().await;
     let mut drained = world.welcomed().await;
-    world.control_plane.set_drained("ann", world.pool, drained.worker, true).await.unwrap();
+    world.control_plane.workers.set_drained("ann", world.pool, drained.worker, true).await.unwrap();
     world.trigger(RunType::Tracked).await;
     world.deliver(&mut [&mut older, &mut newer, &mut drained]).await;
     let offers = [older.offered(), newer.offered(), drained.offered()];

@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use gantry_control_plane::authority::Issuer;
 use gantry_control_plane::clock::{Clock as _, FakeClock};
-use gantry_control_plane::control_plane::{ControlPlane, Parts};
 use gantry_control_plane::fleet::SignatureCheck;
 use gantry_control_plane::ids::Ids;
 use gantry_control_plane::objects::{FakeObjects, Objects as _};
 use gantry_control_plane::pools::NewPool;
 use gantry_control_plane::runs::NewRun;
+use gantry_control_plane::server::{Parts, Services};
 use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository};
 use gantry_control_plane::transport::Arrived;
 use gantry_model::{LeaseTerms, PoolId, RunId, RunState, RunType, StackId, Timestamp};
@@ -24,7 +24,7 @@ use crate::launcher::Launcher;
 const START: u64 = 1_795_000_000_000;
 
 pub(crate) struct World {
-    pub(crate) control_plane: ControlPlane,
+    pub(crate) control_plane: Services,
     pub(crate) clock: Arc<FakeClock>,
     pub(crate) objects: FakeObjects,
     pub(crate) issuer: Arc<Issuer>,
@@ -57,7 +57,7 @@ impl World {
         let csr = CertificateRequest::create(pool_key()).unwrap();
         let pool =
             NewPool { name: "office".into(), csr: csr.as_pem().to_owned(), ..NewPool::default() };
-        let (pool, _) = control_plane.create_pool("test", pool).await.unwrap();
+        let (pool, _) = control_plane.pools.create_pool("test", pool).await.unwrap();
         let mut world = Self {
             control_plane,
             clock,
@@ -89,8 +89,8 @@ impl World {
             autodeploy,
             manage_state: true,
         };
-        self.control_plane.create_stack("test", new).await.unwrap();
-        let upload = self.control_plane.source_upload(&stack).await.unwrap();
+        self.control_plane.stacks.create_stack("test", new).await.unwrap();
+        let upload = self.control_plane.stacks.source_upload(&stack).await.unwrap();
         self.objects.put(&upload.key, Bytes::from_static(b"source")).await.unwrap();
         let source = NewSource {
             key: upload.key,
@@ -99,34 +99,34 @@ impl World {
             author: "ann".into(),
             message: "first".into(),
         };
-        self.control_plane.set_source("test", &stack, source).await.unwrap();
+        self.control_plane.stacks.set_source("test", &stack, source).await.unwrap();
         stack
     }
 
     /// Kills the control plane and starts another one over the same database.
     pub(crate) async fn restart(&mut self) {
-        self.control_plane.store().close().await;
+        self.control_plane.core.store().close().await;
         self.control_plane =
             open(&self.database, &self.clock, &self.objects, &self.issuer, self.terms).await;
     }
 
     /// The same, with a control plane that has signatures checked by somebody else.
     pub(crate) async fn restart_with(&mut self, check: Arc<dyn SignatureCheck>) {
-        self.control_plane.store().close().await;
+        self.control_plane.core.store().close().await;
         let parts =
             parts(&self.database, &self.clock, &self.objects, &self.issuer, self.terms).await;
-        self.control_plane = ControlPlane::with_check(parts, check).await.unwrap();
+        self.control_plane = Services::with_check(parts, check).await.unwrap();
     }
 
     /// Gives the pool a new certificate, for the same key.
     pub(crate) async fn reset_pool(&self) {
         let csr = CertificateRequest::create(pool_key()).unwrap();
-        self.control_plane.reset_pool("ann", self.pool, csr.as_pem()).await.unwrap();
+        self.control_plane.pools.reset_pool("ann", self.pool, csr.as_pem()).await.unwrap();
     }
 
     /// Does something to the database behind the control plane's back.
     pub(crate) async fn execute(&self, sql: &str) {
-        let mut transaction = self.control_plane.store().begin().await.unwrap();
+        let mut transaction = self.control_plane.core.store().begin().await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
         transaction.commit().await.unwrap();
     }
@@ -134,7 +134,7 @@ impl World {
     /// What somebody could restore later.
     pub(crate) async fn back_up(&mut self) -> Kept {
         self.restart().await;
-        self.control_plane.store().close().await;
+        self.control_plane.core.store().close().await;
         let kept = self.database.keep();
         self.restart().await;
         kept
@@ -142,7 +142,7 @@ impl World {
 
     /// Kills the control plane and starts another one over an older database.
     pub(crate) async fn restore(&mut self, kept: &Kept) {
-        self.control_plane.store().close().await;
+        self.control_plane.core.store().close().await;
         self.database.restore(kept);
         self.restart().await;
     }
@@ -154,25 +154,25 @@ impl World {
     pub(crate) async fn trigger_of(&self, stack: &StackId, run_type: RunType) -> RunId {
         let command = (run_type == RunType::Task).then(|| "true".to_owned());
         let new = NewRun { stack: stack.clone(), run_type, command, metadata: Vec::new() };
-        self.control_plane.trigger("ann", new).await.unwrap().id
+        self.control_plane.runs.trigger("ann", new).await.unwrap().id
     }
 
     pub(crate) async fn state(&self, run: RunId) -> RunState {
-        self.control_plane.run(run).await.unwrap().state
+        self.control_plane.runs.run(run).await.unwrap().state
     }
 
     pub(crate) async fn states(&self, run: RunId) -> Vec<RunState> {
-        let history = self.control_plane.history(run).await.unwrap();
+        let history = self.control_plane.runs.history(run).await.unwrap();
         history.into_iter().map(|entry| entry.state).collect()
     }
 
     pub(crate) async fn note(&self, run: RunId) -> String {
-        self.control_plane.run(run).await.unwrap().note.unwrap_or_default()
+        self.control_plane.runs.run(run).await.unwrap().note.unwrap_or_default()
     }
 
     /// A launcher that has not said hello yet.
     pub(crate) fn launcher(&self) -> Launcher {
-        let ids = self.control_plane.ids();
+        let ids = self.control_plane.core.ids();
         let now = self.clock.now();
         Launcher::new(self.pool, self.issuer.ca_pem(), ids.ulid(now), ids.ulid(now))
     }
@@ -195,7 +195,7 @@ impl World {
     pub(crate) async fn bring(&self, launcher: &Launcher, payloads: Vec<Bytes>) {
         let (pool, worker) = (launcher.pool, launcher.worker);
         let batch = payloads.into_iter().map(|payload| Arrived { pool, worker, payload }).collect();
-        self.control_plane.receive(batch).await;
+        self.control_plane.ingest.receive(batch).await;
     }
 
     /// The launcher says something, and everybody hears what the control plane says to it.
@@ -209,9 +209,9 @@ impl World {
     /// nobody has anything to say.
     pub(crate) async fn deliver(&self, launchers: &mut [&mut Launcher]) {
         loop {
-            self.control_plane.attend().await.unwrap();
+            self.control_plane.service.attend().await.unwrap();
             let mut is_quiet = true;
-            while let Some(outgoing) = self.control_plane.waiting_outgoing().await {
+            while let Some(outgoing) = self.control_plane.outbound.waiting_outgoing().await {
                 is_quiet = false;
                 let to = launchers.iter_mut().find(|launcher| {
                     (launcher.pool, launcher.worker) == (outgoing.pool, outgoing.worker)
@@ -234,8 +234,8 @@ async fn open(
     objects: &FakeObjects,
     issuer: &Arc<Issuer>,
     terms: LeaseTerms,
-) -> ControlPlane {
-    ControlPlane::new(parts(database, clock, objects, issuer, terms).await).await.unwrap()
+) -> Services {
+    Services::new(parts(database, clock, objects, issuer, terms).await).await.unwrap()
 }
 
 async fn parts(
@@ -285,7 +285,7 @@ impl World {
     pub(crate) async fn confirmed(&self) -> (RunId, Launcher) {
         let (run, mut launcher, attempt) = self.reading().await;
         self.plan(&mut launcher, attempt).await;
-        self.control_plane.confirm("ann", run, None).await.unwrap();
+        self.control_plane.runs.confirm("ann", run, None).await.unwrap();
         self.deliver(&mut [&mut launcher]).await;
         (run, launcher)
     }

@@ -25,7 +25,7 @@ use super::types::run::Run;
 use super::types::stack::{Source, Stack};
 use super::types::word::{ForceApplyMode, RunType};
 use super::types::{Long, ulid};
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::keys as api_keys;
 use crate::keys::session::{From, Login, Sessions, Viewer};
 use crate::pools::NewPool;
@@ -58,7 +58,7 @@ impl First {
         let login = ctx.data::<Arc<Sessions>>()?.open(&id, &secret, from).await;
         match login.map_err(refused)? {
             Login::Opened(session) => {
-                api_keys::note_use(control_plane(ctx)?, &id).await.map_err(refused)?;
+                api_keys::note_use(&operations(ctx)?.core, &id).await.map_err(refused)?;
                 Ok(Some(UserSession {
                     jwt: session.jwt,
                     valid_until: i64::try_from(session.valid_until).unwrap_or(i64::MAX),
@@ -89,7 +89,7 @@ impl First {
             csr: certificate_signing_request,
         };
         let (pool, _token) =
-            control_plane(ctx)?.create_pool(&actor(ctx)?, new).await.map_err(refused)?;
+            operations(ctx)?.pools.create_pool(&actor(ctx)?, new).await.map_err(refused)?;
         Ok(pool.into())
     }
 
@@ -131,7 +131,8 @@ impl First {
             autodeploy: input.autodeploy,
             manage_state,
         };
-        let stack = control_plane(ctx)?.create_stack(&actor(ctx)?, new).await.map_err(refused)?;
+        let stack =
+            operations(ctx)?.stacks.create_stack(&actor(ctx)?, new).await.map_err(refused)?;
         Ok(stack.into())
     }
 
@@ -164,7 +165,7 @@ impl First {
         };
         let metadata = metadata(ctx)?.into_iter().collect();
         let new = NewRun { stack: stack_id(&stack)?, run_type, command: None, metadata };
-        Ok(control_plane(ctx)?.trigger(&actor(ctx)?, new).await.map_err(refused)?.into())
+        Ok(operations(ctx)?.runs.trigger(&actor(ctx)?, new).await.map_err(refused)?.into())
     }
 
     /// Starts a run of one command in the stack's newest source: what changes the state belongs here.
@@ -181,7 +182,7 @@ impl First {
         let metadata = metadata(ctx)?.into_iter().collect();
         let (stack, run_type) = (stack_id(&stack)?, Model::Task);
         let new = NewRun { stack, run_type, command: Some(command), metadata };
-        Ok(control_plane(ctx)?.trigger(&actor(ctx)?, new).await.map_err(refused)?.into())
+        Ok(operations(ctx)?.runs.trigger(&actor(ctx)?, new).await.map_err(refused)?.into())
     }
 
     /// Lets a run carry out its plan.
@@ -193,7 +194,7 @@ impl First {
         note: Option<String>,
     ) -> Result<Run> {
         let (run, note) = (run_of(ctx, &stack, &run).await?.id, checked(note)?);
-        let confirmed = control_plane(ctx)?.confirm(&actor(ctx)?, run, note.as_deref()).await;
+        let confirmed = operations(ctx)?.runs.confirm(&actor(ctx)?, run, note.as_deref()).await;
         Ok(confirmed.map_err(refused)?.into())
     }
 
@@ -206,7 +207,7 @@ impl First {
         note: Option<String>,
     ) -> Result<Run> {
         let (run, note) = (run_of(ctx, &stack, &run).await?.id, checked(note)?);
-        let discarded = control_plane(ctx)?.discard(&actor(ctx)?, run, note.as_deref()).await;
+        let discarded = operations(ctx)?.runs.discard(&actor(ctx)?, run, note.as_deref()).await;
         Ok(discarded.map_err(refused)?.into())
     }
 
@@ -220,20 +221,20 @@ impl First {
     ) -> Result<Run> {
         let run = run_of(ctx, &stack, &run).await?.id;
         let note = checked(note)?;
-        let stopped = control_plane(ctx)?.stop(&actor(ctx)?, run, note.as_deref()).await;
+        let stopped = operations(ctx)?.runs.stop(&actor(ctx)?, run, note.as_deref()).await;
         Ok(stopped.map_err(refused)?.into())
     }
 
     /// Starts a run like one that did not end well, with the same source.
     async fn run_retry(&self, ctx: &Context<'_>, stack: ID, run: ID) -> Result<Run> {
         let run = run_of(ctx, &stack, &run).await?.id;
-        Ok(control_plane(ctx)?.retry(&actor(ctx)?, run).await.map_err(refused)?.into())
+        Ok(operations(ctx)?.runs.retry(&actor(ctx)?, run).await.map_err(refused)?.into())
     }
 
     /// Ends a run that no worker has yet; one that a worker has can be stopped.
     async fn run_cancel(&self, ctx: &Context<'_>, stack: ID, run: ID) -> Result<Run> {
         let run = run_of(ctx, &stack, &run).await?.id;
-        Ok(control_plane(ctx)?.cancel(&actor(ctx)?, run).await.map_err(refused)?.into())
+        Ok(operations(ctx)?.runs.cancel(&actor(ctx)?, run).await.map_err(refused)?.into())
     }
 
     /// Gantry: sets the recovery key, once.
@@ -242,7 +243,7 @@ impl First {
         ctx: &Context<'_>,
         #[graphql(desc = "PEM.")] public_key: String,
     ) -> Result<RecoveryKey> {
-        let set = control_plane(ctx)?.set_recovery_key(&actor(ctx)?, &public_key).await;
+        let set = operations(ctx)?.pools.set_recovery_key(&actor(ctx)?, &public_key).await;
         set.map_err(refused)?;
         RecoveryKey::new(public_key)
     }
@@ -250,7 +251,7 @@ impl First {
     /// Gantry: where to put a new version of a stack's source, which `sourceUse` then makes the newest.
     async fn source_upload(&self, ctx: &Context<'_>, stack: ID) -> Result<SourceUpload> {
         let upload =
-            control_plane(ctx)?.source_upload(&stack_id(&stack)?).await.map_err(refused)?;
+            operations(ctx)?.stacks.source_upload(&stack_id(&stack)?).await.map_err(refused)?;
         Ok(SourceUpload {
             id: upload.key.into(),
             upload_url: upload.url,
@@ -276,7 +277,7 @@ impl First {
             author: viewer.name.clone(),
             message: checked(message)?.unwrap_or_default(),
         };
-        let set = control_plane(ctx)?.set_source(&actor(ctx)?, &stack_id(&stack)?, new).await;
+        let set = operations(ctx)?.stacks.set_source(&actor(ctx)?, &stack_id(&stack)?, new).await;
         set.map_err(refused)?.source.map(Source::from).ok_or_else(|| not_found("source", &id))
     }
 }
@@ -340,8 +341,8 @@ fn check_pool(space: Option<&ID>, drift_detection_run_limit: Option<i32>) -> Res
     Ok(())
 }
 
-fn control_plane<'a>(ctx: &Context<'a>) -> Result<&'a ControlPlane> {
-    ctx.data::<ControlPlane>()
+fn operations<'a>(ctx: &Context<'a>) -> Result<&'a Operations> {
+    ctx.data::<Operations>()
 }
 
 fn actor(ctx: &Context<'_>) -> Result<String> {
@@ -363,7 +364,7 @@ fn stack_id(id: &ID) -> Result<StackId> {
 /// The run, if it is one of the stack.
 async fn run_of(ctx: &Context<'_>, stack: &ID, run: &ID) -> Result<runs::Run> {
     let id: RunId = ulid(run).ok_or_else(|| not_found("run", run))?;
-    let found = control_plane(ctx)?.run(id).await.map_err(refused)?;
+    let found = operations(ctx)?.runs.run(id).await.map_err(refused)?;
     if found.stack.as_str() == stack.as_str() { Ok(found) } else { Err(not_found("run", run)) }
 }
 

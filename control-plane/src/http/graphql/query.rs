@@ -11,7 +11,7 @@ use super::types::run::Run;
 use super::types::stack::Stack;
 use super::types::{seconds, ulid};
 use crate::audit;
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::keys;
 use crate::keys::session::Viewer;
 use crate::runs::RunsPage;
@@ -39,14 +39,14 @@ impl Query {
     /// All pools.
     #[graphql(complexity = "1 + 10 * child_complexity")]
     async fn worker_pools(&self, ctx: &Context<'_>) -> Result<Vec<WorkerPool>> {
-        let pools = ctx.data::<ControlPlane>()?.pools().await.map_err(refused)?;
+        let pools = ctx.data::<Operations>()?.pools.pools().await.map_err(refused)?;
         Ok(pools.into_iter().map(WorkerPool::from).collect())
     }
 
     /// A pool; null if there is none with this id.
     async fn worker_pool(&self, ctx: &Context<'_>, id: ID) -> Result<Option<WorkerPool>> {
         let Some(id) = ulid::<PoolId>(&id) else { return Ok(None) };
-        let pool = found(ctx.data::<ControlPlane>()?.pool(id).await)?;
+        let pool = found(ctx.data::<Operations>()?.pools.pool(id).await)?;
         Ok(pool.map(WorkerPool::from))
     }
 
@@ -58,25 +58,25 @@ impl Query {
     /// All stacks.
     #[graphql(complexity = "1 + 10 * child_complexity")]
     async fn stacks(&self, ctx: &Context<'_>) -> Result<Vec<Stack>> {
-        let stacks = ctx.data::<ControlPlane>()?.stacks().await.map_err(refused)?;
+        let stacks = ctx.data::<Operations>()?.stacks.stacks().await.map_err(refused)?;
         Ok(stacks.into_iter().map(Stack::from).collect())
     }
 
     /// A stack; null if there is none with this id.
     async fn stack(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Stack>> {
         let Ok(id) = id.parse::<StackId>() else { return Ok(None) };
-        let stack = found(ctx.data::<ControlPlane>()?.stack(&id).await)?;
+        let stack = found(ctx.data::<Operations>()?.stacks.stack(&id).await)?;
         Ok(stack.map(Stack::from))
     }
 
     /// The stack of a run.
     async fn run_stack(&self, ctx: &Context<'_>, run_id: ID) -> Result<Stack> {
-        let control_plane = ctx.data::<ControlPlane>()?;
+        let operations = ctx.data::<Operations>()?;
         // Public clients compare the whole message.
         let missing = || Error::new("not found");
         let id = ulid::<RunId>(&run_id).ok_or_else(missing)?;
-        let run = found(control_plane.run(id).await)?.ok_or_else(missing)?;
-        Ok(control_plane.stack_of_run(&run).await.map_err(refused)?.into())
+        let run = found(operations.runs.run(id).await)?.ok_or_else(missing)?;
+        Ok(operations.stacks.stack_of_run(&run).await.map_err(refused)?.into())
     }
 
     /// What is billed: nothing.
@@ -91,14 +91,14 @@ impl Query {
 
     /// All API keys, revoked ones included, newest first.
     async fn api_keys(&self, ctx: &Context<'_>) -> Result<Vec<ApiKey>> {
-        let keys = keys::list(ctx.data::<ControlPlane>()?).await.map_err(refused)?;
+        let keys = keys::list(&ctx.data::<Operations>()?.core).await.map_err(refused)?;
         Ok(keys.into_iter().map(|key| ApiKey::new(key, None)).collect())
     }
 
     /// An API key; null if there is none with this id.
     async fn api_key(&self, ctx: &Context<'_>, id: ID) -> Result<Option<ApiKey>> {
         let id = id.to_ascii_uppercase();
-        let key = found(keys::listed(ctx.data::<ControlPlane>()?, &id).await)?;
+        let key = found(keys::listed(&ctx.data::<Operations>()?.core, &id).await)?;
         Ok(key.map(|key| ApiKey::new(key, None)))
     }
 
@@ -119,28 +119,28 @@ impl Query {
             return Ok(vec![]);
         }
         let page = RunsPage { before: wanted.flatten(), limit: PAGE, ..RunsPage::default() };
-        let runs = ctx.data::<ControlPlane>()?.runs(&prefix, page).await.map_err(refused)?;
+        let runs = ctx.data::<Operations>()?.runs.runs(&prefix, page).await.map_err(refused)?;
         Ok(runs.into_iter().map(Run::from).collect())
     }
 
     /// Gantry: who changed what, newest first: 100, from before the entry that is named.
     async fn audit(&self, ctx: &Context<'_>, before: Option<ID>) -> Result<Vec<AuditEntry>> {
         let before = before.filter(|before| !before.is_empty()).map(|it| it.to_ascii_uppercase());
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let entries = control_plane.audit_log(before.as_deref(), 100).await.map_err(refused)?;
+        let operations = ctx.data::<Operations>()?;
+        let entries = operations.audit.audit_log(before.as_deref(), 100).await.map_err(refused)?;
         Ok(entries.into_iter().map(AuditEntry::from).collect())
     }
 
     /// Gantry: a run; null if there is none with this id.
     async fn run(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Run>> {
         let Some(id) = ulid::<RunId>(&id) else { return Ok(None) };
-        let run = found(ctx.data::<ControlPlane>()?.run(id).await)?;
+        let run = found(ctx.data::<Operations>()?.runs.run(id).await)?;
         Ok(run.map(Run::from))
     }
 
     /// Gantry: the recovery key; null if none was set.
     async fn recovery_key(&self, ctx: &Context<'_>) -> Result<Option<RecoveryKey>> {
-        let pem = ctx.data::<ControlPlane>()?.recovery_key().await.map_err(refused)?;
+        let pem = ctx.data::<Operations>()?.pools.recovery_key().await.map_err(refused)?;
         pem.map(RecoveryKey::new).transpose()
     }
 }

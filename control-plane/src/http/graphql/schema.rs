@@ -10,7 +10,7 @@ use async_graphql::{EmptySubscription, ServerResult, Value};
 use super::error::{UNAUTHORIZED, unauthorized};
 use super::mutation::Mutation;
 use super::query::Query;
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::keys::role::Access;
 use crate::keys::session::{Sessions, Viewer};
 
@@ -30,13 +30,13 @@ const MUTATION: &str = "Mutation";
 pub(crate) type Schema = async_graphql::Schema<Query, Mutation, EmptySubscription>;
 
 /// The schema over a control plane.
-pub(crate) fn build(control_plane: ControlPlane, sessions: Arc<Sessions>) -> Schema {
+pub(crate) fn build(operations: Operations, sessions: Arc<Sessions>) -> Schema {
     async_graphql::Schema::build(Query, Mutation::default(), EmptySubscription)
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)
         .limit_directives(MAX_DIRECTIVES)
         .extension(SessionRequired)
-        .data(control_plane)
+        .data(operations)
         .data(sessions)
         .finish()
 }

@@ -2,7 +2,7 @@
 
 use async_graphql::{Context, ID, InputObject, Object, Result};
 
-use super::{actor, control_plane};
+use super::{actor, operations};
 use crate::http::graphql::error::{invalid, refused};
 use crate::http::graphql::types::key::ApiKey;
 use crate::keys;
@@ -33,18 +33,18 @@ impl KeyChanges {
         if input.description.is_some_and(|text| !text.is_empty()) {
             return Err(invalid("this version keeps no description of a key: put it in the name"));
         }
-        let control_plane = control_plane(ctx)?;
-        let made = keys::create_key(control_plane, &actor(ctx)?, &input.name).await;
+        let operations = operations(ctx)?;
+        let made = keys::create_key(&operations.core, &actor(ctx)?, &input.name).await;
         let made = made.map_err(refused)?;
-        let listed = keys::listed(control_plane, &made.id).await.map_err(refused)?;
+        let listed = keys::listed(&operations.core, &made.id).await.map_err(refused)?;
         Ok(ApiKey::new(listed, Some(made.secret.to_string())))
     }
 
     /// Revokes an API key: its sessions end at once.
     async fn api_key_delete(&self, ctx: &Context<'_>, id: ID) -> Result<Option<ApiKey>> {
-        let control_plane = control_plane(ctx)?;
-        keys::revoke_key(control_plane, &actor(ctx)?, &id).await.map_err(refused)?;
-        let listed = keys::listed(control_plane, &id).await.map_err(refused)?;
+        let operations = operations(ctx)?;
+        keys::revoke_key(&operations.core, &actor(ctx)?, &id).await.map_err(refused)?;
+        let listed = keys::listed(&operations.core, &id).await.map_err(refused)?;
         Ok(Some(ApiKey::new(listed, None)))
     }
 }

@@ -3,7 +3,7 @@
 use async_graphql::{Context, ID, Object, Result};
 use gantry_model::WorkerId;
 
-use super::{actor, control_plane, pool_id};
+use super::{actor, operations, pool_id};
 use crate::http::graphql::error::{not_found, refused};
 use crate::http::graphql::types::pool::{Worker, WorkerPool};
 use crate::http::graphql::types::ulid;
@@ -24,7 +24,7 @@ impl PoolChanges {
     ) -> Result<WorkerPool> {
         let pool = pool_id(&id)?;
         let (actor, csr) = (actor(ctx)?, certificate_signing_request);
-        let reset = control_plane(ctx)?.reset_pool(&actor, pool, &csr).await;
+        let reset = operations(ctx)?.pools.reset_pool(&actor, pool, &csr).await;
         Ok(reset.map_err(refused)?.0.into())
     }
 
@@ -38,7 +38,7 @@ impl PoolChanges {
     ) -> Result<Worker> {
         let pool = pool_id(&worker_pool)?;
         let worker = ulid::<WorkerId>(&id).ok_or_else(|| not_found("worker", &id))?;
-        let set = control_plane(ctx)?.set_drained(&actor(ctx)?, pool, worker, drain).await;
+        let set = operations(ctx)?.workers.set_drained(&actor(ctx)?, pool, worker, drain).await;
         Ok(set.map_err(refused)?.into())
     }
 
@@ -56,13 +56,13 @@ impl PoolChanges {
     ) -> Result<WorkerPool> {
         super::check_pool(space.as_ref(), drift_detection_run_limit)?;
         let change = PoolChange { name, description, labels };
-        let changed = control_plane(ctx)?.change_pool(&actor(ctx)?, pool_id(&id)?, change).await;
+        let changed = operations(ctx)?.pools.change_pool(&actor(ctx)?, pool_id(&id)?, change).await;
         Ok(changed.map_err(refused)?.into())
     }
 
     /// Ends a pool that no stack uses. Its certificate is worth nothing from then on.
     async fn worker_pool_delete(&self, ctx: &Context<'_>, id: ID) -> Result<Option<WorkerPool>> {
-        let deleted = control_plane(ctx)?.delete_pool(&actor(ctx)?, pool_id(&id)?).await;
+        let deleted = operations(ctx)?.pools.delete_pool(&actor(ctx)?, pool_id(&id)?).await;
         Ok(Some(deleted.map_err(refused)?.into()))
     }
 
@@ -75,7 +75,7 @@ impl PoolChanges {
         #[graphql(desc = "Gantry: interrupts write stages too.")] force: Option<bool>,
     ) -> Result<bool> {
         let (pool, force) = (pool_id(&id)?, force.unwrap_or_default());
-        control_plane(ctx)?.cycle_pool(&actor(ctx)?, pool, force).await.map_err(refused)?;
+        operations(ctx)?.pools.cycle_pool(&actor(ctx)?, pool, force).await.map_err(refused)?;
         Ok(true)
     }
 }

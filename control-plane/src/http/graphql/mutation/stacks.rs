@@ -2,7 +2,7 @@
 
 use async_graphql::{Context, ID, Object, Result};
 
-use super::{actor, bundle, checked, control_plane, pool_id, stack_id, variable};
+use super::{actor, bundle, checked, operations, pool_id, stack_id, variable};
 use crate::http::graphql::error::{invalid, refused};
 use crate::http::graphql::types::input::{SealedSecretsInput, StackChangeInput, StackInput};
 use crate::http::graphql::types::stack::Stack;
@@ -37,7 +37,8 @@ impl StackChanges {
             autodeploy: Some(input.autodeploy),
             ..StackChange::default()
         };
-        let changed = control_plane(ctx)?.change_stack(&actor(ctx)?, &stack_id(&id)?, change).await;
+        let changed =
+            operations(ctx)?.stacks.change_stack(&actor(ctx)?, &stack_id(&id)?, change).await;
         Ok(Some(changed.map_err(refused)?.into()))
     }
 
@@ -67,7 +68,8 @@ impl StackChanges {
             autodeploy: change.autodeploy,
             manage_state: change.manage_state,
         };
-        let changed = control_plane(ctx)?.change_stack(&actor(ctx)?, &stack_id(&id)?, change).await;
+        let changed =
+            operations(ctx)?.stacks.change_stack(&actor(ctx)?, &stack_id(&id)?, change).await;
         Ok(changed.map_err(refused)?.into())
     }
 
@@ -84,20 +86,20 @@ impl StackChanges {
                 "this version does not destroy what a stack made: remove it with a run first",
             ));
         }
-        let deleted = control_plane(ctx)?.delete_stack(&actor(ctx)?, &stack_id(&id)?).await;
+        let deleted = operations(ctx)?.stacks.delete_stack(&actor(ctx)?, &stack_id(&id)?).await;
         Ok(Some(deleted.map_err(refused)?.into()))
     }
 
     /// Keeps runs that may change something from beginning.
     async fn stack_lock(&self, ctx: &Context<'_>, id: ID, note: Option<String>) -> Result<Stack> {
         let (stack, note) = (stack_id(&id)?, checked(note)?.unwrap_or_default());
-        let locked = control_plane(ctx)?.lock_stack(&actor(ctx)?, &stack, &note).await;
+        let locked = operations(ctx)?.stacks.lock_stack(&actor(ctx)?, &stack, &note).await;
         Ok(locked.map_err(refused)?.into())
     }
 
     /// Lifts the lock.
     async fn stack_unlock(&self, ctx: &Context<'_>, id: ID) -> Result<Stack> {
-        let unlocked = control_plane(ctx)?.unlock_stack(&actor(ctx)?, &stack_id(&id)?).await;
+        let unlocked = operations(ctx)?.stacks.unlock_stack(&actor(ctx)?, &stack_id(&id)?).await;
         Ok(unlocked.map_err(refused)?.into())
     }
 
@@ -108,10 +110,10 @@ impl StackChanges {
         stack: ID,
         secrets: SealedSecretsInput,
     ) -> Result<Stack> {
-        let (control_plane, id) = (control_plane(ctx)?, stack_id(&stack)?);
-        let present = control_plane.stack(&id).await.map_err(refused)?;
+        let (operations, id) = (operations(ctx)?, stack_id(&stack)?);
+        let present = operations.stacks.stack(&id).await.map_err(refused)?;
         let bundle = bundle(present.secrets_version + 1, secrets);
-        let changed = control_plane.set_secrets(&actor(ctx)?, &id, bundle).await;
+        let changed = operations.stacks.set_secrets(&actor(ctx)?, &id, bundle).await;
         Ok(changed.map_err(refused)?.into())
     }
 }

@@ -2,7 +2,7 @@
 
 use async_graphql::{Context, ID, Object, Result, SimpleObject};
 
-use super::{UploadHeaders, actor, control_plane, pool_id, stack_id};
+use super::{UploadHeaders, actor, operations, pool_id, stack_id};
 use crate::http::graphql::error::{not_found, refused};
 use crate::http::graphql::types::input::StatePushInput;
 use crate::http::graphql::types::stack::StateVersion;
@@ -24,13 +24,14 @@ impl StateChanges {
         #[graphql(desc = "The version's id.")] version: ID,
     ) -> Result<StateVersion> {
         let (actor, stack) = (actor(ctx)?, stack_id(&stack)?);
-        let rolled = control_plane(ctx)?.roll_state_back(&actor, &stack, &version).await;
+        let rolled = operations(ctx)?.stacks.roll_state_back(&actor, &stack, &version).await;
         Ok(rolled.map_err(refused)?.into())
     }
 
     /// Gantry: where to put a state that a person brings in, which `statePush` then makes the current one.
     async fn state_upload(&self, ctx: &Context<'_>, stack: ID) -> Result<StateUpload> {
-        let upload = control_plane(ctx)?.state_upload(&stack_id(&stack)?).await.map_err(refused)?;
+        let upload =
+            operations(ctx)?.stacks.state_upload(&stack_id(&stack)?).await.map_err(refused)?;
         Ok(StateUpload {
             id: upload.push.to_string().into(),
             upload_url: upload.url,
@@ -58,7 +59,8 @@ impl StateChanges {
             predecessor: state.predecessor,
             signature: state.signature,
         };
-        let kept = control_plane(ctx)?.push_state(&actor(ctx)?, &stack_id(&stack)?, pushed).await;
+        let kept =
+            operations(ctx)?.stacks.push_state(&actor(ctx)?, &stack_id(&stack)?, pushed).await;
         Ok(kept.map_err(refused)?.into())
     }
 }

@@ -4,7 +4,7 @@ use async_graphql::{Result, SimpleObject};
 use gantry_model::{RunId, RunState as State, Section};
 
 use super::word::RunState;
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::http::graphql::error::{invalid, refused};
 use crate::logs::LogScope;
 use crate::runs::{AttemptRecord, HistoryEntry};
@@ -60,7 +60,7 @@ pub(crate) fn section_of(state: State) -> Option<Section> {
 impl RunLogs {
     /// Reads what was written in the state with this version; of the whole run if none is named.
     pub(crate) async fn read(
-        control_plane: &ControlPlane,
+        operations: &Operations,
         run: RunId,
         state: Option<RunState>,
         version: Option<i32>,
@@ -71,22 +71,22 @@ impl RunLogs {
             None => 0,
         };
         let Some(state) = state else {
-            return Self::portion(control_plane, run, LogScope::Run, from).await;
+            return Self::portion(operations, run, LogScope::Run, from).await;
         };
-        let history = control_plane.history(run).await.map_err(refused)?;
+        let history = operations.runs.history(run).await.map_err(refused)?;
         let Some(at) = index(&history, state, version) else { return Ok(Self::nothing()) };
         let Some(section) = section_of(history[at].state) else { return Ok(Self::nothing()) };
-        let attempts = control_plane.attempts(run).await.map_err(refused)?;
+        let attempts = operations.runs.attempts(run).await.map_err(refused)?;
         let left = history.get(at + 1).map(|next| next.at.plus_ms(LINGER_MS));
-        let is_left = left.is_some_and(|left| left <= control_plane.clock().now());
+        let is_left = left.is_some_and(|left| left <= operations.core.clock().now());
         let Some(record) = attempt_at(&attempts, &history[at]) else {
             return Ok(Self { finished: is_left, ..Self::default() });
         };
-        let stored = control_plane.log_sections(run).await.map_err(refused)?;
+        let stored = operations.logs.log_sections(run).await.map_err(refused)?;
         let is_past =
             is_left || stored.iter().any(|it| it.attempt == record.attempt && it.section > section);
         let scope = LogScope::Section(record.attempt, section);
-        let mut logs = Self::portion(control_plane, run, scope, from).await?;
+        let mut logs = Self::portion(operations, run, scope, from).await?;
         // Public clients read one state's log to its end before they look at the next one's.
         logs.finished |= is_past && !logs.has_more;
         Ok(logs)
@@ -98,12 +98,12 @@ impl RunLogs {
     }
 
     async fn portion(
-        control_plane: &ControlPlane,
+        operations: &Operations,
         run: RunId,
         scope: LogScope,
         from: u64,
     ) -> Result<Self> {
-        let part = control_plane.read_log(run, scope, from, PORTION).await.map_err(refused)?;
+        let part = operations.logs.read_log(run, scope, from, PORTION).await.map_err(refused)?;
         let whole = if part.is_finished { part.bytes.len() } else { whole_characters(&part.bytes) };
         let next = from + whole as u64;
         let text = String::from_utf8_lossy(&part.bytes[..whole]).into_owned();

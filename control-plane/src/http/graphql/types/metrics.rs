@@ -3,7 +3,7 @@
 use async_graphql::{Context, Object, Result, SimpleObject};
 use gantry_model::RunState;
 
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::http::graphql::error::refused;
 
 /// What is billed: nothing.
@@ -38,8 +38,8 @@ impl Metrics {
     /// How many stacks are in each state.
     #[graphql(complexity = "50 + child_complexity")]
     async fn stacks_count_by_state(&self, ctx: &Context<'_>) -> Result<Vec<MetricsDataPoint>> {
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let counts = control_plane.count_stacks().await.map_err(refused)?;
+        let operations = ctx.data::<Operations>()?;
+        let counts = operations.stacks.count_stacks().await.map_err(refused)?;
         let points = counts.into_iter().map(|(state, count)| MetricsDataPoint {
             value: count.into(),
             labels: vec![state.map_or("NONE", RunState::as_str).to_owned()],

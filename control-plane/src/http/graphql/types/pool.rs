@@ -5,8 +5,8 @@ use gantry_protocol::PublicKey;
 
 use super::word::{RecipientKind, WorkerStatus};
 use super::{count, seconds};
-use crate::control_plane::ControlPlane;
 use crate::fleet::workers;
+use crate::http::Operations;
 use crate::http::graphql::error::refused;
 use crate::pools;
 
@@ -56,8 +56,7 @@ impl WorkerPool {
     /// The token that its launchers start with: the value of `SPACELIFT_TOKEN`. It holds no secret.
     #[expect(clippy::unused_async, reason = "resolvers are asynchronous")]
     async fn config(&self, ctx: &Context<'_>) -> Result<String> {
-        let issuer = ctx.data::<ControlPlane>()?.issuer();
-        Ok(issuer.token(self.pool.id, &self.pool.certificate)?.encode())
+        Ok(ctx.data::<Operations>()?.pools.token(&self.pool)?)
     }
 
     /// When it was created, in seconds since 1970.
@@ -109,24 +108,24 @@ impl WorkerPool {
     /// Its workers that are connected, and those that are away with a run; newest first.
     #[graphql(complexity = "1000 + 50 * child_complexity")]
     async fn workers(&self, ctx: &Context<'_>) -> Result<Vec<Worker>> {
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let workers = control_plane.workers_of(self.pool.id).await.map_err(refused)?;
+        let operations = ctx.data::<Operations>()?;
+        let workers = operations.workers.workers_of(self.pool.id).await.map_err(refused)?;
         Ok(workers.into_iter().map(Worker::from).collect())
     }
 
     /// Gantry: all of its workers that are known, those that are there first.
     #[graphql(complexity = "1000 + 50 * child_complexity")]
     async fn known_workers(&self, ctx: &Context<'_>) -> Result<Vec<Worker>> {
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let workers = control_plane.known_workers(self.pool.id).await.map_err(refused)?;
+        let operations = ctx.data::<Operations>()?;
+        let workers = operations.workers.known_workers(self.pool.id).await.map_err(refused)?;
         Ok(workers.into_iter().map(Worker::from).collect())
     }
 
     /// Gantry: the keys to which secrets and states of its stacks are sealed.
     async fn recipients(&self, ctx: &Context<'_>) -> Result<Vec<Recipient>> {
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let pems = control_plane.recipients_of_pool(self.pool.id).await.map_err(refused)?;
-        recipients(control_plane, pems).await
+        let operations = ctx.data::<Operations>()?;
+        let pems = operations.stacks.recipients_of_pool(self.pool.id).await.map_err(refused)?;
+        recipients(operations, pems).await
     }
 }
 
@@ -271,10 +270,10 @@ impl RecoveryKey {
 
 /// Says of each key whose it is.
 pub(crate) async fn recipients(
-    control_plane: &ControlPlane,
+    operations: &Operations,
     pems: Vec<String>,
 ) -> Result<Vec<Recipient>> {
-    let recovery = control_plane.recovery_key().await.map_err(refused)?;
+    let recovery = operations.pools.recovery_key().await.map_err(refused)?;
     let recovery = recovery.as_deref().map(fingerprint).transpose()?;
     pems.into_iter()
         .map(|public_key| {

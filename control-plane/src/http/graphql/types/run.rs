@@ -7,7 +7,7 @@ use super::stack::Stack;
 use super::wait::RunWait;
 use super::word::{RunState, RunType};
 use super::{Long, count, seconds};
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::http::graphql::error::refused;
 use crate::runs::{self, AttemptRecord, HistoryEntry, RunsPage};
 
@@ -114,8 +114,8 @@ impl Run {
     /// Whether its stack has no newer run.
     async fn is_most_recent(&self, ctx: &Context<'_>) -> Result<bool> {
         let page = RunsPage { limit: 1, ..RunsPage::default() };
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let newest = control_plane.runs_of(&self.run.stack, page).await.map_err(refused)?;
+        let operations = ctx.data::<Operations>()?;
+        let newest = operations.runs.runs_of(&self.run.stack, page).await.map_err(refused)?;
         Ok(newest.first().is_some_and(|newest| newest.id == self.run.id))
     }
 
@@ -141,7 +141,7 @@ impl Run {
 
     /// The states that it was in, newest first.
     async fn history(&self, ctx: &Context<'_>) -> Result<Vec<RunStateTransition>> {
-        let history = ctx.data::<ControlPlane>()?.history(self.run.id).await.map_err(refused)?;
+        let history = ctx.data::<Operations>()?.runs.history(self.run.id).await.map_err(refused)?;
         let newest_first = history.into_iter().enumerate().rev();
         Ok(newest_first.map(|(version, entry)| RunStateTransition::new(version, entry)).collect())
     }
@@ -154,13 +154,14 @@ impl Run {
         token: Option<String>,
         state_version: Option<i32>,
     ) -> Result<RunLogs> {
-        let control_plane = ctx.data::<ControlPlane>()?;
-        RunLogs::read(control_plane, self.run.id, state, state_version, token.as_deref()).await
+        let operations = ctx.data::<Operations>()?;
+        RunLogs::read(operations, self.run.id, state, state_version, token.as_deref()).await
     }
 
     /// Gantry: its stack.
     async fn stack(&self, ctx: &Context<'_>) -> Result<Stack> {
-        let stack = ctx.data::<ControlPlane>()?.stack_of_run(&self.run).await.map_err(refused)?;
+        let stack =
+            ctx.data::<Operations>()?.stacks.stack_of_run(&self.run).await.map_err(refused)?;
         Ok(Stack::from(stack))
     }
 
@@ -181,7 +182,8 @@ impl Run {
 
     /// Gantry: the stack's outputs after it.
     async fn outputs(&self, ctx: &Context<'_>) -> Result<Vec<RunOutput>> {
-        let more = ctx.data::<ControlPlane>()?.more_outputs(self.run.id).await.map_err(refused)?;
+        let more =
+            ctx.data::<Operations>()?.runs.more_outputs(self.run.id).await.map_err(refused)?;
         let outputs = self.run.outputs.iter().chain(&more).map(|output| RunOutput {
             name: output.name.clone(),
             sensitive: output.is_sensitive,
@@ -197,14 +199,15 @@ impl Run {
 
     /// Gantry: the tries at its stages, oldest first.
     async fn attempts(&self, ctx: &Context<'_>) -> Result<Vec<RunAttempt>> {
-        let attempts = ctx.data::<ControlPlane>()?.attempts(self.run.id).await.map_err(refused)?;
+        let attempts =
+            ctx.data::<Operations>()?.runs.attempts(self.run.id).await.map_err(refused)?;
         Ok(attempts.into_iter().map(RunAttempt::from).collect())
     }
 
     /// Gantry: why it does not go on, weightiest first; nothing if it does or is over.
     #[graphql(complexity = "50 + child_complexity")]
     async fn waits(&self, ctx: &Context<'_>) -> Result<Vec<RunWait>> {
-        let waits = ctx.data::<ControlPlane>()?.waits(self.run.id).await.map_err(refused)?;
+        let waits = ctx.data::<Operations>()?.queue.waits(self.run.id).await.map_err(refused)?;
         Ok(waits.into_iter().map(RunWait::from).collect())
     }
 
@@ -215,7 +218,8 @@ impl Run {
 
     /// Gantry: how many bytes of log `GET /runs/RUN/log` has.
     async fn log_length(&self, ctx: &Context<'_>) -> Result<Long> {
-        let length = ctx.data::<ControlPlane>()?.log_length(self.run.id).await.map_err(refused)?;
+        let length =
+            ctx.data::<Operations>()?.runs.log_length(self.run.id).await.map_err(refused)?;
         Ok(Long(length))
     }
 }

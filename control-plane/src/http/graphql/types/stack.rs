@@ -9,7 +9,7 @@ use super::pool::{Recipient, Space, WorkerPool, recipients};
 use super::run::Run;
 use super::word::StackState;
 use super::{Long, count, seconds, ulid};
-use crate::control_plane::ControlPlane;
+use crate::http::Operations;
 use crate::http::graphql::error::{found, refused};
 use crate::runs::{RunsKind, RunsPage};
 use crate::stacks;
@@ -62,13 +62,14 @@ impl Stack {
 
     /// The state of its newest run that may change something.
     async fn state(&self, ctx: &Context<'_>) -> Result<StackState> {
-        let state = ctx.data::<ControlPlane>()?.stack_state(&self.0.id).await.map_err(refused)?;
+        let state =
+            ctx.data::<Operations>()?.stacks.stack_state(&self.0.id).await.map_err(refused)?;
         Ok(state.into())
     }
 
     /// The pool that runs it.
     async fn worker_pool(&self, ctx: &Context<'_>) -> Result<Option<WorkerPool>> {
-        let pool = found(ctx.data::<ControlPlane>()?.pool(self.0.pool).await)?;
+        let pool = found(ctx.data::<Operations>()?.pools.pool(self.0.pool).await)?;
         Ok(pool.map(WorkerPool::from))
     }
 
@@ -267,15 +268,16 @@ impl Stack {
 
     /// Gantry: the keys to which its secrets and states are sealed.
     async fn recipients(&self, ctx: &Context<'_>) -> Result<Vec<Recipient>> {
-        let control_plane = ctx.data::<ControlPlane>()?;
-        let pems = control_plane.recipients_of(&self.0.id).await.map_err(refused)?;
-        recipients(control_plane, pems).await
+        let operations = ctx.data::<Operations>()?;
+        let pems = operations.stacks.recipients_of(&self.0.id).await.map_err(refused)?;
+        recipients(operations, pems).await
     }
 
     /// Gantry: the versions of its Terraform state, newest first, at most 1000.
     #[graphql(complexity = "1000 + 50 * child_complexity")]
     async fn state_versions(&self, ctx: &Context<'_>) -> Result<Vec<StateVersion>> {
-        let versions = ctx.data::<ControlPlane>()?.states_of(&self.0.id).await.map_err(refused)?;
+        let versions =
+            ctx.data::<Operations>()?.stacks.states_of(&self.0.id).await.map_err(refused)?;
         Ok(versions.into_iter().map(StateVersion).collect())
     }
 
@@ -287,11 +289,11 @@ impl Stack {
         id: Option<ID>,
         serial: Option<Long>,
     ) -> Result<Option<StateVersion>> {
-        let (control_plane, stack) = (ctx.data::<ControlPlane>()?, &self.0.id);
+        let (operations, stack) = (ctx.data::<Operations>()?, &self.0.id);
         let serial = serial.map(|Long(serial)| serial);
         let version = match id {
-            Some(id) => control_plane.state_version_named(stack, &id).await,
-            None => control_plane.state_version(stack, serial).await,
+            Some(id) => operations.stacks.state_version_named(stack, &id).await,
+            None => operations.stacks.state_version(stack, serial).await,
         };
         Ok(found(version)?.map(StateVersion))
     }
@@ -300,7 +302,7 @@ impl Stack {
 impl Stack {
     async fn own_run(&self, ctx: &Context<'_>, id: &ID) -> Result<Option<Run>> {
         let Some(id) = ulid::<RunId>(id) else { return Ok(None) };
-        let run = found(ctx.data::<ControlPlane>()?.run(id).await)?;
+        let run = found(ctx.data::<Operations>()?.runs.run(id).await)?;
         Ok(run.filter(|run| run.stack == self.0.id).map(Run::from))
     }
 
@@ -319,7 +321,8 @@ impl Stack {
             },
         };
         let page = RunsPage { kind, before, limit: PAGE };
-        let runs = ctx.data::<ControlPlane>()?.runs_of(&self.0.id, page).await.map_err(refused)?;
+        let runs =
+            ctx.data::<Operations>()?.runs.runs_of(&self.0.id, page).await.map_err(refused)?;
         Ok(runs.into_iter().map(Run::from).collect())
     }
 }
@@ -468,8 +471,7 @@ impl StateVersion {
 
     /// An url for the payload, which can be used for 10 minutes.
     async fn download_url(&self, ctx: &Context<'_>) -> Result<String> {
-        let objects = ctx.data::<ControlPlane>()?.objects();
-        let signed = objects.presign_get(&self.0.key, URL_TTL).await;
-        signed.map_err(|error| refused(error.into()))
+        let stacks = &ctx.data::<Operations>()?.stacks;
+        stacks.state_url(&self.0, URL_TTL).await.map_err(refused)
     }
 }

@@ -92,13 +92,8 @@ async fn of_the_disks(config: &Arc<Config>) -> Vec<String> {
     }
 }
 
-/// Whether paths of the host may be none of this launcher's own.
-pub(crate) fn is_in_a_container() -> bool {
-    IN_A_CONTAINER.iter().any(|sign| Path::new(sign).exists())
-}
-
 fn missing_mounts(config: &Config) -> Vec<String> {
-    if is_in_a_container() {
+    if IN_A_CONTAINER.iter().any(|sign| Path::new(sign).exists()) {
         return Vec::new();
     }
     let missing = config.mounts.iter().filter(|mount| !mount.host.exists());

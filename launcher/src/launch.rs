@@ -25,8 +25,8 @@ use crate::health::Source;
 use crate::journal::{Change, JournalError};
 use crate::log::message_id;
 use crate::session::{Receipt, Session, SessionError, SessionEvent};
-use crate::stage::{self, Driven, Reins, Shared, StageError, Wish};
-use crate::store::Urls;
+use crate::stage::{self, DriveOutcome, Shared, StageControl, StageError, StageRequest};
+use crate::uploads::Urls;
 use crate::workspace::Directories;
 
 /// How many stages a launcher runs at once.
@@ -130,7 +130,7 @@ impl Host {
 
 /// The ropes to one stage.
 struct Driver {
-    wish: watch::Sender<Wish>,
+    request: watch::Sender<StageRequest>,
     urls: Arc<Urls>,
     /// When its waits are over, however often it is driven again.
     until: Instant,
@@ -142,7 +142,7 @@ type Fetched = (Attempt, Result<Vec<u8>, String>);
 struct Launcher<E> {
     shared: Shared<E>,
     drivers: HashMap<Attempt, Driver>,
-    stages: JoinSet<(Attempt, Result<Driven, StageError>)>,
+    stages: JoinSet<(Attempt, Result<DriveOutcome, StageError>)>,
     fetching: JoinSet<Fetched>,
     /// Sealed specs of offers that were claimed.
     claimed: HashMap<Attempt, Vec<u8>>,
@@ -239,7 +239,7 @@ impl<E: Engine> Launcher<E> {
                 self.why = "handing over";
                 self.leaving = Leaving::Ending;
                 self.patience = None;
-                self.wish_all(|_| Some(Wish::HandOver));
+                self.request_all(|_| Some(StageRequest::HandOver));
             }
             Act::Drain => {
                 tracing::info!(
@@ -270,15 +270,15 @@ impl<E: Engine> Launcher<E> {
     async fn stop(&mut self, attempt: Attempt, reason: String) -> Result<(), LaunchError> {
         if let Some(driver) = self.drivers.get(&attempt) {
             self.shared.journal.write(vec![Change::stop(attempt, reason)]).await?;
-            driver.wish.send_if_modified(|wish| raise(wish, Wish::Stop));
+            driver.request.send_if_modified(|request| raise(request, StageRequest::Stop));
         }
         Ok(())
     }
 
-    fn wish_all(&self, wish: impl Fn(Attempt) -> Option<Wish>) {
+    fn request_all(&self, request: impl Fn(Attempt) -> Option<StageRequest>) {
         for (attempt, driver) in &self.drivers {
-            if let Some(wished) = wish(*attempt) {
-                driver.wish.send_if_modified(|wish| raise(wish, wished));
+            if let Some(requested) = request(*attempt) {
+                driver.request.send_if_modified(|request| raise(request, requested));
             }
         }
     }
@@ -302,7 +302,7 @@ impl<E: Engine> Launcher<E> {
         let Some(driver) = self.drivers.get(&attempt) else { return };
         match attempt.stage {
             StageKind::Read => {
-                driver.wish.send_if_modified(|wish| raise(wish, Wish::Drop));
+                driver.request.send_if_modified(|request| raise(request, StageRequest::Drop));
             }
             StageKind::Write => tracing::warn!(
                 %attempt,
@@ -344,8 +344,8 @@ impl<E: Engine> Launcher<E> {
             FromControlPlane::Cycle(cycle) => {
                 self.why = "cycled";
                 self.leaving = self.leaving.max(Leaving::Draining);
-                self.wish_all(|attempt| match attempt.stage {
-                    StageKind::Read => Some(Wish::Drop),
+                self.request_all(|attempt| match attempt.stage {
+                    StageKind::Read => Some(StageRequest::Drop),
                     StageKind::Write => None,
                 });
                 if cycle.force {
@@ -478,24 +478,24 @@ impl<E: Engine> Launcher<E> {
     fn begin(&mut self, attempt: Attempt, pause: Duration) {
         let shared = self.shared.clone();
         let driver = self.drivers.entry(attempt).or_insert_with(|| Driver {
-            wish: watch::Sender::new(Wish::GoOn),
-            urls: Arc::new(Urls::new(attempt, Arc::clone(&shared.say))),
+            request: watch::Sender::new(StageRequest::GoOn),
+            urls: Arc::new(Urls::new(attempt, Arc::clone(&shared.notify))),
             until: Instant::now() + shared.config.run_timeout.get(),
         });
         if shared.journal.entry(attempt).is_some_and(|entry| entry.stop.is_some()) {
-            driver.wish.send_if_modified(|wish| raise(wish, Wish::Stop));
+            driver.request.send_if_modified(|request| raise(request, StageRequest::Stop));
         }
-        let (wish, urls) = (driver.wish.subscribe(), Arc::clone(&driver.urls));
-        let reins = Reins { wish, urls, until: driver.until };
+        let (request, urls) = (driver.request.subscribe(), Arc::clone(&driver.urls));
+        let control = StageControl { request, urls, until: driver.until };
         self.stages.spawn(async move {
             tokio::time::sleep(pause).await;
-            (attempt, stage::drive(shared, attempt, reins).await)
+            (attempt, stage::drive(shared, attempt, control).await)
         });
     }
 
-    fn driven(&mut self, attempt: Attempt, driven: Result<Driven, StageError>) {
+    fn driven(&mut self, attempt: Attempt, driven: Result<DriveOutcome, StageError>) {
         match driven {
-            Ok(Driven::Done | Driven::HandedOver) => {
+            Ok(DriveOutcome::Done | DriveOutcome::HandedOver) => {
                 self.drivers.remove(&attempt);
                 self.shared.complaints.withdraw(&Source::Stage(attempt));
             }
@@ -530,11 +530,11 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Wishes only grow firmer.
-fn raise(wish: &mut Wish, to: Wish) -> bool {
-    let firmer = to > *wish;
+/// Requests only grow firmer.
+fn raise(request: &mut StageRequest, to: StageRequest) -> bool {
+    let firmer = to > *request;
     if firmer {
-        *wish = to;
+        *request = to;
     }
     firmer
 }
@@ -555,9 +555,11 @@ mod tests {
     /// SIGUSR2 ends every wait, also that of a stage that is being dropped.
     #[test]
     fn wishes_only_grow_firmer() {
-        let mut wish = Wish::GoOn;
-        assert!(raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::Drop));
-        assert!(!raise(&mut wish, Wish::Stop) && raise(&mut wish, Wish::HandOver));
-        assert!(!raise(&mut wish, Wish::Drop));
+        let mut request = StageRequest::GoOn;
+        assert!(raise(&mut request, StageRequest::Stop) && raise(&mut request, StageRequest::Drop));
+        assert!(
+            !raise(&mut request, StageRequest::Stop) && raise(&mut request, StageRequest::HandOver)
+        );
+        assert!(!raise(&mut request, StageRequest::Drop));
     }
 }

@@ -5,7 +5,7 @@
 //! after a crash the log goes on at the byte where it stopped: an object that was put but not
 //! journaled is never referred to.
 
-mod echo;
+mod stdout;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +24,9 @@ use ulid::Ulid;
 use crate::blob::BlobError;
 use crate::journal::{Change, Journal, JournalError, Mark};
 use crate::mask::{Masker, Secrets};
-use crate::store::{Content, Keep, Store};
+use crate::uploads::{Content, Uploader, Uploads};
 
-pub use echo::{Echo, RUN_LOG};
+pub use stdout::{RUN_LOG, StdoutLog};
 
 /// A segment is cut when it has this many bytes.
 const SEGMENT: usize = 4 << 20;
@@ -40,7 +40,7 @@ pub fn message_id() -> MessageId {
 }
 
 /// The log of one attempt.
-pub struct Log<K = Store> {
+pub struct Log<K = Uploads> {
     attempt: Attempt,
     journal: Arc<Journal>,
     store: K,
@@ -59,7 +59,7 @@ pub struct Log<K = Store> {
     /// Where the frame behind the last one taken begins.
     next: Position,
     /// Prints what is stored too, if that is wanted.
-    echo: Option<Echo>,
+    echo: Option<StdoutLog>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,7 @@ pub enum LogError {
     Store(#[from] BlobError),
 }
 
-impl<K: Keep> Log<K> {
+impl<K: Uploader> Log<K> {
     /// Goes on where the journal's mark stands.
     #[must_use]
     pub fn resume(
@@ -112,7 +112,7 @@ impl<K: Keep> Log<K> {
 
     /// Prints every line on standard output too, once it is masked and stored.
     #[must_use]
-    pub fn echoed(mut self, echo: Option<Echo>) -> Self {
+    pub fn echoed(mut self, echo: Option<StdoutLog>) -> Self {
         self.echo = echo;
         self
     }
@@ -190,7 +190,7 @@ impl<K: Keep> Log<K> {
     ///
     /// # Errors
     /// As [`Log::cut`].
-    pub async fn pass_over(&mut self, behind: Position, line: String) -> Result<(), LogError> {
+    pub async fn record_gap(&mut self, behind: Position, line: String) -> Result<(), LogError> {
         self.masker.finish(&mut self.pending);
         let mut stored = self.store_pending().await?;
         let line = self.masked(&[line]);

@@ -35,10 +35,10 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineError, Limits};
 use crate::health::Complaints;
 use crate::journal::{Change, Ending, Entry, Journal, JournalError};
-use crate::log::{Echo, Log, LogError};
+use crate::log::{Log, LogError, StdoutLog};
 use crate::mask::Secrets;
 use crate::policy::Policy;
-use crate::store::{Say, Store, Urls};
+use crate::uploads::{Notify, Uploads, Urls};
 use crate::workspace::Directories;
 use jobs::Jobs;
 use waits::Limit;
@@ -68,14 +68,14 @@ pub struct Shared<E> {
     /// The kernel's id of this boot.
     pub boot: String,
     /// Says something to the control plane.
-    pub say: Say,
+    pub notify: Notify,
     /// What is wrong with this worker.
     pub complaints: Complaints,
 }
 
 /// What the rest of the launcher wants of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wish {
+pub enum StageRequest {
     /// Go on.
     #[default]
     GoOn,
@@ -90,9 +90,9 @@ pub enum Wish {
 
 /// A stage's connections to the rest of the launcher.
 #[derive(Clone)]
-pub struct Reins {
+pub struct StageControl {
     /// What is wanted of it.
-    pub wish: watch::Receiver<Wish>,
+    pub request: watch::Receiver<StageRequest>,
     /// Urls come in here.
     pub urls: Arc<Urls>,
     /// When its waits are over, unless its container was started before.
@@ -101,7 +101,7 @@ pub struct Reins {
 
 /// How a drive ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driven {
+pub enum DriveOutcome {
     /// Nothing of the stage is left.
     Done,
     /// The next launcher drives on.
@@ -168,9 +168,9 @@ impl StageError {
 struct Stage<E> {
     shared: Shared<E>,
     attempt: Attempt,
-    reins: Reins,
+    control: StageControl,
     directories: Directories,
-    store: Store,
+    store: Uploads,
     spec: Spec,
     secrets: Secrets,
     /// What to say of secrets that logs cannot hide.
@@ -197,12 +197,12 @@ fn container_name(attempt: Attempt) -> String {
 pub async fn drive<E: Engine>(
     shared: Shared<E>,
     attempt: Attempt,
-    reins: Reins,
-) -> Result<Driven, StageError> {
-    let wished = async |least| {
-        let mut wish = reins.wish.clone();
-        // When the sender is gone the launcher ends, and that is no wish.
-        if wish.wait_for(|wish| *wish >= least).await.is_err() {
+    control: StageControl,
+) -> Result<DriveOutcome, StageError> {
+    let requested = async |least| {
+        let mut request = control.request.clone();
+        // When the sender is gone the launcher ends, and that is no request.
+        if request.wait_for(|request| *request >= least).await.is_err() {
             std::future::pending::<()>().await;
         }
     };
@@ -211,9 +211,9 @@ pub async fn drive<E: Engine>(
     let driven = async {
         tokio::select! {
             biased;
-            () = wished(Wish::Drop) => {}
+            () = requested(StageRequest::Drop) => {}
             // Boxed: it is of many kilobytes, and so would be everything around it.
-            driven = Box::pin(walk(&shared, attempt, &reins, &jobs)) => {
+            driven = Box::pin(walk(&shared, attempt, &control, &jobs)) => {
                 // Whoever drives on does not meet a job of this walk.
                 jobs.ended().await;
                 return driven;
@@ -223,7 +223,7 @@ pub async fn drive<E: Engine>(
     };
     tokio::select! {
         biased;
-        () = wished(Wish::HandOver) => Ok(Driven::HandedOver),
+        () = requested(StageRequest::HandOver) => Ok(DriveOutcome::HandedOver),
         driven = driven => driven,
     }
 }
@@ -231,10 +231,10 @@ pub async fn drive<E: Engine>(
 async fn walk<E: Engine>(
     shared: &Shared<E>,
     attempt: Attempt,
-    reins: &Reins,
+    control: &StageControl,
     jobs: &Jobs,
-) -> Result<Driven, StageError> {
-    let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
+) -> Result<DriveOutcome, StageError> {
+    let Some(entry) = shared.journal.entry(attempt) else { return Ok(DriveOutcome::Done) };
     if entry.step >= Step::ResultSent {
         return finish(shared, jobs, attempt).await;
     }
@@ -244,10 +244,10 @@ async fn walk<E: Engine>(
         attempt,
         Arc::clone(&shared.journal),
         directories.spool.clone(),
-        reins.wish.clone(),
-        reins.until,
+        control.request.clone(),
+        control.until,
     );
-    let store = Store::new(shared.objects.clone(), Arc::clone(&reins.urls))
+    let store = Uploads::new(shared.objects.clone(), Arc::clone(&control.urls))
         .with(waits::patience(shared, &limit));
     let allowed = entry.allowed.as_ref().map(|allowed| allowed.spec_sha256.as_str());
     let opened = prepare::open_spec(shared, attempt, &directories).and_then(|opened| {
@@ -262,7 +262,7 @@ async fn walk<E: Engine>(
         Ok(opened) => Stage {
             shared: shared.clone(),
             attempt,
-            reins: reins.clone(),
+            control: control.clone(),
             directories,
             store,
             spec: opened.spec,
@@ -274,15 +274,15 @@ async fn walk<E: Engine>(
             limit,
             jobs: jobs.clone(),
         },
-        Err(reason) => return unopened(shared, jobs, &entry, reins, &directories, reason).await,
+        Err(reason) => return unopened(shared, jobs, &entry, control, &directories, reason).await,
     };
     stage.walk().await
 }
 
 impl<E: Engine> Stage<E> {
-    async fn walk(&self) -> Result<Driven, StageError> {
+    async fn walk(&self) -> Result<DriveOutcome, StageError> {
         loop {
-            let Some(entry) = self.entry() else { return Ok(Driven::Done) };
+            let Some(entry) = self.entry() else { return Ok(DriveOutcome::Done) };
             let stepped = match entry.step {
                 Step::Granted
                 | Step::WorkspaceReady
@@ -321,8 +321,8 @@ impl<E: Engine> Stage<E> {
         self.shared.journal.entry(self.attempt)
     }
 
-    fn wish(&self) -> Wish {
-        *self.reins.wish.borrow()
+    fn request(&self) -> StageRequest {
+        *self.control.request.borrow()
     }
 
     fn log(&self, entry: &Entry) -> Log {
@@ -337,7 +337,7 @@ impl<E: Engine> Stage<E> {
             self.shared
                 .config
                 .prints_run_logs
-                .then(|| Echo::new(self.attempt.run, self.spec.stack.clone())),
+                .then(|| StdoutLog::new(self.attempt.run, self.spec.stack.clone())),
         )
     }
 
@@ -362,10 +362,10 @@ async fn unopened<E: Engine>(
     shared: &Shared<E>,
     jobs: &Jobs,
     entry: &Entry,
-    reins: &Reins,
+    control: &StageControl,
     directories: &Directories,
     reason: String,
-) -> Result<Driven, StageError> {
+) -> Result<DriveOutcome, StageError> {
     let attempt = entry.attempt;
     let name = container_name(attempt);
     tracing::error!(%attempt, reason, "the stage cannot be opened");
@@ -375,7 +375,7 @@ async fn unopened<E: Engine>(
     if known.is_none() {
         let state = container::insist(&shared.engine, |engine| engine.state(&name)).await?;
         if state == Some(crate::engine::State::Running) {
-            if *reins.wish.borrow() == Wish::Stop {
+            if *control.request.borrow() == StageRequest::Stop {
                 let signal = crate::engine::Signal::Stop;
                 container::insist(&shared.engine, |engine| engine.signal(&name, signal)).await?;
             }
@@ -418,8 +418,8 @@ async fn finish<E: Engine>(
     shared: &Shared<E>,
     jobs: &Jobs,
     attempt: Attempt,
-) -> Result<Driven, StageError> {
-    let Some(entry) = shared.journal.entry(attempt) else { return Ok(Driven::Done) };
+) -> Result<DriveOutcome, StageError> {
+    let Some(entry) = shared.journal.entry(attempt) else { return Ok(DriveOutcome::Done) };
     if entry.step == Step::ResultSent {
         let mut acknowledged = shared.journal.acknowledgements();
         // The sender lives as long as the journal, which `shared` holds.
@@ -433,7 +433,7 @@ async fn drop_all<E: Engine>(
     shared: &Shared<E>,
     jobs: &Jobs,
     attempt: Attempt,
-) -> Result<Driven, StageError> {
+) -> Result<DriveOutcome, StageError> {
     tracing::info!(%attempt, "dropping a stage that is not ours any more");
     remove_all(shared, jobs, attempt).await
 }
@@ -442,7 +442,7 @@ async fn remove_all<E: Engine>(
     shared: &Shared<E>,
     jobs: &Jobs,
     attempt: Attempt,
-) -> Result<Driven, StageError> {
+) -> Result<DriveOutcome, StageError> {
     let name = container_name(attempt);
     container::insist(&shared.engine, |engine| engine.remove(&name)).await?;
     let directories =
@@ -477,5 +477,5 @@ async fn remove_all<E: Engine>(
     }
     shared.journal.write(vec![Change::removed(attempt)]).await?;
     tracing::info!(%attempt, "removed what the stage left on this host");
-    Ok(Driven::Done)
+    Ok(DriveOutcome::Done)
 }

@@ -134,7 +134,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         limits,
         disks,
         boot: boot_id(),
-        say: Arc::new(move |message| handle.send(message)),
+        notify: Arc::new(move |message| handle.send(message)),
         complaints,
     };
     fitness::look(&shared.engine, &shared.config, &shared.complaints).await;

@@ -13,7 +13,7 @@ use crate::session::Outgoing as _;
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
 
-impl Keep for Shelf {
+impl Uploader for Shelf {
     async fn put(&self, _: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
         let Content::Bytes(bytes) = content else { panic!("a log is bytes") };
         let mut shelf = self.0.lock().unwrap();
@@ -90,7 +90,7 @@ async fn run(
                         .await
                         .unwrap();
                 }
-                Given::Gap => log.pass_over(place(at + 1), "gap".to_owned()).await.unwrap(),
+                Given::Gap => log.record_gap(place(at + 1), "gap".to_owned()).await.unwrap(),
             }
             match then.next().unwrap_or(Then::Nothing) {
                 Then::Nothing => {}

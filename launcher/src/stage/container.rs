@@ -10,7 +10,7 @@ use gantry_protocol::message::{StageOutcome, Step};
 use super::barrier::{self, Next};
 use super::blame::{self, Blame};
 use super::waits::Awaited;
-use super::{Stage, StageError, Wish, container_name};
+use super::{Stage, StageError, StageRequest, container_name};
 use crate::engine::{Engine, EngineError, Mount, POOL_LABEL, Spec, State};
 use crate::explain::sentence;
 use crate::journal::Entry;
@@ -35,14 +35,14 @@ where
     F: Future<Output = Result<T, EngineError>>,
 {
     let awaited = Awaited::new(engine.name());
-    match tokio::time::timeout(A_WHILE, persist(&awaited, || call(engine))).await {
+    match tokio::time::timeout(A_WHILE, retry(&awaited, || call(engine))).await {
         Ok(answer) => answer,
         Err(_) => call(engine).await,
     }
 }
 
 /// Asks an engine until it answers: one that restarts is waited for.
-pub(super) async fn persist<T, F>(
+pub(super) async fn retry<T, F>(
     awaited: &Awaited,
     mut call: impl FnMut() -> F,
 ) -> Result<T, EngineError>
@@ -81,7 +81,7 @@ impl<E: Engine> Stage<E> {
         tracing::debug!(attempt = %self.attempt, step = ?entry.step, ?state, has_begun, ?next, "at the barrier");
         match next {
             Next::Follow => Ok(self.shared.journal.step(self.attempt, Step::Started).await?),
-            Next::Prepare | Next::Create | Next::Start if self.wish() == Wish::Stop => {
+            Next::Prepare | Next::Create | Next::Start if self.request() == StageRequest::Stop => {
                 self.stopped_early(entry).await
             }
             Next::Prepare => self.prepare(entry).await,
@@ -156,10 +156,10 @@ impl<E: Engine> Stage<E> {
             if !std::mem::replace(&mut is_said, true) {
                 tracing::error!(attempt = %self.attempt, error, "nobody can see whether the stage began");
             }
-            let mut wish = self.reins.wish.clone();
+            let mut request = self.control.request.clone();
             tokio::select! {
                 biased;
-                Ok(_) = wish.wait_for(|wish| *wish >= Wish::Stop) => return true,
+                Ok(_) = request.wait_for(|request| *request >= StageRequest::Stop) => return true,
                 () = tokio::time::sleep(MAX_PAUSE) => {}
             }
             if self.limit.has_passed() {
@@ -189,7 +189,7 @@ impl<E: Engine> Stage<E> {
         error: &(dyn Blame + Sync),
     ) -> Result<(), StageError> {
         // What failed may have failed because of it.
-        if self.wish() == Wish::Stop {
+        if self.request() == StageRequest::Stop {
             return self.stopped_early(entry).await;
         }
         if self.limit.has_passed() {

@@ -21,8 +21,8 @@ use crate::explain::sentence;
 use crate::journal::{Change, Ending, Entry, JournalError};
 use crate::log::{Log, message_id};
 use crate::mask::Secrets;
-use crate::store::{Content, Keep as _};
 use crate::tool::{self, Outputs, Planned};
+use crate::uploads::{Content, Uploader as _};
 use crate::workspace::{self, Directories, Handover, PlannedIn, WorkspaceError};
 
 /// How many bytes of outputs a message has, unless one is larger.

@@ -1,6 +1,6 @@
 //! Follows a container that runs, from the journal's mark to its last frame.
 //!
-//! One loop reads the spool; beside it stand the clocks and the wishes that can stop the stage. The
+//! One loop reads the spool; beside it stand the clocks and the requests that can stop the stage. The
 //! loop ends with the spool's last frame, or when the container is gone and nothing more is in the
 //! spool. What it has handled is durable before the mark moves behind it.
 
@@ -17,10 +17,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::container::persist;
+use super::container::retry;
 use super::state::ERRORED;
 use super::waits::{self, Awaited};
-use super::{MARGIN, Stage, StageError, Wish, container_name};
+use super::{MARGIN, Stage, StageError, StageRequest, container_name};
 use crate::engine::{Engine, Signal};
 use crate::journal::{Change, Entry};
 use crate::limits::{self, Held, LowDisk};
@@ -61,7 +61,7 @@ struct Told {
 }
 
 /// What the reading loop and the clocks beside it share.
-struct Pulse {
+struct Activity {
     begin: Instant,
     /// Milliseconds since `begin` at which the loop last had something to do.
     active: AtomicU64,
@@ -72,7 +72,7 @@ struct Pulse {
     gone: Notify,
 }
 
-impl Pulse {
+impl Activity {
     fn beat(&self) {
         let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.active.store(now, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl Pulse {
 impl<E: Engine> Stage<E> {
     /// Follows the container to its end, and makes the ending durable.
     pub(super) async fn follow(&self, entry: &Entry) -> Result<(), StageError> {
-        let pulse = Pulse {
+        let activity = Activity {
             begin: Instant::now(),
             active: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
@@ -96,18 +96,18 @@ impl<E: Engine> Stage<E> {
         let name = container_name(self.attempt);
         // The worker binary ends the stage at its time limit; this is for one that hangs.
         let limit = self.shared.config.run_timeout.get() + MARGIN;
-        self.limit.put_off(pulse.begin + limit);
-        let read = self.read_on(entry.clone(), &pulse);
+        self.limit.put_off(activity.begin + limit);
+        let read = self.read_on(entry.clone(), &activity);
         let awaited = Awaited::new(self.shared.engine.name());
         let ended = async {
-            let ended = persist(&awaited, || self.shared.engine.ended(&name)).await;
-            pulse.is_gone.store(true, Ordering::Release);
-            pulse.gone.notify_one();
+            let ended = retry(&awaited, || self.shared.engine.ended(&name)).await;
+            activity.is_gone.store(true, Ordering::Release);
+            activity.gone.notify_one();
             ended
         };
         tokio::pin!(read, ended);
         let mut container_ended = false;
-        let stop = self.stop(&pulse);
+        let stop = self.stop(&activity);
         let answer = self.answer_states();
         let abandoned = self.abandoned();
         tokio::pin!(stop, answer, abandoned);
@@ -144,13 +144,13 @@ impl<E: Engine> Stage<E> {
 
     /// Reads the spool to its end. One that this host cannot read now is looked at again, as long as its
     /// container may run and no longer than a stage may take; a stop has its effect meanwhile.
-    async fn read_on(&self, mut entry: Entry, pulse: &Pulse) -> Result<Followed, StageError> {
+    async fn read_on(&self, mut entry: Entry, activity: &Activity) -> Result<Followed, StageError> {
         let config = &self.shared.config;
         let patience = config.run_timeout.get() + config.stop_grace.get() + MARGIN;
         let over = Instant::now() + patience;
         let mut is_said = false;
         loop {
-            let error = match self.read(&entry, pulse).await {
+            let error = match self.read(&entry, activity).await {
                 Err(error) if error.is_of_spool() => error,
                 other => return other,
             };
@@ -158,9 +158,9 @@ impl<E: Engine> Stage<E> {
                 let error = crate::explain::sentence(&error);
                 tracing::error!(attempt = %self.attempt, error, "the spool cannot be read now");
             }
-            let is_gone = pulse.is_gone.load(Ordering::Acquire);
-            if Instant::now() >= over || (is_gone && self.wish() == Wish::Stop) {
-                let damage = self.give_up(&error, pulse).await?;
+            let is_gone = activity.is_gone.load(Ordering::Acquire);
+            if Instant::now() >= over || (is_gone && self.request() == StageRequest::Stop) {
+                let damage = self.give_up(&error, activity).await?;
                 let log = self.log(&self.entry().unwrap_or(entry));
                 return Ok(Followed { outcome: None, damage: Some(damage), log });
             }
@@ -169,7 +169,7 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    async fn read(&self, entry: &Entry, pulse: &Pulse) -> Result<Followed, StageError> {
+    async fn read(&self, entry: &Entry, activity: &Activity) -> Result<Followed, StageError> {
         let spool = &self.directories.spool;
         let watch = match Watch::new(spool).and_then(awaitable) {
             Ok(watch) => Some(watch),
@@ -184,14 +184,14 @@ impl<E: Engine> Stage<E> {
         let mut kept = log.position();
         let mut told = Told::default();
         loop {
-            pulse.is_busy.store(true, Ordering::Relaxed);
+            activity.is_busy.store(true, Ordering::Relaxed);
             // Asked before reading: what a container wrote before it ended is then surely seen.
-            let is_gone = pulse.is_gone.load(Ordering::Acquire);
+            let is_gone = activity.is_gone.load(Ordering::Acquire);
             loop {
                 let frame = match reader.next() {
                     Ok(frame) => frame,
                     Err(error) if is_damage(&error) => {
-                        let damage = self.give_up(&error.into(), pulse).await?;
+                        let damage = self.give_up(&error.into(), activity).await?;
                         return Ok(Followed { outcome: None, damage: Some(damage), log });
                     }
                     Err(error) => return Err(error.into()),
@@ -201,11 +201,11 @@ impl<E: Engine> Stage<E> {
                     if let Some(outcome) = self.take(&mut log, &mut told, frame).await? {
                         return Ok(Followed { outcome: Some(outcome), damage: None, log });
                     }
-                    pulse.beat();
+                    activity.beat();
                 }
                 if log.due().is_some_and(|due| due <= Instant::now()) {
                     log.cut(Vec::new()).await?;
-                    pulse.beat();
+                    activity.beat();
                 }
                 // However much there is to read: what is stored must not take the writer's room.
                 if log.position().segment > kept.segment {
@@ -219,21 +219,21 @@ impl<E: Engine> Stage<E> {
             if is_gone {
                 return Ok(Followed { outcome: None, damage: None, log });
             }
-            pulse.is_busy.store(false, Ordering::Relaxed);
-            self.more(watch.as_ref(), &log, pulse).await?;
+            activity.is_busy.store(false, Ordering::Relaxed);
+            self.more(watch.as_ref(), &log, activity).await?;
         }
     }
 
     /// What stands in the spool cannot be read any further. What still runs is stopped as ever: it may
     /// be in the middle of a change. A later version of the format another launcher may read, so that is
     /// left to its end.
-    async fn give_up(&self, error: &StageError, pulse: &Pulse) -> Result<String, StageError> {
+    async fn give_up(&self, error: &StageError, activity: &Activity) -> Result<String, StageError> {
         let why = crate::explain::sentence(error);
         tracing::error!(attempt = %self.attempt, error = why, "the spool cannot be read any further");
         let may_go_on = matches!(error, StageError::Spool(SpoolError::Version { .. }));
         let gone = async {
-            while !pulse.is_gone.load(Ordering::Acquire) {
-                pulse.gone.notified().await;
+            while !activity.is_gone.load(Ordering::Acquire) {
+                activity.gone.notified().await;
             }
         };
         tokio::select! {
@@ -247,13 +247,13 @@ impl<E: Engine> Stage<E> {
         &self,
         watch: Option<&AsyncFd<Watch>>,
         log: &Log,
-        pulse: &Pulse,
+        activity: &Activity,
     ) -> Result<(), StageError> {
         let tick = Instant::now() + TICK;
         let until = log.due().map_or(tick, |due| due.min(tick));
         tokio::select! {
             changed = changed(watch) => changed.map_err(self.at())?,
-            () = pulse.gone.notified() => {}
+            () = activity.gone.notified() => {}
             () = tokio::time::sleep_until(until) => {}
         }
         Ok(())
@@ -290,7 +290,7 @@ impl<E: Engine> Stage<E> {
             }
             Event::State { file, .. } | Event::Errored { file } if self.only_reads_state() => {
                 if !std::mem::replace(&mut told.is_state_dropped, true) {
-                    log.pass_over(frame.next, dropped(&file)).await?;
+                    log.record_gap(frame.next, dropped(&file)).await?;
                 }
             }
             Event::State { number, serial, lineage, file } => {
@@ -304,7 +304,7 @@ impl<E: Engine> Stage<E> {
                 let line = format!(
                     "{bytes} bytes of output were dropped: this host's disk was full (launcher: free space under GANTRY_STATE_DIR)"
                 );
-                log.pass_over(frame.next, line).await?;
+                log.record_gap(frame.next, line).await?;
             }
             Event::Note { text } => {
                 let shown = self.secrets.hide(&text);
@@ -312,7 +312,7 @@ impl<E: Engine> Stage<E> {
                 told.notes += 1;
                 if told.notes <= MAX_NOTES {
                     // It comes between two sessions, so no secret is half said here.
-                    log.pass_over(frame.next, text).await?;
+                    log.record_gap(frame.next, text).await?;
                 }
             }
             Event::Stopping { reason } => {
@@ -337,8 +337,8 @@ impl<E: Engine> Stage<E> {
 
     /// Stops the stage when it is silent for too long or somebody asks: one interrupt, the grace, the
     /// end. Ends only with an error.
-    async fn stop(&self, pulse: &Pulse) -> StageError {
-        let reason = self.reason_to_stop(pulse).await;
+    async fn stop(&self, activity: &Activity) -> StageError {
+        let reason = self.reason_to_stop(activity).await;
         let journal = Arc::clone(&self.shared.journal);
         if let Err(error) = journal.write(vec![Change::stop(self.attempt, reason.clone())]).await {
             return error.into();
@@ -352,7 +352,7 @@ impl<E: Engine> Stage<E> {
         let name = container_name(self.attempt);
         let engine = &self.shared.engine;
         let awaited = Awaited::new(self.shared.engine.name());
-        if let Err(error) = persist(&awaited, || engine.signal(&name, Signal::Stop)).await {
+        if let Err(error) = retry(&awaited, || engine.signal(&name, Signal::Stop)).await {
             return error.into();
         }
         // The worker binary heeds the first that it hears, and keeps the grace itself; this is for one
@@ -366,16 +366,16 @@ impl<E: Engine> Stage<E> {
             }
         }
         tracing::warn!(attempt = %self.attempt, "the stage did not end within its grace");
-        if let Err(error) = persist(&awaited, || engine.signal(&name, Signal::Kill)).await {
+        if let Err(error) = retry(&awaited, || engine.signal(&name, Signal::Kill)).await {
             return error.into();
         }
         std::future::pending().await
     }
 
-    async fn reason_to_stop(&self, pulse: &Pulse) -> String {
-        let mut wish = self.reins.wish.clone();
+    async fn reason_to_stop(&self, activity: &Activity) -> String {
+        let mut request = self.control.request.clone();
         let asked = async {
-            if wish.wait_for(|wish| *wish == Wish::Stop).await.is_err() {
+            if request.wait_for(|request| *request == StageRequest::Stop).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -384,11 +384,11 @@ impl<E: Engine> Stage<E> {
                 let reason = self.entry().and_then(|entry| entry.stop);
                 reason.unwrap_or_else(|| "asked to stop".to_owned())
             }
-            () = self.silence(pulse) => {
+            () = self.silence(activity) => {
                 let limit = self.shared.config.logs_timeout;
                 format!("no output for {limit} (SPACELIFT_LAUNCHER_LOGS_TIMEOUT)")
             }
-            () = tokio::time::sleep_until(pulse.begin + self.shared.config.run_timeout.get() + MARGIN) => {
+            () = tokio::time::sleep_until(activity.begin + self.shared.config.run_timeout.get() + MARGIN) => {
                 waits::too_long(&self.shared.config)
             }
             low = self.low_disk() => low.to_string(),
@@ -417,13 +417,13 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    async fn silence(&self, pulse: &Pulse) {
+    async fn silence(&self, activity: &Activity) {
         let limit = self.shared.config.logs_timeout.get();
         loop {
-            if pulse.is_busy.load(Ordering::Relaxed) {
-                pulse.beat();
+            if activity.is_busy.load(Ordering::Relaxed) {
+                activity.beat();
             }
-            let until = pulse.quiet_since() + limit;
+            let until = activity.quiet_since() + limit;
             if until <= Instant::now() {
                 return;
             }

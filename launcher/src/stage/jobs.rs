@@ -132,7 +132,9 @@ mod tests {
             stage: Stage::Read,
             epoch: Epoch(1),
         };
-        let directories = Directories::of(attempt, state.path(), state.path());
+        let secrets = tempfile::tempdir().unwrap();
+        let directories = Directories::of(attempt, state.path(), secrets.path());
+        directories.keep_spec(b"sealed").unwrap();
         let from = tempfile::tempdir().unwrap();
         std::fs::write(from.path().join("main.tf"), "resource").unwrap();
         let mut archive = Vec::new();

@@ -16,7 +16,7 @@ use gantry_protocol::spec::{PhaseSpec, Spec};
 use gantry_spool::order::PhaseOrder;
 
 use super::order::Origin;
-use super::{Stage, StageError, Wish};
+use super::{Stage, StageError, StageRequest};
 use crate::engine::{Engine, Image};
 use crate::journal::{Change, Entry, Journal};
 use crate::log::message_id;
@@ -62,10 +62,10 @@ impl<E: Engine> Stage<E> {
         let input = self.input(image).to_value();
         let decided = if entry.policy_begun < MOST_KILLED {
             let _asking = Asking::begin(&self.shared.journal, entry).await?;
-            let mut wish = self.reins.wish.clone();
+            let mut request = self.control.request.clone();
             tokio::select! {
                 biased;
-                Ok(_) = wish.wait_for(|wish| *wish == Wish::Stop) => return Ok(None),
+                Ok(_) = request.wait_for(|request| *request == StageRequest::Stop) => return Ok(None),
                 decided = policy.decide(input.clone()) => decided.map_err(|why| why.to_string()),
             }
         } else {

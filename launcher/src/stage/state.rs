@@ -27,8 +27,8 @@ use crate::engine::Engine;
 use crate::explain::sentence;
 use crate::journal::{Change, KeptState};
 use crate::log::message_id;
-use crate::store::{Content, Keep as _};
 use crate::tool;
+use crate::uploads::{Content, Uploader as _};
 use crate::workspace::{self, Directories};
 
 /// Larger versions wait on the disk, sealed, until they are stored.

@@ -21,8 +21,8 @@ use gantry_spool::BegunError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::container::persist;
-use super::{Shared, Stage, StageError, Wish, blame, plain};
+use super::container::retry;
+use super::{Shared, Stage, StageError, StageRequest, blame, plain};
 use crate::blob::BlobError;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError};
@@ -30,7 +30,7 @@ use crate::explain::sentence;
 use crate::health::{Complaints, Source};
 use crate::journal::{Change, Journal};
 use crate::log::{Log, LogError};
-use crate::store::Patience;
+use crate::uploads::Patience;
 
 /// What is waited for besides the engine, which has a name of its own.
 pub(super) const STORE: &str = "the object store";
@@ -49,7 +49,7 @@ pub(super) struct Limit {
     attempt: Attempt,
     journal: Arc<Journal>,
     spool: PathBuf,
-    wish: watch::Receiver<Wish>,
+    request: watch::Receiver<StageRequest>,
     until: Arc<Mutex<Instant>>,
 }
 
@@ -58,10 +58,10 @@ impl Limit {
         attempt: Attempt,
         journal: Arc<Journal>,
         spool: PathBuf,
-        wish: watch::Receiver<Wish>,
+        request: watch::Receiver<StageRequest>,
         until: Instant,
     ) -> Self {
-        Self { attempt, journal, spool, wish, until: Arc::new(Mutex::new(until)) }
+        Self { attempt, journal, spool, request, until: Arc::new(Mutex::new(until)) }
     }
 
     /// Resolves at a stop or at the time limit; never while what a write stage has produced is at stake.
@@ -69,9 +69,9 @@ impl Limit {
         if self.is_endless() {
             return std::future::pending().await;
         }
-        let mut wish = self.wish.clone();
+        let mut request = self.request.clone();
         tokio::select! {
-            Ok(_) = wish.wait_for(|wish| *wish >= Wish::Stop) => {}
+            Ok(_) = request.wait_for(|request| *request >= StageRequest::Stop) => {}
             () = self.is_late() => {}
         }
     }
@@ -207,7 +207,7 @@ impl<E: Engine> Stage<E> {
         F: Future<Output = Result<T, EngineError>> + Send,
     {
         let awaited = Awaited::new(self.shared.engine.name());
-        let answer = self.in_patience(persist(&awaited, call));
+        let answer = self.in_patience(retry(&awaited, call));
         self.wait(&awaited, answer).await.unwrap_or(Err(self.called_off()))
     }
 
@@ -222,7 +222,7 @@ impl<E: Engine> Stage<E> {
         F: Future<Output = Result<T, EngineError>> + Send,
     {
         let awaited = Awaited::new(self.shared.engine.name());
-        let answer = self.in_patience(persist(&awaited, call));
+        let answer = self.in_patience(retry(&awaited, call));
         self.wait_with(log, &awaited, answer).await.unwrap_or(Err(self.called_off()))
     }
 
@@ -342,7 +342,7 @@ impl<E: Engine> Stage<E> {
 
     /// How a stage ends whose waits are over.
     pub(super) fn too_late(&self, what: Option<&str>) -> StageOutcome {
-        if self.wish() == Wish::Stop {
+        if self.request() == StageRequest::Stop {
             let stop = self.entry().and_then(|entry| entry.stop);
             return StageOutcome::Stopped {
                 reason: stop.unwrap_or_else(|| "asked to stop".to_owned()),

@@ -1,7 +1,7 @@
 //! The engine does as it is told; the launcher does not, or what it keeps on this host.
 
 use gantry_launcher::engine::Engine as _;
-use gantry_launcher::stage::{Driven, StageError, Wish};
+use gantry_launcher::stage::{DriveOutcome, StageError, StageRequest};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};
 use gantry_spool::Outcome;
@@ -18,15 +18,15 @@ async fn a_hand_over_waits_for_nobody() {
     play.acknowledges(false);
     play.drive();
     in_time(play.reaches(Step::ResultSent)).await;
-    play.wish(Wish::HandOver);
-    assert_eq!(in_time(play.driven()).await.unwrap(), Driven::HandedOver);
+    play.request(StageRequest::HandOver);
+    assert_eq!(in_time(play.driven()).await.unwrap(), DriveOutcome::HandedOver);
 
     let mut play = Play::new(Write, Worker::quick());
     play.has_no_urls();
     play.drive();
     in_time(play.reaches(Step::Started)).await;
-    play.wish(Wish::HandOver);
-    assert_eq!(in_time(play.driven()).await.unwrap(), Driven::HandedOver);
+    play.request(StageRequest::HandOver);
+    assert_eq!(in_time(play.driven()).await.unwrap(), DriveOutcome::HandedOver);
     assert_eq!(play.runs(), 1);
 }
 
@@ -36,7 +36,9 @@ async fn what_an_engine_made_late_is_removed_while_nothing_is_in_hand() {
     let mut play = Play::new(Write, Worker::quick());
     play.acknowledges(false);
     in_time(play.result()).await;
-    let late = play.engine.spec(&play.name()).expect("its end is not acknowledged");
+    let mut late = play.engine.spec(&play.name()).expect("its end is not acknowledged");
+    // Of its directories nothing is left then.
+    late.mounts.clear();
     let mut reaping = play.reaps();
     // While the stage is in hand, its container is nobody else's.
     in_time(play.a_reaping_later()).await;

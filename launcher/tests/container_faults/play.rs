@@ -17,8 +17,8 @@ use gantry_launcher::health::Complaints;
 use gantry_launcher::journal::{Change, Ending, Journal};
 use gantry_launcher::policy::Policy;
 use gantry_launcher::session::Outgoing as _;
-use gantry_launcher::stage::{self, Driven, Reins, Shared, StageError, Wish};
-use gantry_launcher::store::Urls;
+use gantry_launcher::stage::{self, DriveOutcome, Shared, StageControl, StageError, StageRequest};
+use gantry_launcher::uploads::Urls;
 use gantry_launcher::workspace::Directories;
 use gantry_model::{
     Attempt, Epoch, JournalId, Phase, PoolId, RunId, RunState, RunType, Stage, WorkerId,
@@ -69,8 +69,8 @@ pub struct Play {
     policy: Option<Arc<Policy>>,
     store: Store,
     urls: Arc<Urls>,
-    wish: watch::Sender<Wish>,
-    driving: JoinSet<Result<Driven, StageError>>,
+    request: watch::Sender<StageRequest>,
+    driving: JoinSet<Result<DriveOutcome, StageError>>,
     helping: JoinSet<()>,
     /// What the control plane has taken.
     heard: Vec<FromLauncher>,
@@ -138,7 +138,7 @@ impl Play {
             policy: None,
             store,
             urls,
-            wish: watch::Sender::new(Wish::GoOn),
+            request: watch::Sender::new(StageRequest::GoOn),
             driving: JoinSet::new(),
             helping: JoinSet::new(),
             heard: Vec::new(),
@@ -165,15 +165,18 @@ impl Play {
             limits: Limits::default(),
             disks: Vec::new(),
             boot: "this boot".to_owned(),
-            say: Arc::new(|_| {}),
+            notify: Arc::new(|_| {}),
             complaints: self.complaints.clone(),
         };
-        let reins =
-            Reins { wish: self.wish.subscribe(), urls: Arc::clone(&self.urls), until: self.until };
+        let control = StageControl {
+            request: self.request.subscribe(),
+            urls: Arc::clone(&self.urls),
+            until: self.until,
+        };
         let attempt = self.attempt;
         self.driving.spawn(async move {
             loop {
-                match stage::drive(shared.clone(), attempt, reins.clone()).await {
+                match stage::drive(shared.clone(), attempt, control.clone()).await {
                     Err(StageError::Engine(error)) => {
                         tracing::error!(%error, "a stage cannot go on; trying again");
                         tokio::task::yield_now().await;
@@ -194,12 +197,12 @@ impl Play {
     /// Somebody wants the stage to be stopped.
     pub fn stop(&self, reason: &str) {
         self.journal.write_now(vec![Change::stop(self.attempt, reason.to_owned())]).unwrap();
-        self.wish.send_replace(Wish::Stop);
+        self.request.send_replace(StageRequest::Stop);
     }
 
     /// Something else is wanted of the stage.
-    pub fn wish(&self, wish: Wish) {
-        self.wish.send_replace(wish);
+    pub fn request(&self, request: StageRequest) {
+        self.request.send_replace(request);
     }
 
     /// This host has a policy. The launcher itself evaluates it.
@@ -227,7 +230,7 @@ impl Play {
     }
 
     /// How one drive ended.
-    pub async fn driven(&mut self) -> Result<Driven, StageError> {
+    pub async fn driven(&mut self) -> Result<DriveOutcome, StageError> {
         self.driving.join_next().await.expect("it is driven").unwrap()
     }
 
@@ -412,7 +415,7 @@ impl Play {
         let pause = Duration::from_millis(5);
         tokio::select! {
             Some(driven) = self.driving.join_next() => {
-                assert_eq!(driven.unwrap().unwrap(), Driven::Done);
+                assert_eq!(driven.unwrap().unwrap(), DriveOutcome::Done);
             }
             _ = changed.changed() => {}
             () = tokio::time::sleep(pause) => {}

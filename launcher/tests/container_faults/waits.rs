@@ -2,7 +2,7 @@
 //! heard. What a write stage has produced is waited for all the same.
 
 use gantry_launcher::engine::fake::Call;
-use gantry_launcher::stage::{Driven, Wish};
+use gantry_launcher::stage::{DriveOutcome, StageRequest};
 use gantry_model::Stage::{Read, Write};
 use gantry_protocol::message::{StageOutcome, Step};
 use gantry_spool::Outcome;
@@ -100,13 +100,13 @@ async fn only_a_write_stage_that_has_begun_waits_for_the_object_store_whatever_i
 
 #[tokio::test]
 async fn a_hand_over_ends_every_wait_also_that_of_what_is_dropped() {
-    for wish in [Wish::GoOn, Wish::Stop, Wish::Drop] {
+    for request in [StageRequest::GoOn, StageRequest::Stop, StageRequest::Drop] {
         let mut play = Play::new(Read, Worker::quick());
         away_at(&mut play, Call::Create).await;
-        play.wish(wish);
+        play.request(request);
         in_time(play.engine.missed()).await;
-        play.wish(Wish::HandOver);
-        assert_eq!(in_time(play.driven()).await.unwrap(), Driven::HandedOver, "{wish:?}");
+        play.request(StageRequest::HandOver);
+        assert_eq!(in_time(play.driven()).await.unwrap(), DriveOutcome::HandedOver, "{request:?}");
     }
 }
 

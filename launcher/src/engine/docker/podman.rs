@@ -7,7 +7,6 @@ use bollard::models::{
 
 use super::super::{EngineName, Mount, Spec};
 use super::failure::Failure;
-use crate::fitness::is_in_a_container;
 
 const DOCKER: EngineName = "Docker";
 const PODMAN: EngineName = "Podman";
@@ -63,7 +62,7 @@ impl Kind {
 
     /// What it would make on this host where a mount has no source, and Docker would refuse: in words.
     pub(super) fn would_make(self, at: &str, spec: &Spec) -> Option<String> {
-        if self == Self::Docker || !at.starts_with("unix:") || is_in_a_container() {
+        if self == Self::Docker || !at.starts_with("unix:") {
             return None;
         }
         let is_missing = |mount: &&Mount| !mount.source.try_exists().unwrap_or(true);

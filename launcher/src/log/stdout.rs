@@ -9,14 +9,14 @@ const LONGEST: usize = 16 * 1024;
 
 /// Prints the lines of one run.
 #[derive(Debug)]
-pub struct Echo {
+pub struct StdoutLog {
     run: RunId,
     stack: StackId,
     /// The begin of a line whose end has not come.
     rest: Vec<u8>,
 }
 
-impl Echo {
+impl StdoutLog {
     /// For one run of a stack.
     #[must_use]
     pub const fn new(run: RunId, stack: StackId) -> Self {
@@ -42,7 +42,7 @@ impl Echo {
     }
 }
 
-impl Drop for Echo {
+impl Drop for StdoutLog {
     fn drop(&mut self) {
         if !self.rest.is_empty() {
             self.flush();

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use gantry_model::Attempt;
 use gantry_protocol::message::{FromLauncher, NeedUrls, PutUrl, UrlPurpose};
-use tokio::sync::Notify;
+use tokio::sync;
 use tokio::time::Instant;
 
 use crate::blob::{BlobError, Objects};
@@ -32,7 +32,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 const SPARE: Duration = Duration::from_secs(30);
 
 /// Says something to the control plane, if there is a session; kinds without a `seq` only.
-pub type Say = Arc<dyn Fn(FromLauncher) + Send + Sync>;
+pub type Notify = Arc<dyn Fn(FromLauncher) + Send + Sync>;
 
 /// What is put into the store.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ pub enum Content<'a> {
 }
 
 /// Where objects are kept.
-pub trait Keep: Send + Sync {
+pub trait Uploader: Send + Sync {
     /// Stores an object and gives its key, however long that takes.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ pub trait Keep: Send + Sync {
 }
 
 /// Takes what is put at an url, once.
-pub trait Put: Send + Sync {
+pub trait PutObject: Send + Sync {
     /// Tries to put a new object.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ pub trait Put: Send + Sync {
     ) -> impl Future<Output = Result<(), BlobError>> + Send;
 }
 
-impl Put for Objects {
+impl PutObject for Objects {
     async fn put(&self, url: &str, content: Content<'_>) -> Result<(), BlobError> {
         match content {
             Content::Bytes(bytes) => self.put(url, bytes.clone()).await,
@@ -96,7 +96,7 @@ pub trait Patience: Send + Sync {
 
 /// The object store, for one attempt.
 #[derive(Clone)]
-pub struct Store<P = Objects> {
+pub struct Uploads<P = Objects> {
     objects: P,
     urls: Arc<Urls>,
     patience: Option<Arc<dyn Patience>>,
@@ -105,9 +105,9 @@ pub struct Store<P = Objects> {
 /// The urls that an attempt has.
 pub struct Urls {
     attempt: Attempt,
-    say: Say,
+    say: Notify,
     stock: Mutex<Stock>,
-    arrived: Notify,
+    arrived: sync::Notify,
 }
 
 #[derive(Default)]
@@ -120,8 +120,8 @@ struct Stock {
 impl Urls {
     /// None yet.
     #[must_use]
-    pub fn new(attempt: Attempt, say: Say) -> Self {
-        Self { attempt, say, stock: Mutex::default(), arrived: Notify::new() }
+    pub fn new(attempt: Attempt, say: Notify) -> Self {
+        Self { attempt, say, stock: Mutex::default(), arrived: sync::Notify::new() }
     }
 
     /// More have come.
@@ -176,7 +176,7 @@ impl Urls {
     }
 }
 
-impl<P: Put> Store<P> {
+impl<P: PutObject> Uploads<P> {
     /// The store as one attempt uses it.
     #[must_use]
     pub fn new(objects: P, urls: Arc<Urls>) -> Self {
@@ -248,7 +248,7 @@ async fn say_if_long(patience: &dyn Patience, trouble: &Mutex<Option<String>>) -
     std::future::pending().await
 }
 
-impl<P: Put> Keep for Store<P> {
+impl<P: PutObject> Uploader for Uploads<P> {
     async fn put(&self, purpose: UrlPurpose, content: Content<'_>) -> Result<String, BlobError> {
         let trouble = Mutex::new(None);
         let put = self.keep_putting(purpose, content, &trouble);
@@ -278,7 +278,7 @@ mod tests {
         tried: Mutex<Vec<String>>,
     }
 
-    impl Put for Scripted {
+    impl PutObject for Scripted {
         async fn put(&self, url: &str, _: Content<'_>) -> Result<(), BlobError> {
             self.tried.lock().unwrap().push(url.to_owned());
             self.answers.lock().unwrap().pop_front().unwrap_or(Ok(()))
@@ -313,7 +313,7 @@ mod tests {
         let stock = Arc::new(Urls::new(attempt, Arc::new(|_| {})));
         stock.add(urls);
         let scripted = Scripted { answers: Mutex::new(answers.into()), ..Scripted::default() };
-        let store = Store::new(scripted, stock);
+        let store = Uploads::new(scripted, stock);
         let mut keys = Vec::new();
         for _ in 0..objects {
             let content = Bytes::from_static(b"x");
@@ -348,7 +348,7 @@ mod tests {
         let run = RunId::from_ulid(Ulid::from_parts(1, 1));
         let attempt = Attempt { run, stage: Stage::Read, epoch: Epoch(1) };
         let stock = Arc::new(Urls::new(attempt, Arc::new(|_| {})));
-        let store = Store::new(Scripted::default(), Arc::clone(&stock));
+        let store = Uploads::new(Scripted::default(), Arc::clone(&stock));
         let content = Bytes::from_static(b"x");
         let put = || store.put(UrlPurpose::State, Content::Bytes(&content));
         let refusing = async { stock.never(UrlPurpose::State) };

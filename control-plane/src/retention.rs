@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_model::{RunId, Timestamp};
+use gantry_model::{RunId, Timestamp, clear_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::millis;
@@ -34,15 +34,8 @@ const WORKER: Duration = Duration::from_hours(30 * 24);
 const JOURNAL: Duration = Duration::from_hours(400 * 24);
 /// How long an old hello is known to be one.
 const NONCE: Duration = Duration::from_hours(30 * 24);
-/// How long a run's workspaces and specs are kept after its end: longer than any url to one is good.
-const LEFTOVERS: Duration = Duration::from_hours(24);
 /// The most rows that one transaction looks at.
 const BATCH: i64 = 500;
-
-/// When the leftovers of a run that ended now can go.
-pub(crate) fn clear_at(now: Timestamp) -> Timestamp {
-    now.plus_ms(millis(LEFTOVERS))
-}
 
 /// Forgets what nobody needs any more. Clones are the same.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! Runs: triggered, watched, confirmed, discarded and stopped by people.
 
+pub(crate) mod change;
 mod list;
 mod retry;
 
@@ -13,6 +14,7 @@ use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode
 use std::ops::Deref;
 use tokio::sync::watch;
 
+use self::change::{create_run, save_run};
 pub use crate::logs::{LogPart, LogScope, LogSection};
 pub use crate::store::attempts::AttemptRecord;
 pub use crate::store::runs::{HistoryEntry, RunsKind, RunsPage};
@@ -23,7 +25,8 @@ use crate::stacks::{StackSource, read_stack_with_secrets};
 use crate::store::attempts::list_attempts;
 use crate::store::outputs::list_outputs;
 use crate::store::runs::{find_run_with_source, list_history, note_who_stops};
-use crate::store::{RunRow, insert_run, load_run, lock_of, save_run};
+use crate::store::stacks::find_lock;
+use crate::store::{RunRow, load_run};
 
 /// The most metadata of a run, in texts and bytes.
 const MAX_METADATA: (usize, usize) = (64, 16 * 1024);
@@ -139,7 +142,7 @@ impl Runs {
             log_length: 0,
         };
         unit.acts(actor, run);
-        insert_run(&mut unit, &mut row).await?;
+        create_run(&mut unit, &mut row).await?;
         let detail = format!("{} of stack {}", new.run_type, row.stack);
         unit.audit(actor, "run.trigger", &format!("run {run}"), &detail).await?;
         unit.commit().await?;
@@ -174,7 +177,9 @@ impl Runs {
         let before = row.lifecycle.clone();
         row.lifecycle.confirm(Some(said))?;
         row.confirmed_by = Some(actor.to_owned());
-        if let Some(lock) = lock_of(&mut unit, &row.stack).await?.filter(|lock| lock.by != actor) {
+        if let Some(lock) =
+            find_lock(unit.conn(), &row.stack).await?.filter(|lock| lock.by != actor)
+        {
             return Err(OperationError::Conflict(format!(
                 "{}: only {} can confirm its runs, until `gantry stack unlock {}` lifts the lock",
                 lock.reason(),

@@ -6,17 +6,18 @@
 
 use crate::core::Core;
 use crate::dispatch::Specs;
-use gantry_model::{Stage, Timestamp, WorkerId};
+use gantry_model::{ChosenWorker, Timestamp, WorkerId, choose_worker};
 use gantry_protocol::message::{FromControlPlane, Offer};
 use std::ops::Deref;
 
 use crate::error::OperationError;
+use crate::runs::change::save_run;
 use crate::store::attempts::workers_granted;
 use crate::store::queue::{
     disconnect_worker, idle_workers, is_fresh_one_idle, is_fresh_one_there, is_idle,
     pools_with_work, waiting_runs,
 };
-use crate::store::{Connection, RunRow, load_run, save_run};
+use crate::store::{Connection, RunRow, load_run};
 
 /// The most hand-offs of one transaction.
 const BATCH: i64 = 32;
@@ -136,24 +137,27 @@ impl Queue {
     }
 }
 
-/// Takes the worker for a stage out of those that are idle: the first one, but for a stage that came back
-/// one that has not had it. None while such a one is only busy and was heard since `heard`: the others
-/// would give the stage back once more.
+/// Takes the worker for a stage out of those that are idle. None while one that has not had the stage is only
+/// busy and was heard since `heard`: the others would give the stage back once more.
 async fn choose(
     conn: &mut Connection,
     row: &RunRow,
     idle: &mut Vec<WorkerId>,
     heard: Timestamp,
 ) -> Result<Option<WorkerId>, OperationError> {
-    if row.lifecycle.read_attempts() == 0 || row.lifecycle.stage() != Stage::Read {
-        return Ok((!idle.is_empty()).then(|| idle.remove(0)));
-    }
-    let tried = workers_granted(conn, row.lifecycle.run()).await?;
-    if let Some(at) = idle.iter().position(|worker| !tried.contains(worker)) {
-        return Ok(Some(idle.remove(at)));
-    }
-    let waits = is_fresh_one_there(conn, row.pool, row.lifecycle.run(), heard).await?;
-    Ok((!waits && !idle.is_empty()).then(|| idle.remove(0)))
+    let run = row.lifecycle.run();
+    let tried =
+        if row.lifecycle.came_back() { workers_granted(conn, run).await? } else { Vec::new() };
+    let chosen = match choose_worker(idle, &tried) {
+        ChosenWorker::This(worker) => Some(worker),
+        ChosenWorker::Again(worker) => {
+            let waits = is_fresh_one_there(conn, row.pool, run, heard).await?;
+            Some(worker).filter(|_| !waits)
+        }
+        ChosenWorker::Nobody => None,
+    };
+    idle.retain(|worker| Some(*worker) != chosen);
+    Ok(chosen)
 }
 
 /// Whether a stage that came back waits though workers are free: all of those have had it, and another one
@@ -163,7 +167,7 @@ pub(crate) async fn waits_for_another(
     row: &RunRow,
     heard: Timestamp,
 ) -> Result<bool, OperationError> {
-    if row.lifecycle.read_attempts() == 0 || row.lifecycle.stage() != Stage::Read {
+    if !row.lifecycle.came_back() {
         return Ok(false);
     }
     let (pool, run) = (row.pool, row.lifecycle.run());

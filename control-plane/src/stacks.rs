@@ -22,8 +22,9 @@ pub use self::push::{PushedState, StateUpload};
 pub(crate) use self::sources::read_source;
 pub use self::sources::{NewSource, SourceUpload};
 pub use crate::store::sources::StackSource;
-pub use crate::store::stacks::{Hooks, Repository, Stack, StackLock};
+pub use crate::store::stacks::{Hooks, Repository, Stack};
 pub use crate::store::states::StateVersion;
+pub use gantry_model::StackLock;
 
 use self::secrets::check_secrets;
 use crate::check;

@@ -18,7 +18,6 @@ mod columns;
 mod connection;
 pub(crate) mod keys;
 pub(crate) mod leases;
-mod locks;
 pub(crate) mod logs;
 pub(crate) mod outbox;
 pub(crate) mod outputs;
@@ -49,8 +48,7 @@ pub(crate) use code::{
     id, json, run_state, run_type, section, section_rank, stage, to_db, to_json,
 };
 pub(crate) use columns::Columns;
-pub(crate) use locks::{SERVER, hold, lock_against, lock_of};
-pub(crate) use runs::{RunRow, block, clear_later, insert_run, load_run, promote, save_run};
+pub(crate) use runs::{RunRow, load_run};
 pub(crate) use workers::WorkerKey;
 
 pub use connection::{Connection, Reader, Transaction};

@@ -4,7 +4,7 @@
 //! nor in the hands of a worker that is well.
 
 use crate::scheduler::Queue;
-use gantry_model::{Assignment, PoolId, RunId, RunState, Stage, Timestamp, WorkerId};
+use gantry_model::{Assignment, PoolId, RunId, RunState, StackLock, Stage, Timestamp, WorkerId};
 
 use crate::error::OperationError;
 use crate::scheduler::waits_for_another;
@@ -12,7 +12,7 @@ use crate::store::queue::{
     Hindered, Hindrance, PoolCounts, count_ahead, count_workers, find_owner_health,
     hindered_workers, run_before,
 };
-use crate::store::stacks::{StackLock, find_lock};
+use crate::store::stacks::find_lock;
 use crate::store::{Connection, RunRow, load_run};
 
 /// How many of a kind are named.

@@ -7,7 +7,8 @@ use std::ops::Deref;
 
 use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
-use crate::store::{StoreError, leases, load_run, outbox, save_run, workers};
+use crate::runs::change::save_run;
+use crate::store::{StoreError, leases, load_run, outbox, workers};
 
 /// The most runs that one transaction looks at.
 const BATCH: u32 = 100;

@@ -10,8 +10,9 @@ use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode}
 use super::verify::Sender;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
+use crate::runs::change::save_run;
 use crate::store::WorkerKey;
-use crate::store::{block, leases, load_run, results, save_run, workers};
+use crate::store::{leases, load_run, results, workers};
 
 impl Ingest {
     /// Compares what the launcher names with what we gave it.
@@ -93,9 +94,6 @@ impl Ingest {
             }
             tracing::error!(%attempt, %worker, "a launcher knows more of a run than this server, which was set back");
             save_run(unit, &before, &mut row).await?;
-            if row.lifecycle.run_type().is_blocking() {
-                block(unit, &row.stack, row.lifecycle.run()).await?;
-            }
         }
         Ok(())
     }

@@ -12,7 +12,8 @@ use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::fleet::leases::revoke;
 use crate::logs::index;
-use crate::store::{RunRow, load_run, lock_against, results, save_run, workers};
+use crate::runs::change::{lock_against, save_run};
+use crate::store::{RunRow, load_run, results, workers};
 
 /// The longest reason that is kept, in characters.
 const MAX_REASON: usize = 2_000;
@@ -121,7 +122,7 @@ impl Ingest {
         let Some(mut row) = self.run_for(unit, sender, attempt).await? else { return Ok(()) };
         let before = row.lifecycle.clone();
         // Whoever goes on by itself would go on in spite of a lock.
-        result.continues &= lock_against(unit, &row).await?.is_none();
+        result.continues &= lock_against(unit.conn(), &row).await?.is_none();
         let (mut outcome, has_changes) = outcome(&result);
         let is_given_back = matches!(result.outcome, StageOutcome::GivenBack { .. });
         if lacks_workspace(unit, &row, &result).await? {

@@ -6,7 +6,7 @@
 use crate::fleet::ingest::Ingest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_model::{Attempt, MAX_LINEAGE, MAX_SERIAL, RunType, Stage, StateHeading};
+use gantry_model::{Attempt, MAX_LINEAGE, MAX_SERIAL, RunType, Stage, StateHeading, clear_at};
 use gantry_protocol::message::{
     Decision, MoreOutputs, Output, Segment, StateStored, UrlPurpose, WorkspaceStored,
 };
@@ -20,8 +20,9 @@ use crate::logs::index::{Appended, append};
 use crate::objects::check_key;
 use crate::stacks::StateVersion;
 use crate::store::results::{self, NewState};
+use crate::store::runs::set_clear_at;
 use crate::store::states::current_state;
-use crate::store::{RunRow, clear_later, to_json};
+use crate::store::{RunRow, to_json};
 
 /// The longest segment, in bytes.
 const MAX_SEGMENT: u64 = 64 * 1024 * 1024;
@@ -181,7 +182,8 @@ impl Ingest {
         let now = unit.now();
         results::insert_workspace(unit.conn(), &stored, now).await?;
         if row.lifecycle.state().is_terminal() {
-            clear_later(unit, attempt.run).await?;
+            let at = clear_at(unit.now());
+            set_clear_at(unit.conn(), attempt.run, Some(at)).await?;
         }
         Ok(())
     }

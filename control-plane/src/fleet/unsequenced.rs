@@ -1,12 +1,14 @@
 //! Messages that may be lost: heartbeats, requests for urls, acknowledgements, farewells.
 
 use crate::fleet::ingest::Ingest;
+use gantry_model::Attempt;
 use gantry_protocol::message::{FromControlPlane, FromLauncher, Heartbeat, NeedUrls, Urls};
 
 use super::verify::Sender;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
-use crate::store::{leases, outbox, results, workers};
+use crate::store::runs::update_lease;
+use crate::store::{outbox, results, workers};
 
 /// The most urls of one request.
 const MAX_URLS: u32 = 64;
@@ -70,11 +72,24 @@ impl Ingest {
         let now = unit.now();
         let (key, is_healthy) = (sender.key(), heartbeat.is_healthy);
         workers::set_heard(unit.conn(), key, is_healthy, note.as_deref(), now).await?;
-        let until = now.plus_ms(self.terms().lease_ms);
         for attempt in heartbeat.runs.into_iter().take(MAX_RUNS) {
-            leases::renew(unit.conn(), sender.key(), attempt, until).await?;
+            self.renew(unit, sender, attempt).await?;
         }
         unit.wake();
+        Ok(())
+    }
+
+    async fn renew(
+        &self,
+        unit: &mut UnitOfWork,
+        sender: &Sender,
+        attempt: Attempt,
+    ) -> Result<(), OperationError> {
+        let Some(mut row) = self.run_for(unit, sender, attempt).await? else { return Ok(()) };
+        let now = unit.now();
+        if row.lifecycle.renew(sender.worker, attempt, now, self.terms()) {
+            update_lease(unit.conn(), &row.lifecycle).await?;
+        }
         Ok(())
     }
 

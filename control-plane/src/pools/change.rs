@@ -11,8 +11,9 @@ use crate::check;
 use crate::core::UnitOfWork as Unit;
 use crate::error::OperationError;
 use crate::fleet::leases::revoke;
+use crate::runs::change::save_run;
 use crate::store::pools::PoolWords;
-use crate::store::{leases, load_run, outbox, pools, save_run, workers};
+use crate::store::{leases, load_run, outbox, pools, workers};
 
 /// How many of the stacks that use a pool are named.
 const NAMED: u32 = 3;

@@ -4,9 +4,10 @@ use crate::runs::Runs;
 use gantry_model::{RunId, RunLifecycle, RunState};
 
 use super::Run;
+use super::change::create_run;
 use crate::error::OperationError;
 use crate::stacks::read_stack_with_secrets;
-use crate::store::{RunRow, insert_run, load_run};
+use crate::store::{RunRow, load_run};
 
 impl Run {
     /// Whether it can be run once more.
@@ -59,7 +60,7 @@ impl Runs {
             ..old
         };
         unit.acts(actor, new);
-        insert_run(&mut unit, &mut row).await?;
+        create_run(&mut unit, &mut row).await?;
         let detail = format!("retries run {run}");
         unit.audit(actor, "run.trigger", &format!("run {new}"), &detail).await?;
         unit.commit().await?;

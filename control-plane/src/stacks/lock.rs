@@ -6,8 +6,8 @@ use gantry_model::StackId;
 use super::{Stack, StackLock, read_stack_with_secrets};
 use crate::check;
 use crate::error::OperationError;
+use crate::runs::change::{hold, promote};
 use crate::store::stacks::set_lock;
-use crate::store::{hold, promote};
 
 impl Stacks {
     /// Keeps blocking runs of the stack from beginning anything: those that wait for a worker go back,

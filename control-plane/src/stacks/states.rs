@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::stacks::Stacks;
-use gantry_model::{StackId, Stage};
+use gantry_model::{SERVER, StackId, Stage};
 
 use super::{Stack, StateVersion, read_stack_with_secrets};
 use crate::error::OperationError;
+use crate::store::Connection;
 use crate::store::runs::run_with_state;
 use crate::store::states::{
     current_state, find_state, list_states, set_current_state, state_with_serial,
 };
-use crate::store::{Connection, SERVER};
 
 /// The most state versions of one list.
 const MAX_STATES: i64 = 1000;

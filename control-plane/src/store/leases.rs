@@ -1,6 +1,6 @@
 //! What of the `runs` table has a time at which something is due.
 
-use gantry_model::{Attempt, PoolId, RunId, Timestamp};
+use gantry_model::{PoolId, RunId, Timestamp};
 
 use super::{Columns as _, Connection, StoreError, WorkerKey, to_db};
 
@@ -49,28 +49,4 @@ pub(crate) async fn next_due(conn: &mut Connection) -> Result<Option<Timestamp>,
     let first = "SELECT MIN(at) AS at FROM (SELECT MIN(due_at) AS at FROM runs \
                  WHERE due_at IS NOT NULL UNION ALL SELECT MIN(next_at) AS at FROM outbox) AS due";
     sqlx::query(first).fetch_one(conn).await?.maybe_instant("at")
-}
-
-/// Moves the end of the lease that a worker has on an attempt. Of a write stage the deadline is due, and that
-/// does not move.
-pub(crate) async fn renew(
-    conn: &mut Connection,
-    (pool, worker): WorkerKey,
-    attempt: Attempt,
-    until: Timestamp,
-) -> Result<(), StoreError> {
-    let update = "UPDATE runs SET until_at = $6, \
-                  due_at = CASE WHEN stage = 'read' THEN $6 ELSE due_at END \
-                  WHERE id = $1 AND epoch = $2 AND stage = $3 AND pool = $4 AND worker = $5 \
-                  AND standing = 'granted'";
-    sqlx::query(update)
-        .bind(attempt.run.to_string())
-        .bind(to_db(attempt.epoch.0))
-        .bind(attempt.stage.as_str())
-        .bind(pool.to_string())
-        .bind(worker.to_string())
-        .bind(to_db(until.0))
-        .execute(conn)
-        .await?;
-    Ok(())
 }

@@ -1,22 +1,21 @@
-//! Runs in the database: a [`RunLifecycle`] and what belongs to it, loaded and saved as one.
+//! Runs in the database: a [`RunLifecycle`] and what belongs to it, loaded and written as one.
 //!
-//! [`save_run`] is the only place that writes a run's state. Whatever follows from a change follows
-//! here: history, the worker's place, the attempt's record, the next run of the stack, a lock.
+//! [`write_run`] is the only place that writes a run's state, and with it what `gantry-model` says that
+//! follows from the change. Nothing is decided here.
 
 use gantry_model::{
-    Assignment, Epoch, JournalId, Lease, PoolId, RunId, RunLifecycle, RunRecord, RunState, RunType,
-    StackId, Timestamp, WorkerId,
+    Assignment, Effect, Epoch, JournalId, Lease, PoolId, RunId, RunLifecycle, RunRecord, RunState,
+    RunType, StackId, Timestamp, WorkerId,
 };
 use gantry_protocol::message::{Delta, Output};
 
 use super::attempts::{begin_attempt, end_attempt, grant_attempt};
-use super::locks::{hold_if_locked, lock_for_a_person};
 use super::sources::{SOURCE_COLUMNS, StackSource, source};
+use super::stacks::{block_stack, release_stack, set_lock};
 use super::{
-    Columns as _, Connection, Row, StoreError, json, run_state, run_type, stage, to_db, to_json,
+    Columns as _, Connection, Row, StoreError, WorkerKey, json, run_state, run_type, stage, to_db,
+    to_json,
 };
-use crate::core::UnitOfWork as Unit;
-use crate::retention::clear_at;
 
 /// All columns that [`read_run`] reads, of `runs r`.
 pub(crate) const RUN_COLUMNS: &str = "r.id, r.stack, r.pool, r.type, r.is_autodeploy, r.source, \
@@ -224,42 +223,40 @@ pub(crate) async fn note_who_stops(
     Ok(())
 }
 
-/// Makes a run what `row` says, and does what follows from the difference to `before`.
-pub(crate) async fn save_run(
-    unit: &mut Unit,
-    before: &RunLifecycle,
+/// Makes a run what `row` says, and writes what follows from the change, in its order. It is the doing of `by`.
+pub(crate) async fn write_run(
+    conn: &mut Connection,
     row: &mut RunRow,
+    effects: &[Effect],
+    by: Option<&str>,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
-    hold_if_locked(unit, before, row).await?;
-    let has_news = before.state() != row.lifecycle.state() || before.note() != row.lifecycle.note();
-    if has_news {
-        add_history(unit, row).await?;
+    let run = row.lifecycle.run();
+    row.updated_at = now;
+    if effects.contains(&Effect::AddHistory) {
+        insert_history(conn, row, by, now).await?;
+        row.history_count += 1;
     }
-    update_run(unit, row).await?;
-    follow_owner(unit, before, row).await?;
-    let is_over = row.lifecycle.state().is_terminal() && !before.state().is_terminal();
-    if is_over {
-        clear_later(unit, row.lifecycle.run()).await?;
-    }
-    let is_held = row.lifecycle.state() == RunState::Queued && before.state() != RunState::Queued;
-    if is_held {
-        free_stack(unit, row).await?;
-    }
-    if is_over && row.lifecycle.run_type().is_blocking() {
-        if row.lifecycle.is_unknown() {
-            lock_for_a_person(unit, row).await?;
+    update_run(conn, row).await?;
+    for effect in effects {
+        match effect {
+            Effect::AddHistory => {}
+            Effect::EndAttempt(attempt) => {
+                end_attempt(conn, *attempt, row.lifecycle.note(), now).await?;
+            }
+            Effect::FreeWorker(worker) => free_worker(conn, (row.pool, *worker), run, now).await?,
+            Effect::OccupyWorker(worker) => occupy_worker(conn, (row.pool, *worker), run).await?,
+            Effect::BeginAttempt(attempt, worker) => {
+                begin_attempt(conn, *attempt, *worker, now).await?;
+            }
+            Effect::GrantAttempt(attempt) => grant_attempt(conn, *attempt, now).await?,
+            Effect::ClearAt(at) => set_clear_at(conn, run, Some(*at)).await?,
+            Effect::BlockStack => block_stack(conn, &row.stack, run).await?,
+            Effect::LockStack(lock) => set_lock(conn, &row.stack, Some(lock)).await?,
+            Effect::ReleaseStack => release_stack(conn, &row.stack, run).await?,
         }
-        free_stack(unit, row).await?;
     }
-    unit.changed(row.lifecycle.run());
-    unit.wake();
     Ok(())
-}
-
-/// The run's workspaces and specs can go some time from now.
-pub(crate) async fn clear_later(unit: &mut Unit, run: RunId) -> Result<(), StoreError> {
-    let at = clear_at(unit.now());
-    set_clear_at(unit.conn(), run, Some(at)).await
 }
 
 /// When the run's workspaces and specs can go; none if they are gone.
@@ -276,29 +273,28 @@ pub(crate) async fn set_clear_at(
     Ok(())
 }
 
-/// The state that `row` has now becomes part of its history.
-pub(crate) async fn add_history(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
-    let now = to_db(unit.now().0);
-    // That its turn has come is nobody's doing. Who wanted it stopped did so a while ago.
-    let by =
-        unit.actor_of(row.lifecycle.run()).filter(|_| row.lifecycle.state() != RunState::Ready);
+async fn insert_history(
+    conn: &mut Connection,
+    row: &RunRow,
+    by: Option<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    // Who wanted it stopped did so a while ago.
     let insert = "INSERT INTO history (run, n, state, at, note, by_actor) VALUES ($1, $2, $3, $4, $5, \
         COALESCE($6, (SELECT stopped_by FROM runs WHERE id = $1 AND $3 = 'STOPPED')))";
     sqlx::query(insert)
         .bind(row.lifecycle.run().to_string())
         .bind(to_db(row.history_count))
         .bind(row.lifecycle.state().as_str())
-        .bind(now)
+        .bind(to_db(now.0))
         .bind(row.lifecycle.note())
         .bind(by)
-        .execute(unit.conn())
+        .execute(conn)
         .await?;
-    row.history_count += 1;
     Ok(())
 }
 
-async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
-    row.updated_at = unit.now();
+async fn update_run(conn: &mut Connection, row: &RunRow) -> Result<(), StoreError> {
     let lifecycle = &row.lifecycle;
     let (word, until, lease) = match *lifecycle.assignment() {
         Assignment::Idle => ("idle", None, None),
@@ -334,112 +330,62 @@ async fn update_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError>
         .bind(to_db(row.log_length))
         .bind(to_db(row.updated_at.0))
         .bind(row.confirmed_by.as_deref())
-        .execute(unit.conn())
+        .execute(conn)
         .await?;
     Ok(())
 }
 
-/// Who has the run, and since when: in the workers' rows and in the attempts'.
-async fn follow_owner(
-    unit: &mut Unit,
-    before: &RunLifecycle,
-    row: &RunRow,
+/// Moves the end of a lease to where the run's lifecycle has it.
+pub(crate) async fn update_lease(
+    conn: &mut Connection,
+    lifecycle: &RunLifecycle,
 ) -> Result<(), StoreError> {
-    let lifecycle = &row.lifecycle;
-    let (old, new) = (before.assignment().worker(), lifecycle.assignment().worker());
-    let is_same_attempt = before.attempt() == lifecycle.attempt();
-    if let Some(worker) = old
-        && (old != new || !is_same_attempt)
-    {
-        let now = unit.now();
-        end_attempt(unit.conn(), before.attempt(), lifecycle.note(), now).await?;
-        if old != new {
-            place_worker(unit, row, worker, None).await?;
-        }
-    }
-    let Some(worker) = new else { return Ok(()) };
-    if old != new {
-        place_worker(unit, row, worker, Some(lifecycle.run())).await?;
-    }
-    if old != new || !is_same_attempt {
-        let now = unit.now();
-        begin_attempt(unit.conn(), lifecycle.attempt(), worker, now).await?;
-    }
-    let was_granted = matches!(before.assignment(), Assignment::Granted(_)) && is_same_attempt;
-    if matches!(lifecycle.assignment(), Assignment::Granted(_)) && !was_granted {
-        let now = unit.now();
-        grant_attempt(unit.conn(), lifecycle.attempt(), now).await?;
-    }
+    let Assignment::Granted(lease) = lifecycle.assignment() else { return Ok(()) };
+    sqlx::query("UPDATE runs SET until_at = $2, due_at = $3 WHERE id = $1")
+        .bind(lifecycle.run().to_string())
+        .bind(to_db(lease.until.0))
+        .bind(lifecycle.due().map(|due| to_db(due.0)))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
-async fn place_worker(
-    unit: &mut Unit,
-    row: &RunRow,
-    worker: WorkerId,
-    run: Option<RunId>,
+async fn free_worker(
+    conn: &mut Connection,
+    (pool, worker): WorkerKey,
+    run: RunId,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
-    let now = to_db(unit.now().0);
-    // A worker that went on to another run keeps it.
-    let update = "UPDATE workers SET run = $3, available_at = $4 \
-                  WHERE pool = $1 AND id = $2 AND (run IS NULL OR run = $5)";
+    let update = "UPDATE workers SET run = NULL, available_at = $4 \
+                  WHERE pool = $1 AND id = $2 AND (run IS NULL OR run = $3)";
     sqlx::query(update)
-        .bind(row.pool.to_string())
+        .bind(pool.to_string())
         .bind(worker.to_string())
-        .bind(run.map(|run| run.to_string()))
-        .bind(run.is_none().then_some(now))
-        .bind(row.lifecycle.run().to_string())
-        .execute(unit.conn())
-        .await?;
-    Ok(())
-}
-
-async fn free_stack(unit: &mut Unit, row: &RunRow) -> Result<(), StoreError> {
-    sqlx::query("UPDATE stacks SET blocker = NULL WHERE id = $1 AND blocker = $2")
-        .bind(row.stack.as_str())
-        .bind(row.lifecycle.run().to_string())
-        .execute(unit.conn())
-        .await?;
-    promote(unit, &row.stack).await
-}
-
-/// The run keeps others of its stack waiting, unless another one does already.
-pub(crate) async fn block(unit: &mut Unit, stack: &StackId, run: RunId) -> Result<(), StoreError> {
-    sqlx::query("UPDATE stacks SET blocker = $2 WHERE id = $1 AND blocker IS NULL")
-        .bind(stack.as_str())
         .bind(run.to_string())
-        .execute(unit.conn())
+        .bind(to_db(now.0))
+        .execute(conn)
         .await?;
     Ok(())
 }
 
-/// Lets the oldest queued run of the stack go on, if nothing is in its way. Behind a lock only those of
-/// the lock's owner go on.
-pub(crate) async fn promote(unit: &mut Unit, stack: &StackId) -> Result<(), StoreError> {
-    let select = format!(
-        "SELECT {RUN_COLUMNS} FROM runs r JOIN stacks s ON s.id = r.stack \
-         WHERE r.stack = $1 AND r.state = 'QUEUED' AND s.blocker IS NULL \
-         AND (s.lock_by IS NULL OR s.lock_by = r.triggered_by) ORDER BY r.id LIMIT 1"
-    );
-    let found = sqlx::query(sqlx::AssertSqlSafe(select))
-        .bind(stack.as_str())
-        .fetch_optional(unit.conn())
+async fn occupy_worker(
+    conn: &mut Connection,
+    (pool, worker): WorkerKey,
+    run: RunId,
+) -> Result<(), StoreError> {
+    let update = "UPDATE workers SET run = $3, available_at = NULL \
+                  WHERE pool = $1 AND id = $2 AND (run IS NULL OR run = $3)";
+    sqlx::query(update)
+        .bind(pool.to_string())
+        .bind(worker.to_string())
+        .bind(run.to_string())
+        .execute(conn)
         .await?;
-    let Some(found) = found else { return Ok(()) };
-    let mut row = read_run(&found)?;
-    if row.lifecycle.ready().is_err() {
-        return Ok(());
-    }
-    add_history(unit, &mut row).await?;
-    update_run(unit, &mut row).await?;
-    block(unit, stack, row.lifecycle.run()).await?;
-    unit.changed(row.lifecycle.run());
-    unit.wake();
     Ok(())
 }
 
-/// A run that was just made: QUEUED, or READY if it blocks nothing.
-pub(crate) async fn insert_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
+/// A run that was just made, as far as it does not change.
+pub(crate) async fn insert_run(conn: &mut Connection, row: &RunRow) -> Result<(), StoreError> {
     let insert = "INSERT INTO runs (id, stack, pool, type, rank, is_autodeploy, source, command, \
         triggered_by, metadata, created_at, updated_at, state, stage, epoch, read_attempts, \
         standing, is_continued, is_unknown, outputs, history_count, log_length) VALUES \
@@ -450,28 +396,44 @@ pub(crate) async fn insert_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), 
         .bind(row.stack.as_str())
         .bind(row.pool.to_string())
         .bind(lifecycle.run_type().as_str())
-        .bind(i64::from(!lifecycle.run_type().is_blocking()))
+        .bind(i64::from(lifecycle.run_type().rank()))
         .bind(i64::from(lifecycle.is_autodeployed()))
         .bind(&row.source)
         .bind(row.command.as_deref())
         .bind(&row.triggered_by)
         .bind(to_json(&row.metadata))
         .bind(to_db(row.created_at.0))
-        .bind(RunState::Queued.as_str())
+        .bind(lifecycle.state().as_str())
         .bind(lifecycle.stage().as_str())
-        .execute(unit.conn())
+        .execute(conn)
         .await?;
-    add_history(unit, row).await?;
-    update_run(unit, row).await?;
-    if row.lifecycle.run_type().is_blocking() {
-        return promote(unit, &row.stack).await;
-    }
-    if row.lifecycle.ready().is_ok() {
-        add_history(unit, row).await?;
-        update_run(unit, row).await?;
-    }
-    unit.wake();
     Ok(())
+}
+
+/// The oldest run of the stack that is queued, of all or of those that this person triggered.
+pub(crate) async fn oldest_queued(
+    conn: &mut Connection,
+    stack: &StackId,
+    triggered_by: Option<&str>,
+) -> Result<Option<RunRow>, StoreError> {
+    let select = format!(
+        "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND r.state = 'QUEUED' \
+         AND r.triggered_by = COALESCE($2, r.triggered_by) ORDER BY r.id LIMIT 1"
+    );
+    let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(stack.as_str()).bind(triggered_by);
+    query.fetch_optional(conn).await?.as_ref().map(read_run).transpose()
+}
+
+/// The runs of a stack that wait for a worker, or that one was offered.
+pub(crate) async fn list_ungranted(
+    conn: &mut Connection,
+    stack: &StackId,
+) -> Result<Vec<RunRow>, StoreError> {
+    let select = format!(
+        "SELECT {RUN_COLUMNS} FROM runs r WHERE r.stack = $1 AND r.standing IN ('waiting', 'offered')"
+    );
+    let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(stack.as_str());
+    query.fetch_all(conn).await?.iter().map(read_run).collect()
 }
 
 /// A run of the stack that is not over.

@@ -1,6 +1,6 @@
 //! Stacks in the database, and their newest source with them.
 
-use gantry_model::{Phase, PoolId, RunState, StackId, Timestamp};
+use gantry_model::{Phase, PoolId, RunId, RunState, StackId, StackLock, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
 use serde::{Deserialize, Serialize};
 
@@ -100,17 +100,6 @@ pub struct Stack {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
-}
-
-/// A lock on a stack.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StackLock {
-    /// Who locked it.
-    pub by: String,
-    /// Why.
-    pub note: String,
-    /// When.
-    pub at: Timestamp,
 }
 
 /// All columns that [`stack`] reads, of `stacks s` and its newest source.
@@ -331,6 +320,44 @@ pub(crate) async fn find_lock(
         note: row.maybe_text("lock_note")?.unwrap_or_default(),
         at: row.maybe_instant("lock_at")?.unwrap_or_default(),
     }))
+}
+
+/// The run that keeps the others of the stack waiting.
+pub(crate) async fn find_blocker(
+    conn: &mut Connection,
+    id: &StackId,
+) -> Result<Option<RunId>, StoreError> {
+    let select = "SELECT blocker FROM stacks WHERE id = $1";
+    let row = sqlx::query(select).bind(id.as_str()).fetch_optional(conn).await?;
+    row.map_or(Ok(None), |row| row.maybe_parsed("blocker"))
+}
+
+/// The run keeps others of its stack waiting, unless another one does already.
+pub(crate) async fn block_stack(
+    conn: &mut Connection,
+    id: &StackId,
+    run: RunId,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE stacks SET blocker = $2 WHERE id = $1 AND blocker IS NULL")
+        .bind(id.as_str())
+        .bind(run.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The run keeps others of its stack waiting no more.
+pub(crate) async fn release_stack(
+    conn: &mut Connection,
+    id: &StackId,
+    run: RunId,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE stacks SET blocker = NULL WHERE id = $1 AND blocker = $2")
+        .bind(id.as_str())
+        .bind(run.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// The state of the stack's newest run that may change something.

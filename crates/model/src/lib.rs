@@ -4,17 +4,21 @@
 //! an argument, so that each rule can be tested by itself.
 
 mod duration;
+mod effects;
 mod id;
 mod image;
 mod lease;
 mod lifecycle;
+mod lock;
 mod phase;
 mod project_root;
+mod queue;
 mod run;
 mod state_file;
 mod text;
 
 pub use duration::{GoDuration, InvalidDuration, LONGEST as LONGEST_DURATION};
+pub use effects::{Effect, clear_at, effects};
 pub use id::{Epoch, InvalidId, JournalId, MessageId, PoolId, RunId, SessionId, StackId, WorkerId};
 pub use image::{InvalidImage, check_image};
 pub use lease::{Assignment, Lease, LeaseTerms, Timestamp};
@@ -22,8 +26,10 @@ pub use lifecycle::{
     Claimed, Concluded, Expired, InvalidTransition, Outcome, RunAct, RunLifecycle, RunRecord,
     Stopping,
 };
+pub use lock::{SERVER, StackLock};
 pub use phase::{Attempt, Hook, Phase, Section, Stage};
 pub use project_root::{InvalidProjectRoot, ProjectRoot};
+pub use queue::{ChosenWorker, NoPool, PoolChoice, PoolReason, choose_worker, resolve_pool};
 pub use run::{RunState, RunType, StagePlan};
 pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, MAX_STATE, StateHeading};
 pub use text::one_line;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, RunId, RunState};
+use crate::{Epoch, RunId};
 
 /// One container of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,18 +59,6 @@ impl Phase {
             Self::Apply => "apply",
             Self::Perform => "perform",
             Self::Destroy => "destroy",
-        }
-    }
-
-    /// The state that a run shows while this phase runs.
-    #[must_use]
-    pub const fn run_state(self) -> RunState {
-        match self {
-            Self::Initialize => RunState::Initializing,
-            Self::Plan => RunState::Planning,
-            Self::Apply => RunState::Applying,
-            Self::Perform => RunState::Performing,
-            Self::Destroy => RunState::Destroying,
         }
     }
 }

@@ -36,6 +36,12 @@ impl RunType {
     pub const ALL: [Self; 5] =
         [Self::Proposed, Self::Tracked, Self::Task, Self::Testing, Self::Destroy];
 
+    /// Its place in a pool's queue: lower ones go first.
+    #[must_use]
+    pub const fn rank(self) -> u8 {
+        if self.is_blocking() { 0 } else { 1 }
+    }
+
     /// Whether a run of this type may change its stack's state.
     #[must_use]
     pub const fn may_write_state(self) -> bool {
@@ -236,5 +242,19 @@ impl RunState {
 impl fmt::Display for RunState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Phase {
+    /// The state that a run shows while this phase runs.
+    #[must_use]
+    pub const fn run_state(self) -> RunState {
+        match self {
+            Self::Initialize => RunState::Initializing,
+            Self::Plan => RunState::Planning,
+            Self::Apply => RunState::Applying,
+            Self::Perform => RunState::Performing,
+            Self::Destroy => RunState::Destroying,
+        }
     }
 }

@@ -12,10 +12,13 @@ mod blame;
 mod container;
 mod ending;
 mod follow;
+mod image;
 mod jobs;
 mod order;
 mod policy;
 mod prepare;
+mod source;
+mod spec;
 mod state;
 mod waits;
 
@@ -250,7 +253,7 @@ async fn walk<E: Engine>(
     let store = Uploads::new(shared.objects.clone(), Arc::clone(&control.urls))
         .with(waits::patience(shared, &limit));
     let allowed = entry.allowed.as_ref().map(|allowed| allowed.spec_sha256.as_str());
-    let opened = prepare::open_spec(shared, attempt, &directories).and_then(|opened| {
+    let opened = spec::open_spec(shared, attempt, &directories).and_then(|opened| {
         // Nothing runs that the policy was not asked about.
         if allowed.is_none_or(|sha256| sha256 == opened.sha256) {
             Ok(opened)

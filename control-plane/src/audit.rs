@@ -1,9 +1,10 @@
 //! Who changed what through the API.
 
+use std::ops::Deref;
+
 use crate::core::Core;
 use crate::error::OperationError;
 use crate::store::audit;
-use std::ops::Deref;
 
 pub use crate::store::audit::AuditEntry;
 

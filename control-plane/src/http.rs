@@ -17,10 +17,10 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use graphql::lane::Lane;
+use graphql::schema::{self, Schema};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
-
-pub use graphql::schema::sdl;
 
 use crate::audit::AuditLog;
 use crate::core::{Changes, Core};
@@ -31,8 +31,8 @@ use crate::pools::Pools;
 use crate::runs::Runs;
 use crate::scheduler::Queue;
 use crate::stacks::Stacks;
-use graphql::lane::Lane;
-use graphql::schema::{self, Schema};
+
+pub use graphql::schema::sdl;
 
 /// How many can follow logs at the same time.
 const MAX_FOLLOWERS: usize = 1000;

@@ -2,16 +2,16 @@
 
 pub(crate) mod index;
 
-use crate::core::Core;
-use crate::objects::Objects;
-use crate::runs::Runs;
-use bytes::{Bytes, BytesMut};
-use gantry_model::{Attempt, RunId, Section};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
+use gantry_model::{Attempt, RunId, RunState, Section};
+
+use crate::core::Core;
 use crate::error::OperationError;
-use crate::store::logs;
+use crate::objects::Objects;
+use crate::store::{load_run, logs};
 
 pub use crate::store::logs::LogSection;
 
@@ -45,7 +45,6 @@ pub struct LogPart {
 pub struct Logs {
     core: Core,
     objects: Arc<dyn Objects>,
-    runs: Runs,
 }
 
 impl Deref for Logs {
@@ -57,8 +56,8 @@ impl Deref for Logs {
 }
 
 impl Logs {
-    pub(crate) fn new(core: Core, objects: Arc<dyn Objects>, runs: Runs) -> Self {
-        Self { core, objects, runs }
+    pub(crate) fn new(core: Core, objects: Arc<dyn Objects>) -> Self {
+        Self { core, objects }
     }
 
     /// The sections of a run's log, in the order of attempts and phases.
@@ -66,7 +65,7 @@ impl Logs {
     /// # Errors
     /// When there is no such run.
     pub async fn log_sections(&self, run: RunId) -> Result<Vec<LogSection>, OperationError> {
-        self.runs.run(run).await?;
+        self.state(run).await?;
         let mut conn = self.store().read().await?;
         Ok(logs::list_sections(&mut conn, run).await?)
     }
@@ -123,8 +122,14 @@ impl Logs {
         Ok(LogPart { bytes: bytes.freeze(), next, is_finished })
     }
 
+    async fn state(&self, run: RunId) -> Result<RunState, OperationError> {
+        let mut conn = self.store().read().await?;
+        let row = load_run(&mut conn, run).await?;
+        Ok(row.ok_or_else(|| OperationError::not_found("run", run))?.lifecycle.state())
+    }
+
     async fn is_log_over(&self, run: RunId, scope: LogScope) -> Result<bool, OperationError> {
-        let state = self.runs.run(run).await?.state;
+        let state = self.state(run).await?;
         let LogScope::Section(attempt, section) = scope else { return Ok(state.is_terminal()) };
         let mut conn = self.store().read().await?;
         let closed = logs::is_closed(&mut conn, attempt, section).await?;

@@ -4,27 +4,25 @@ pub(crate) mod certificates;
 mod change;
 pub(crate) mod revoked;
 
-use crate::authority::Issuer;
-use crate::core::Core;
-use crate::pools::certificates::Certificates;
-use crate::pools::revoked::Revoked;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use gantry_model::PoolId;
 use gantry_protocol::{CertificateRequest, PoolCertificate, PublicKey};
 
-pub use self::change::PoolChange;
-pub use crate::store::pools::Pool;
-
+use crate::authority::Issuer;
 use crate::check;
 use crate::clock::unix_seconds;
-use crate::core::UnitOfWork as Unit;
+use crate::core::{Core, UnitOfWork};
 use crate::error::OperationError;
-use crate::pools::certificates::PoolIdentity;
+use crate::pools::certificates::{Certificates, PoolIdentity};
+use crate::pools::revoked::Revoked;
 use crate::store::pools::{self, CertificateRow, PoolWords};
 use crate::store::{Connection, outbox, settings, workers};
 use crate::transport::Admissions;
+
+pub use self::change::PoolChange;
+pub use crate::store::pools::Pool;
 
 /// Where the recovery key stands among the settings.
 const RECOVERY_KEY: &str = "recovery_key";
@@ -234,7 +232,7 @@ impl Pools {
 
 /// Refuses a name that another pool has.
 async fn check_free(
-    unit: &mut Unit,
+    unit: &mut UnitOfWork,
     name: &str,
     but: Option<PoolId>,
 ) -> Result<(), OperationError> {
@@ -260,7 +258,7 @@ fn certificate_row(pool: PoolId, certificate: &PoolCertificate) -> CertificateRo
 }
 
 /// That there is such a pool, and will be until the transaction is over.
-pub(crate) async fn check_there(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
+pub(crate) async fn check_there(unit: &mut UnitOfWork, pool: PoolId) -> Result<(), OperationError> {
     let live = pools::find_serial(unit.conn(), pool).await?;
     live.map(drop).ok_or_else(|| OperationError::not_found("pool", pool))
 }

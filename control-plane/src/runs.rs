@@ -15,7 +15,6 @@ use std::ops::Deref;
 use tokio::sync::watch;
 
 use self::change::{create_run, save_run};
-pub use crate::logs::{LogPart, LogScope, LogSection};
 pub use crate::store::attempts::AttemptRecord;
 pub use crate::store::runs::{HistoryEntry, RunsKind, RunsPage};
 

@@ -1,12 +1,5 @@
 //! The tasks of a running control plane.
 
-use crate::core::Core;
-use crate::fleet::ingest::Ingest;
-use crate::fleet::leases::Leases;
-use crate::fleet::outbound::Outbound;
-use crate::pools::revoked::Revoked;
-use crate::retention::Retention;
-use crate::scheduler::Queue;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -15,7 +8,14 @@ use gantry_model::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::core::Core;
 use crate::error::OperationError;
+use crate::fleet::ingest::Ingest;
+use crate::fleet::leases::Leases;
+use crate::fleet::outbound::Outbound;
+use crate::pools::revoked::Revoked;
+use crate::retention::Retention;
+use crate::scheduler::Queue;
 use crate::transport::Transport;
 
 /// The most messages that share one transaction.

@@ -20,10 +20,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::renewal::Renewal;
 use crate::authority::{self, Issuer, IssuerError};
 use crate::clock::SystemClock;
 use crate::config::Config;
-
 use crate::data_dir::{DataDir, DataDirError, ServerFile};
 use crate::error::OperationError;
 use crate::http::{self, ApiConfig};
@@ -38,8 +38,6 @@ use crate::transport::{
 };
 
 pub use self::moving::{MoveError, bring_over};
-use self::renewal::Renewal;
-
 pub use self::services::{Parts, Services};
 
 /// How long a connection to the API may stand still: longer than any phase may be silent in a log

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use gantry_model::{MessageId, PoolId, RunId, Timestamp, WorkerId};
-use gantry_protocol::message::{FromControlPlane, Message as _};
+use gantry_model::{Attempt, MessageId, PoolId, RunId, Timestamp, WorkerId};
+use gantry_protocol::message::{FromControlPlane, Message as _, Revoke};
 use tokio::sync::OwnedMutexGuard;
 
 use super::Core;
@@ -137,6 +137,17 @@ impl UnitOfWork {
         self.messages.push(OutboundMessage { worker, session, id, seq: Some(seq), message });
         self.wake();
         Ok(())
+    }
+
+    /// Tells a worker that an attempt is not its own any more.
+    pub(crate) async fn revoke(
+        &mut self,
+        (pool, worker): WorkerKey,
+        attempt: Attempt,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let reason = reason.to_owned();
+        self.post(pool, worker, FromControlPlane::Revoke(Revoke { attempt, reason })).await
     }
 
     /// Sends a message of a kind that may be lost.

@@ -4,17 +4,14 @@
 //! everything that was between this worker and us: what it does not name was never started, what it
 //! names and has no right to is not its own, and what it still needs to hear it hears again.
 
-use crate::fleet::ingest::Ingest;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, SessionId};
-use gantry_protocol::SIGNING_LEAF_LIFETIME;
-use gantry_protocol::SessionPublicKey;
-use gantry_protocol::SigningLeaf;
 use gantry_protocol::message::{FromControlPlane, Hello, RefusalReason, Refused, VERSION, Welcome};
+use gantry_protocol::{SIGNING_LEAF_LIFETIME, SessionPublicKey, SigningLeaf};
 
 use super::hello_limits;
 use super::order::Position;
@@ -23,6 +20,7 @@ use crate::core::UnitOfWork;
 use crate::core::sessions::LauncherSession;
 use crate::dispatch::millis;
 use crate::error::OperationError;
+use crate::fleet::ingest::Ingest;
 use crate::fleet::workers::MAX_WORKERS;
 use crate::store::WorkerKey;
 use crate::store::workers::{Introduction, Launcher};

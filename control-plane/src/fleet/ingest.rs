@@ -4,25 +4,24 @@
 //! What a message changes, and how far its journal was received, become durable together. Sessions live in
 //! memory: after a restart every launcher says hello again.
 
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use gantry_protocol::message::{Ack, Envelope, FromControlPlane, FromLauncher, Unsupported};
+use tokio::sync::Mutex;
+
+use super::order::{Ordered, Positions, Step};
+use super::verify::{Sender, Unverified, Verified, quoted_kind, verify};
 use crate::authority::Issuer;
-use crate::core::Core;
+use crate::clock::unix_seconds;
+use crate::core::{Core, UnitOfWork};
 use crate::dispatch::Specs;
+use crate::error::OperationError;
 use crate::fleet::Hellos;
 use crate::fleet::notices::Notices;
 use crate::fleet::verify::SignatureCheck;
 use crate::pools::certificates::Certificates;
-use std::collections::HashMap;
-use std::ops::Deref;
-use std::sync::Arc;
-use tokio::sync::Mutex;
-
-use gantry_protocol::message::{Ack, Envelope, FromControlPlane, FromLauncher, Unsupported};
-
-use super::order::{Ordered, Positions, Step};
-use super::verify::{Sender, Unverified, Verified, quoted_kind, verify};
-use crate::clock::unix_seconds;
-use crate::core::UnitOfWork;
-use crate::error::OperationError;
 use crate::store::{WorkerKey, sessions};
 use crate::transport::Arrived;
 

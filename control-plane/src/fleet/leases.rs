@@ -1,14 +1,13 @@
 //! Offers, leases and deadlines that are over.
 
-use crate::core::Core;
-use gantry_model::{Attempt, Expired, PoolId, RunId, Timestamp, WorkerId};
-use gantry_protocol::message::{FromControlPlane, Revoke};
 use std::ops::Deref;
 
-use crate::core::UnitOfWork as Unit;
+use gantry_model::{Expired, RunId, Timestamp};
+
+use crate::core::{Core, UnitOfWork};
 use crate::error::OperationError;
 use crate::runs::change::save_run;
-use crate::store::{StoreError, leases, load_run, outbox, workers};
+use crate::store::{leases, load_run, outbox, workers};
 
 /// The most runs that one transaction looks at.
 const BATCH: u32 = 100;
@@ -51,7 +50,7 @@ impl Leases {
         Ok(())
     }
 
-    async fn refresh_leases(&self, unit: &mut Unit) -> Result<(), OperationError> {
+    async fn refresh_leases(&self, unit: &mut UnitOfWork) -> Result<(), OperationError> {
         for run in leases::list_held(unit.conn()).await? {
             let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
             let before = row.lifecycle.clone();
@@ -87,7 +86,7 @@ impl Leases {
         }
     }
 
-    async fn expire_run(&self, unit: &mut Unit, run: RunId) -> Result<(), OperationError> {
+    async fn expire_run(&self, unit: &mut UnitOfWork, run: RunId) -> Result<(), OperationError> {
         let Some(mut row) = load_run(unit.conn(), run).await? else { return Ok(()) };
         let before = row.lifecycle.clone();
         let now = unit.now();
@@ -101,7 +100,7 @@ impl Leases {
             }
             Expired::Taken(worker) => {
                 save_run(unit, &before, &mut row).await?;
-                revoke(unit, row.pool, worker, before.attempt(), "its lease lapsed").await?;
+                unit.revoke((row.pool, worker), before.attempt(), "its lease lapsed").await?;
                 tracing::warn!(%run, %worker, "the lease of a read stage lapsed");
             }
             Expired::Unknown(worker) => {
@@ -117,16 +116,4 @@ impl Leases {
         let mut conn = self.store().read().await?;
         Ok(leases::next_due(&mut conn).await?)
     }
-}
-
-/// Tells a worker that an attempt is not its own any more.
-pub(crate) async fn revoke(
-    unit: &mut Unit,
-    pool: PoolId,
-    worker: WorkerId,
-    attempt: Attempt,
-    reason: &str,
-) -> Result<(), StoreError> {
-    let reason = reason.to_owned();
-    unit.post(pool, worker, FromControlPlane::Revoke(Revoke { attempt, reason })).await
 }

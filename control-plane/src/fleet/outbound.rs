@@ -1,7 +1,5 @@
 //! Messages to launchers: signed, published, and published again until they are acknowledged.
 
-use crate::core::Core;
-use crate::dispatch::Specs;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +10,10 @@ use gantry_protocol::message::{
     Binding, Direction, Envelope, FromControlPlane, Grant, Message as _,
 };
 
+use crate::core::Core;
 use crate::core::outbound::{OutboundMessage, RESEND_MS};
 use crate::core::sessions::LauncherSession;
+use crate::dispatch::Specs;
 use crate::error::OperationError;
 use crate::store::outbox::OutboxRow;
 use crate::store::{StoreError, json, outbox};

@@ -1,7 +1,6 @@
 //! What a hello settles between its worker and us: which runs it has, which it never started, and
 //! which it has no right to.
 
-use crate::fleet::ingest::Ingest;
 use std::collections::HashSet;
 
 use gantry_model::{Assignment, Attempt, Expired, RunId, RunLifecycle, Stage};
@@ -10,6 +9,7 @@ use gantry_protocol::message::{Cancel, FromControlPlane, Grant, Hello, StopMode}
 use super::verify::Sender;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
+use crate::fleet::ingest::Ingest;
 use crate::runs::change::save_run;
 use crate::store::WorkerKey;
 use crate::store::{leases, load_run, results, workers};

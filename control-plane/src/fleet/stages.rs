@@ -1,6 +1,5 @@
 //! The way of a stage: claimed or declined, its phases, its end.
 
-use crate::fleet::ingest::Ingest;
 use gantry_model::{Attempt, Claimed, Concluded, Outcome, RunState, Stage};
 use gantry_protocol::message::{
     Cancel, Claim, Closing, Decline, FromControlPlane, Grant, Output, PhaseEvent, PhaseReport,
@@ -10,7 +9,7 @@ use gantry_protocol::message::{
 use super::verify::Sender;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
-use crate::fleet::leases::revoke;
+use crate::fleet::ingest::Ingest;
 use crate::logs::index;
 use crate::runs::change::{lock_against, save_run};
 use crate::store::{RunRow, load_run, results, workers};
@@ -57,7 +56,7 @@ impl Ingest {
             // Its launcher waits for a grant that never comes: it is told, unless it has it.
             Claimed::Absorbed if row.lifecycle.lease_of(sender.worker, attempt).is_none() => {
                 let reason = "the offer was withdrawn";
-                revoke(unit, sender.pool, sender.worker, attempt, reason).await?;
+                unit.revoke(sender.key(), attempt, reason).await?;
             }
             Claimed::Absorbed => {}
         }

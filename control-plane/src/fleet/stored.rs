@@ -3,7 +3,6 @@
 //! All of it counts whenever it comes, from whoever was granted the attempt: what is late is kept as
 //! such. The object's key must be one of those that the attempt was given.
 
-use crate::fleet::ingest::Ingest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_model::{Attempt, MAX_LINEAGE, MAX_SERIAL, RunType, Stage, StateHeading, clear_at};
@@ -16,6 +15,7 @@ use super::verify::Sender;
 use crate::core::UnitOfWork;
 use crate::dispatch::key_prefix;
 use crate::error::OperationError;
+use crate::fleet::ingest::Ingest;
 use crate::logs::index::{Appended, append};
 use crate::objects::check_key;
 use crate::stacks::StateVersion;

@@ -1,12 +1,12 @@
 //! Messages that may be lost: heartbeats, requests for urls, acknowledgements, farewells.
 
-use crate::fleet::ingest::Ingest;
 use gantry_model::Attempt;
 use gantry_protocol::message::{FromControlPlane, FromLauncher, Heartbeat, NeedUrls, Urls};
 
 use super::verify::Sender;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
+use crate::fleet::ingest::Ingest;
 use crate::store::runs::update_lease;
 use crate::store::{outbox, results, workers};
 

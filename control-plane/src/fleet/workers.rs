@@ -1,12 +1,13 @@
 //! Workers as people and autoscalers see them.
 
-use crate::core::Core;
-use crate::pools::Pools;
-use gantry_model::{PoolId, WorkerId};
-use gantry_protocol::message::{Drain, FromControlPlane};
 use std::ops::Deref;
 
+use gantry_model::{PoolId, WorkerId};
+use gantry_protocol::message::{Drain, FromControlPlane};
+
+use crate::core::Core;
 use crate::error::OperationError;
+use crate::pools::Pools;
 use crate::store::workers;
 
 pub use crate::store::workers::Worker;

@@ -1,6 +1,5 @@
 //! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
 
-use crate::pools::Pools;
 use std::sync::Arc;
 
 use gantry_model::{Assignment, PoolId, Stage};
@@ -8,9 +7,9 @@ use gantry_protocol::message::{Cycle, FromControlPlane};
 
 use super::{Pool, check_there};
 use crate::check;
-use crate::core::UnitOfWork as Unit;
+use crate::core::UnitOfWork;
 use crate::error::OperationError;
-use crate::fleet::leases::revoke;
+use crate::pools::Pools;
 use crate::runs::change::save_run;
 use crate::store::pools::PoolWords;
 use crate::store::{leases, load_run, outbox, pools, workers};
@@ -115,7 +114,7 @@ impl Pools {
 }
 
 /// Gives back the read stages of a pool's workers, which leave.
-async fn give_back(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> {
+async fn give_back(unit: &mut UnitOfWork, pool: PoolId) -> Result<(), OperationError> {
     for run in leases::list_read_stages(unit.conn(), pool).await? {
         let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
         let before = row.lifecycle.clone();
@@ -123,13 +122,13 @@ async fn give_back(unit: &mut Unit, pool: PoolId) -> Result<(), OperationError> 
         debug_assert_eq!(before.stage(), Stage::Read);
         if row.lifecycle.give_back("its worker was cycled") {
             save_run(unit, &before, &mut row).await?;
-            revoke(unit, pool, lease.worker, before.attempt(), "the pool was cycled").await?;
+            unit.revoke((pool, lease.worker), before.attempt(), "the pool was cycled").await?;
         }
     }
     Ok(())
 }
 
-async fn check_unused(unit: &mut Unit, pool: &Pool) -> Result<(), OperationError> {
+async fn check_unused(unit: &mut UnitOfWork, pool: &Pool) -> Result<(), OperationError> {
     let stacks = pools::list_stacks_of(unit.conn(), pool.id, NAMED + 1).await?;
     if !stacks.is_empty() {
         let named = stacks.iter().take(NAMED as usize).map(String::as_str).collect::<Vec<_>>();

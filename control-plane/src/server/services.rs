@@ -136,7 +136,7 @@ impl Services {
         leases.take_up_leases().await?;
         Ok(Self {
             workers: Workers::new(core.clone(), pools.clone()),
-            logs: Logs::new(core.clone(), objects, runs.clone()),
+            logs: Logs::new(core.clone(), objects),
             audit: AuditLog::new(core.clone()),
             service: Service::new(
                 core.clone(),

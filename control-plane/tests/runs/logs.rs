@@ -1,6 +1,6 @@
 use bytes::Bytes;
+use gantry_control_plane::logs::LogScope;
 use gantry_control_plane::objects::Objects as _;
-use gantry_control_plane::runs::LogScope;
 use gantry_model::{Attempt, Epoch, RunId, Section};
 use gantry_protocol::message::StageResult;
 

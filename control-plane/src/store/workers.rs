@@ -207,7 +207,7 @@ pub(crate) async fn set_run(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let update = "UPDATE workers SET run = $3, available_at = \
-                  CASE WHEN $3 IS NULL THEN COALESCE(available_at, $4) ELSE NULL END \
+                  CASE WHEN CAST($3 AS TEXT) IS NULL THEN COALESCE(available_at, $4) ELSE NULL END \
                   WHERE pool = $1 AND id = $2";
     sqlx::query(update)
         .bind(pool.to_string())

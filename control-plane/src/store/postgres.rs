@@ -287,9 +287,11 @@ impl Writer {
             // Not closed gently: whatever is at its other end does not answer.
             self.connection = None;
             let Err(error) = self.connect().await else { break };
-            let is_passing = std::error::Error::source(&error)
-                .and_then(|source| source.downcast_ref::<Error>())
-                .is_some_and(is_passing);
+            // Who holds it may be our own last session, whose end the server has yet to notice.
+            let is_passing = matches!(error, StoreError::Held { .. })
+                || std::error::Error::source(&error)
+                    .and_then(|source| source.downcast_ref::<Error>())
+                    .is_some_and(is_passing);
             self.note_away(&error);
             let since = self.away_since.map_or(begun, |since| since.max(begun));
             let waited = self.away_since.is_some_and(|since| since.elapsed() >= PATIENCE);

@@ -120,8 +120,6 @@ async fn a_database_that_takes_no_changes_says_so_and_is_used_again_when_it_does
     assert!(matches!(error, StoreError::ReadOnly(_)), "{error:?}");
     assert!(error.to_string().contains("the primary"), "{error}");
     assert_eq!(settings(&store).await, ["a"]);
-    let _ =
-        cluster.psql("gantry", "SET default_transaction_read_only = off; ALTER SYSTEM RESET ALL");
     read_only("off");
     while set(&store, "b").await.is_err() {}
     assert_eq!(settings(&store).await, ["a", "b"]);

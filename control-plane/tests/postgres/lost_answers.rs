@@ -57,20 +57,22 @@ impl Between {
 
 /// Carries bytes both ways until a commit has met its fate.
 async fn carry(mut client: UnixStream, server: &Path, fate: &AtomicU8) {
-    let mut server = UnixStream::connect(server).await.unwrap();
+    let Ok(mut server) = UnixStream::connect(server).await else { return };
     let (mut asked, mut answered) = (vec![0; 65536], vec![0; 65536]);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(read @ 1..) = read else { return };
                 let is_commit = asked[..read].windows(6).any(|it| it == b"COMMIT");
-                let met = if is_commit { fate.swap(Fate::Passes as u8, Ordering::SeqCst) } else { 0 };
+                let met = if is_commit { fate.load(Ordering::SeqCst) } else { Fate::Passes as u8 };
                 if met == Fate::IsLost as u8 {
+                    fate.store(Fate::Passes as u8, Ordering::SeqCst);
                     return;
                 }
                 server.write_all(&asked[..read]).await.unwrap();
                 if met == Fate::IsDoneUnheard as u8 {
                     let _ = server.read(&mut answered).await.unwrap();
+                    fate.store(Fate::Passes as u8, Ordering::SeqCst);
                     return;
                 }
             }

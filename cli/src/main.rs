@@ -199,7 +199,12 @@ mod tests {
     fn every_command_that_a_document_names_is_one() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|it| it.unwrap().path());
-        let pages = ["README.md", "CHANGELOG.md", "examples/terraform-stack/README.md"];
+        let pages = [
+            "README.md",
+            "CHANGELOG.md",
+            "examples/terraform-stack/README.md",
+            "examples/custom-stack/README.md",
+        ];
         let mut seen = 0;
         for page in docs.chain(pages.map(|page| root.join(page))) {
             let text = std::fs::read_to_string(&page).unwrap().replace("\\\n", " ");

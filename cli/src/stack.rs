@@ -7,6 +7,7 @@ mod list;
 mod lock;
 mod set;
 mod show;
+mod tool;
 
 use std::path::PathBuf;
 
@@ -119,6 +120,8 @@ pub struct Create {
     #[command(flatten)]
     sending: Sending,
     #[command(flatten)]
+    tool: tool::Arguments,
+    #[command(flatten)]
     hooks: Hooks,
 }
 
@@ -126,7 +129,7 @@ pub struct Create {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Hooks: commands around the phases; each may be repeated")]
 struct Hooks {
-    /// Before `terraform init`
+    /// Before the initialization
     #[arg(long, value_name = "CMD")]
     before_init: Vec<String>,
     /// After it
@@ -244,6 +247,10 @@ async fn create(
         output.note(&line);
     }
     check_project_root(&arguments)?;
+    let vendor_config = arguments.tool.vendor_config(None)?;
+    if arguments.own_backend && arguments.tool.is_custom() {
+        return Err(Failure::usage("a custom tool has no state").next("leave --own-backend out"));
+    }
     let Some(packed) = source::prepare(&arguments.source, &arguments.sending, output)? else {
         return Ok(Code::Done);
     };
@@ -257,8 +264,8 @@ async fn create(
         serde_json::to_value(sealed).or_say(|| "cannot write the sealed secrets".into())?
     };
     let variables = json!({
-        "input": stack_input(&arguments, &pool),
-        "manageState": !arguments.own_backend,
+        "input": stack_input(&arguments, &pool, vendor_config.as_ref()),
+        "manageState": !arguments.own_backend && !arguments.tool.is_custom(),
         "slug": id.as_str(),
         "secrets": sealed,
         "environment": arguments
@@ -325,7 +332,7 @@ fn slug(name: &str) -> String {
     slug.trim_end_matches('-').to_owned()
 }
 
-fn stack_input(arguments: &Create, pool: &str) -> Value {
+fn stack_input(arguments: &Create, pool: &str, vendor_config: Option<&Value>) -> Value {
     let mut input = json!({
         "name": arguments.name,
         "description": arguments.description,
@@ -337,6 +344,7 @@ fn stack_input(arguments: &Create, pool: &str) -> Value {
         "administrative": false,
         "branch": "main",
         "repository": "",
+        "vendorConfig": vendor_config,
     });
     for (name, commands) in arguments.hooks.named() {
         input[name] = json!(commands);

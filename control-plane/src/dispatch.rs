@@ -120,6 +120,7 @@ impl Specs {
             stack: row.stack.clone(),
             run_type: row.lifecycle.run_type(),
             image: stack.image.clone(),
+            tool: stack.tool.spec(),
             phases,
             later,
             after_run: stack.hooks.after_run.clone(),
@@ -222,7 +223,12 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> (Vec<PhaseSpec>, Vec<PhaseSpec>) {
     let spec = |phase: &Phase| {
         let (before, after) = stack.hooks.around(*phase);
-        let command = row.command.clone().filter(|_| *phase == Phase::Perform);
+        let command = match phase {
+            Phase::Perform => row.command.clone(),
+            Phase::Initialize | Phase::Plan | Phase::Apply | Phase::Destroy => {
+                stack.tool.command(*phase).cloned()
+            }
+        };
         PhaseSpec { phase: *phase, before: before.to_vec(), command, after: after.to_vec() }
     };
     let run_type = row.lifecycle.run_type();

@@ -116,6 +116,7 @@ impl Runs {
         check_new(&new)?;
         let mut unit = self.begin().await?;
         let (stack, _) = read_stack_with_secrets(unit.conn(), &new.stack).await?;
+        stack.tool.check_run(new.run_type)?;
         let Some(source) = stack.source else {
             return Err(OperationError::Conflict(format!(
                 "stack {} has no source yet: upload one first",

@@ -7,6 +7,7 @@ mod sealing;
 mod secrets;
 mod sources;
 mod states;
+mod tool;
 
 use crate::core::Core;
 use crate::objects::Objects;
@@ -22,7 +23,7 @@ pub use self::push::{PushedState, StateUpload};
 pub(crate) use self::sources::read_source;
 pub use self::sources::{NewSource, SourceUpload};
 pub use crate::store::sources::StackSource;
-pub use crate::store::stacks::{Hooks, Repository, Stack};
+pub use crate::store::stacks::{Commands, Hooks, Repository, Stack, Tool};
 pub use crate::store::states::StateVersion;
 pub use gantry_model::StackLock;
 
@@ -61,6 +62,8 @@ pub struct NewStack {
     pub project_root: String,
     /// The image; the launcher's default if none.
     pub image: Option<String>,
+    /// What its phases run.
+    pub tool: Tool,
     /// Commands around the phases.
     pub hooks: Hooks,
     /// Variables in the clear.
@@ -185,6 +188,7 @@ fn first(new: NewStack, now: Timestamp) -> (Stack, Option<SealedBundle>) {
         pool: new.pool,
         project_root: new.project_root,
         image: new.image,
+        tool: new.tool,
         hooks: new.hooks,
         environment: new.environment,
         secrets_version: new.secrets.as_ref().map_or(0, |secrets| secrets.version),
@@ -223,6 +227,11 @@ fn check_settings(stack: &Stack) -> Result<(), OperationError> {
     check::project_root(&stack.project_root)?;
     if let Some(image) = &stack.image {
         check::image(image)?;
+    }
+    stack.tool.check()?;
+    if stack.manage_state && !stack.tool.has_state() {
+        let problem = "a custom tool has no state that could be kept here: give false";
+        return Err(OperationError::invalid("manageState", problem));
     }
     if to_json(&stack.hooks).len() > MAX_SETTINGS {
         return Err(OperationError::invalid(

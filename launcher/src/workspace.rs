@@ -462,15 +462,15 @@ mod tests {
         directories.empty_workspace().unwrap();
         directories.make_spool().unwrap();
         directories.make_order().unwrap();
-        fs::write(directories.source.join("errored.tfstate"), "{}").unwrap();
-        fs::write(directories.spool.join("state-1.tfstate"), "{}").unwrap();
+        fs::write(directories.source.join("left.state"), "{}").unwrap();
+        fs::write(directories.spool.join("state-1"), "{}").unwrap();
         // Nobody but root moves a directory that is closed like this by itself, as if it were another's.
         fs::set_permissions(&directories.workspace, fs::Permissions::from_mode(0o555)).unwrap();
         for _ in 0..2 {
             directories.keep().unwrap();
             directories.remove().unwrap();
             assert!(!directories.root.exists());
-            for file in ["workspace/source/errored.tfstate", "spool/state-1.tfstate"] {
+            for file in ["workspace/source/left.state", "spool/state-1"] {
                 assert!(directories.kept.join(file).exists(), "{file}");
             }
         }

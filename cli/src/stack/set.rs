@@ -5,7 +5,7 @@ use gantry_protocol::spec::SecretBundle;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Hooks;
+use super::{Hooks, tool};
 use crate::client::Client;
 use crate::config::Environment;
 use crate::failure::{Code, Explain as _, Failure};
@@ -55,13 +55,15 @@ pub struct Set {
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     autodeploy: Option<bool>,
     #[command(flatten)]
+    tool: tool::Arguments,
+    #[command(flatten)]
     hooks: Hooks,
     /// A hook to remove, such as before-plan; may be repeated
     #[arg(long = "clear-hook", value_name = "HOOK", value_parser = hook_name)]
     clear_hooks: Vec<String>,
 }
 
-const PRESENT: &str = "query($id:ID!){stack(id:$id){secretsVersion,workerPool{id}}}";
+const PRESENT: &str = "query($id:ID!){stack(id:$id){secretsVersion,workerPool{id},";
 const SET: &str = "mutation($change:StackChangeInput!$id:ID!){stackSet(id:$id,change:$change){id}}";
 
 #[derive(Deserialize)]
@@ -74,6 +76,7 @@ struct PresentAnswer {
 struct Present {
     secrets_version: i64,
     worker_pool: Option<PoolOfStack>,
+    vendor_config: tool::Tool,
 }
 
 #[derive(Deserialize)]
@@ -99,12 +102,16 @@ pub(super) async fn set(
         output.note(&line);
     }
     let id = find::stack(client, &arguments.stack, Match::Prefix).await?;
-    let PresentAnswer { stack: present } = client.ask(PRESENT, json!({ "id": id })).await?;
+    let query = format!("{PRESENT}{}}}}}", tool::FIELDS);
+    let PresentAnswer { stack: present } = client.ask(&query, json!({ "id": id })).await?;
     let pool = match &arguments.pool {
         Some(pool) => Some(find::pool(client, pool, Match::Prefix).await?),
         None => None,
     };
     let mut change = plain_changes(&arguments);
+    if let Some(tool) = arguments.tool.vendor_config(Some(&present.vendor_config))? {
+        change.insert("vendorConfig".into(), tool);
+    }
     if let Some(pool) = &pool {
         change.insert("workerPool".into(), json!(pool));
     }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Named;
+use super::{Named, tool};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::find::{self, Match};
@@ -12,7 +12,7 @@ use crate::source::Source;
 
 const SHOW: &str = "query($id:ID!){stack(id:$id){id,name,description,state,labels,autodeploy,createdAt,updatedAt,lockedBy,\
     lockedAt,lockNote,projectRoot,runnerImage,managesStateFile,secretsVersion,environment{key,value},workerPool{id,name},\
-    source{id,sha256,size,author,message,createdAt},beforeInit,afterInit,beforePlan,afterPlan,beforeApply,afterApply,beforePerform,afterPerform,beforeDestroy,afterDestroy,afterRun}}";
+    source{id,sha256,size,author,message,createdAt},beforeInit,afterInit,beforePlan,afterPlan,beforeApply,afterApply,beforePerform,afterPerform,beforeDestroy,afterDestroy,afterRun,";
 
 /// The hooks, as the API and as the command line call them.
 const HOOKS: [(&str, &str); 11] = [
@@ -55,6 +55,7 @@ struct Stack {
     environment: Vec<Variable>,
     worker_pool: Option<Named>,
     source: Option<Source>,
+    vendor_config: tool::Tool,
     /// The hooks.
     #[serde(flatten)]
     rest: serde_json::Map<String, Value>,
@@ -99,6 +100,7 @@ impl Stack {
             "lock_note": self.lock_note,
             "project_root": self.project_root,
             "image": self.runner_image,
+            "tool": self.vendor_config.to_json(),
             "keeps_state": self.manages_state_file,
             "secrets_version": self.secrets_version,
             "environment": environment,
@@ -130,7 +132,8 @@ impl Stack {
         } else {
             "in the source's own backend"
         };
-        add("Terraform state", Some(backend.into()));
+        add("tool", Some(self.vendor_config.describe()));
+        add("Terraform state", self.vendor_config.has_state().then(|| backend.into()));
         add("labels", Some(self.labels.join(", ")).filter(|labels| !labels.is_empty()));
         add(
             "source",
@@ -150,6 +153,10 @@ impl Stack {
                 self.environment.iter().map(|it| [it.key.clone(), it.value.clone()]).collect();
             text = text + "\n" + &output::table(["VARIABLE", "VALUE"], &rows, "");
         }
+        let commands = self.vendor_config.commands();
+        if !commands.is_empty() {
+            text = text + "\n" + &output::table(["PHASE", "COMMAND"], &commands, "");
+        }
         let hooks = self.hooks();
         if !hooks.is_empty() {
             let rows: Vec<_> = hooks
@@ -166,7 +173,8 @@ impl Stack {
 
 pub(super) async fn show(client: &Client, stack: &str, output: Output) -> Result<Code, Failure> {
     let id = find::stack(client, stack, Match::Prefix).await?;
-    let answer: Answer = client.ask(SHOW, json!({ "id": id })).await?;
+    let answer: Answer =
+        client.ask(&format!("{SHOW}{}}}}}", tool::FIELDS), json!({ "id": id })).await?;
     let stack =
         answer.stack.ok_or_else(|| find::missing("stack", &id, "see `gantry stack list`"))?;
     output.answer(&stack.to_json(), || stack.to_text())?;

@@ -46,9 +46,16 @@ fn the_pool_and_the_stack_of_the_documents_are_made_as_they_say() {
     typed(&server, root(), &script);
     let runs = server.ask(&["run", "list", "terraform-stack"]);
     assert_eq!(runs.as_array().map(Vec::len), Some(1), "{runs}");
+    let example = block("examples/custom-stack/README.md", "# ");
+    typed(&server, root(), &example.replace("--pool demo", "--pool main").replace(" --follow", ""));
+    let shown = server.ask(&["stack", "show", "custom-stack"]);
+    assert_eq!(
+        (&shown["tool"]["kind"], &shown["tool"]["plan_command"], &shown["keeps_state"]),
+        (&"custom".into(), &"./plan.sh".into(), &false.into())
+    );
     for heading in ["## A day", "## Workers", "## Keys"] {
         typed(&server, folder, &block("docs/cli.md", heading));
     }
     let runs = server.ask(&["run", "list"]);
-    assert_eq!(runs.as_array().map(Vec::len), Some(3), "{runs}");
+    assert_eq!(runs.as_array().map(Vec::len), Some(4), "{runs}");
 }

@@ -37,6 +37,7 @@ impl Runs {
             return Err(OperationError::not_found("run", run));
         };
         let (stack, _) = read_stack_with_secrets(unit.conn(), &old.stack).await?;
+        stack.tool.check_run(old.lifecycle.run_type())?;
         if stack.pool != old.pool {
             return Err(OperationError::Conflict(format!(
                 "the source of run {run} is sealed to the pool that stack {} had then: upload the source \

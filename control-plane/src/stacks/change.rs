@@ -9,7 +9,8 @@ use gantry_protocol::{Header, Kind, Recipient, Signature, Statement};
 
 use super::secrets::check_secrets;
 use super::{
-    Hooks, MAX_VARIABLES, Repository, Stack, StateVersion, check_settings, read_stack_with_secrets,
+    Hooks, MAX_VARIABLES, Repository, Stack, StateVersion, Tool, check_settings,
+    read_stack_with_secrets,
 };
 use crate::check;
 use crate::core::UnitOfWork as Unit;
@@ -34,6 +35,8 @@ pub struct StackChange {
     pub project_root: Option<String>,
     /// The image; an empty one stands for the launcher's default.
     pub image: Option<String>,
+    /// What its phases run.
+    pub tool: Option<Tool>,
     /// Commands around the phases.
     pub hooks: HooksChange,
     /// Variables to set.
@@ -136,8 +139,12 @@ impl Stacks {
         let (mut present, secrets) = read_stack_with_secrets(unit.conn(), stack).await?;
         let had_pool = present.pool;
         let mut secrets = secrets;
+        let had_tool = std::mem::discriminant(&present.tool);
         let mut changed = apply(&mut present, &mut secrets, change)?;
         check_settings(&present)?;
+        if std::mem::discriminant(&present.tool) != had_tool {
+            check_finished(&mut unit, stack).await?;
+        }
         if present.pool != had_pool {
             check_there(&mut unit, present.pool).await?;
             let keeps = secrets.is_some() && !changed.contains("secrets");
@@ -199,11 +206,7 @@ impl Stacks {
                 lock.by
             )));
         }
-        if let Some(run) = unfinished_run(unit.conn(), stack).await? {
-            return Err(OperationError::Conflict(format!(
-                "run {run} of stack {stack} is not over: stop or discard it first"
-            )));
-        }
+        check_finished(&mut unit, stack).await?;
         let now = unit.now();
         stacks::delete_stack(unit.conn(), stack, now).await?;
         unit.audit(actor, "stack.delete", &format!("stack {stack}"), &present.name).await?;
@@ -233,6 +236,14 @@ fn apply(
     take!(name "name", description "description", repository "repository", pool "pool",
         project_root "project root", labels "labels", autodeploy "autodeploy",
         manage_state "state");
+    if let Some(tool) = change.tool {
+        note("tool");
+        // A state is kept here unless somebody says otherwise, where there is one.
+        if tool.has_state() != stack.tool.has_state() && change.manage_state.is_none() {
+            stack.manage_state = tool.has_state();
+        }
+        stack.tool = tool;
+    }
     if change.hooks.apply(&mut stack.hooks) {
         note("hooks");
     }
@@ -279,6 +290,16 @@ fn apply(
         *secrets = Some(bundle);
     }
     Ok(changed)
+}
+
+/// Whether all runs of the stack are over.
+async fn check_finished(unit: &mut Unit, stack: &StackId) -> Result<(), OperationError> {
+    match unfinished_run(unit.conn(), stack).await? {
+        None => Ok(()),
+        Some(run) => Err(OperationError::Conflict(format!(
+            "run {run} of stack {stack} is not over: stop or discard it first"
+        ))),
+    }
 }
 
 /// Whether the stack can go to another pool: what is sealed to the old one's key opens there only.

@@ -34,9 +34,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 const OLDEST: u32 = 130_000;
 
 /// The tables, in the order in which they came. A number is that of the same change of SQLite's tables.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (2, "first", include_str!("../../migrations/postgres/0002_first.sql")),
     (3, "who", include_str!("../../migrations/postgres/0003_who.sql")),
+    (4, "tool", include_str!("../../migrations/postgres/0004_tool.sql")),
 ];
 
 /// For each connection, whatever the server's own settings are: nothing waits for ever, and a commit that is

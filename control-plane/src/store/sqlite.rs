@@ -21,10 +21,11 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// The tables, in the order in which they came.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, "retention", include_str!("../../migrations/sqlite/0002_retention.sql")),
     (3, "who", include_str!("../../migrations/sqlite/0003_who.sql")),
+    (4, "tool", include_str!("../../migrations/sqlite/0004_tool.sql")),
 ];
 
 /// A file, open.
@@ -130,7 +131,7 @@ mod tests {
         let path = folder.path().join("gantry.db");
         let store = Store::open(&path).await.unwrap();
         let mut unit = store.begin().await.unwrap();
-        sqlx::query("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 2")
+        sqlx::query("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 4")
             .execute(&mut *unit)
             .await
             .unwrap();

@@ -1,6 +1,6 @@
 //! Stacks in the database, and their newest source with them.
 
-use gantry_model::{Phase, PoolId, RunId, RunState, StackId, StackLock, Timestamp};
+use gantry_model::{Interrupt, Phase, PoolId, RunId, RunState, StackId, StackLock, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,35 @@ impl Hooks {
     }
 }
 
+/// What a stack's phases run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Tool {
+    /// Terraform or `OpenTofu`, whichever the image has.
+    #[default]
+    Terraform,
+    /// The stack's own commands.
+    Custom(Commands),
+}
+
+/// The commands of a tool that only its stack knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Commands {
+    /// Of initialize; none if there is nothing to do.
+    pub initialize: Option<String>,
+    /// Of plan.
+    pub plan: String,
+    /// Of apply.
+    pub apply: String,
+    /// Of destroy; without it nothing of the stack can be destroyed.
+    pub destroy: Option<String>,
+    /// The exit code of a plan that has something to apply; none if no code says so.
+    pub changes_exit_code: Option<u8>,
+    /// How a command is asked to leave.
+    pub interrupt: Interrupt,
+}
+
 /// Where a stack's source comes from, in the words of whoever made the stack. Kept and shown: sources
 /// are uploaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +109,8 @@ pub struct Stack {
     pub project_root: String,
     /// The image; the launcher's default if none.
     pub image: Option<String>,
+    /// What its phases run.
+    pub tool: Tool,
     /// Commands around the phases.
     pub hooks: Hooks,
     /// Variables in the clear.
@@ -104,8 +135,8 @@ pub struct Stack {
 
 /// All columns that [`stack`] reads, of `stacks s` and its newest source.
 const STACK_COLUMNS: &str = "s.id, s.name, s.description, s.provider, s.namespace, s.repository, \
-    s.branch, s.pool, s.project_root, s.image, s.hooks, s.environment, s.secrets_version, s.secrets, \
-    s.labels, s.is_autodeploy, s.keeps_state, s.lock_by, s.lock_note, s.lock_at, s.created_at, \
+    s.branch, s.pool, s.project_root, s.image, s.tool, s.hooks, s.environment, s.secrets_version, \
+    s.secrets, s.labels, s.is_autodeploy, s.keeps_state, s.lock_by, s.lock_note, s.lock_at, s.created_at, \
     s.updated_at, s.deleted_at";
 
 /// A stack as its row has it.
@@ -140,6 +171,7 @@ fn stack(row: &Row) -> Result<StackRow, StoreError> {
         pool: row.parsed("pool")?,
         project_root: row.text("project_root")?,
         image: row.maybe_text("image")?,
+        tool: row.json("tool")?,
         hooks: row.json("hooks")?,
         environment: row.json("environment")?,
         secrets_version: row.number("secrets_version")?,
@@ -194,8 +226,8 @@ pub(crate) async fn insert_stack(
 ) -> Result<(), StoreError> {
     let insert = "INSERT INTO stacks (id, name, pool, project_root, image, hooks, environment, \
         secrets_version, secrets, labels, is_autodeploy, keeps_state, created_at, updated_at, \
-        description, provider, namespace, repository, branch) VALUES \
-        ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+        description, provider, namespace, repository, branch, tool) VALUES ($1, $2, $3, $4, $5, $6, \
+        $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
     sqlx::query(insert)
         .bind(stack.id.as_str())
         .bind(&stack.name)
@@ -216,6 +248,7 @@ pub(crate) async fn insert_stack(
         .bind(&stack.repository.namespace)
         .bind(&stack.repository.name)
         .bind(&stack.repository.branch)
+        .bind(to_json(&stack.tool))
         .execute(conn)
         .await?;
     Ok(())
@@ -230,7 +263,7 @@ pub(crate) async fn update_stack(
     let update = "UPDATE stacks SET name = $2, pool = $3, project_root = $4, image = $5, hooks = $6, \
         environment = $7, secrets_version = $8, secrets = $9, labels = $10, is_autodeploy = $11, \
         keeps_state = $12, updated_at = $13, description = $14, provider = $15, namespace = $16, \
-        repository = $17, branch = $18, source = $19 WHERE id = $1";
+        repository = $17, branch = $18, source = $19, tool = $20 WHERE id = $1";
     sqlx::query(update)
         .bind(stack.id.as_str())
         .bind(&stack.name)
@@ -251,6 +284,7 @@ pub(crate) async fn update_stack(
         .bind(&stack.repository.name)
         .bind(&stack.repository.branch)
         .bind(stack.source.as_ref().map(|source| source.id.as_str()))
+        .bind(to_json(&stack.tool))
         .execute(conn)
         .await?;
     Ok(())

@@ -188,3 +188,48 @@ async fn a_task_runs_a_command_in_the_newest_source() {
     let none = "mutation{taskCreate(stack:\"none\",command:\"true\"){id}}";
     assert!(server.fail(none, json!({})).await.contains("not found"));
 }
+
+/// What is missing is refused where it is entered, and a run that is not over keeps the tool it began with.
+#[tokio::test]
+async fn a_custom_tool_is_set_whole_and_not_under_a_run() {
+    const TOOL: &str = "mutation($change:StackChangeInput!){stackSet(id:\"net\",change:$change){managesStateFile,\
+         vendorConfig{__typename,... on StackConfigVendorCustom{initialize,plan,apply,destroy,changesExitCode,interrupt}}}}";
+    let (server, _) = with_stack().await;
+    let custom = |custom: Value| json!({ "change": { "vendorConfig": { "custom": custom } } });
+    let commands = json!({ "plan": "./plan", "apply": "./apply", "changesExitCode": 3, "interrupt": "SIGTERM" });
+    for (wrong, part) in [
+        (json!({ "plan": "./plan", "apply": " " }), "needs a command for apply"),
+        (json!({ "plan": "", "apply": "./apply" }), "needs a command for plan"),
+        (json!({ "plan": "a", "apply": "b", "changesExitCode": 300 }), "from 1 to 125"),
+        (json!({ "plan": "a", "apply": "b", "changesExitCode": 0 }), "from 1 to 125"),
+    ] {
+        let said = server.fail(TOOL, custom(wrong.clone())).await;
+        assert!(said.contains(part), "{wrong}: {said}");
+    }
+    let both = json!({ "change": { "vendorConfig": { "custom": commands, "terraform": {} } } });
+    assert!(server.fail(TOOL, both).await.contains("a stack has one tool"));
+    let foreign = json!({ "change": { "vendorConfig": { "ansible": { "playbook": "a.yml" } } } });
+    assert!(server.fail(TOOL, foreign).await.contains("tools other than"));
+    let kept = json!({ "change": { "vendorConfig": { "custom": commands }, "manageState": true } });
+    assert!(server.fail(TOOL, kept).await.contains("no state"));
+
+    let set = server.ask(TOOL, custom(commands.clone())).await;
+    let expected = json!({
+        "managesStateFile": false,
+        "vendorConfig": {
+            "__typename": "StackConfigVendorCustom", "initialize": null, "plan": "./plan", "apply": "./apply",
+            "destroy": null, "changesExitCode": 3, "interrupt": "SIGTERM",
+        },
+    });
+    assert_eq!(set["stackSet"], expected);
+    let run = server.run("net").await;
+    let terraform = json!({ "change": { "vendorConfig": { "terraform": {} } } });
+    let said = server.fail(TOOL, terraform.clone()).await;
+    assert!(said.contains(&format!("run {run} of stack net is not over")), "{said}");
+    server.ask(TOOL, custom(json!({ "plan": "./plan2", "apply": "./apply" }))).await;
+    let cancel = "mutation($run:ID!$stack:ID!){runCancel(stack: $stack, run: $run){id}}";
+    server.ask(cancel, json!({ "stack": "net", "run": run })).await;
+    let set = server.ask(TOOL, terraform).await;
+    assert_eq!(set["stackSet"]["vendorConfig"]["__typename"], "StackConfigVendorTerraform");
+    assert_eq!(set["stackSet"]["managesStateFile"], true);
+}

@@ -30,5 +30,6 @@ mod retention;
 mod served;
 mod sources;
 mod states;
+mod tools;
 mod tracked;
 mod waits;

@@ -11,7 +11,7 @@ use gantry_control_plane::objects::{FakeObjects, Objects as _};
 use gantry_control_plane::pools::NewPool;
 use gantry_control_plane::runs::NewRun;
 use gantry_control_plane::server::{Parts, Services};
-use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository};
+use gantry_control_plane::stacks::{Hooks, NewSource, NewStack, Repository, Tool};
 use gantry_control_plane::transport::Arrived;
 use gantry_model::{LeaseTerms, PoolId, RunId, RunState, RunType, StackId, Timestamp};
 use gantry_protocol::message::FromLauncher;
@@ -82,6 +82,7 @@ impl World {
             pool: self.pool,
             project_root: String::new(),
             image: None,
+            tool: Tool::default(),
             hooks: Hooks { before_plan: vec!["echo plan".into()], ..Hooks::default() },
             environment: Vec::new(),
             secrets: None,

@@ -27,7 +27,7 @@ pub use lifecycle::{
     Stopping,
 };
 pub use lock::{SERVER, StackLock};
-pub use phase::{Attempt, Hook, Phase, Section, Stage};
+pub use phase::{Attempt, Hook, Interrupt, Phase, Section, Stage};
 pub use project_root::{InvalidProjectRoot, ProjectRoot};
 pub use queue::{ChosenWorker, NoPool, PoolChoice, PoolReason, choose_worker, resolve_pool};
 pub use run::{RunState, RunType, StagePlan};

@@ -69,6 +69,17 @@ impl fmt::Display for Phase {
     }
 }
 
+/// The one signal by which a tool is asked to leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Interrupt {
+    /// SIGINT, as a terminal sends it on ctrl-c.
+    #[default]
+    Sigint,
+    /// SIGTERM.
+    Sigterm,
+}
+
 /// Where a user's own commands hang on a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,6 @@
 //! What an offer's sealed spec says: everything that a launcher needs to run one stage.
 
-use gantry_model::{Attempt, Phase, RunState, RunType, StackId};
+use gantry_model::{Attempt, Interrupt, Phase, RunState, RunType, StackId};
 use serde::{Deserialize, Serialize};
 
 /// One stage, complete. Sealed to the pool, so only its launchers read it.
@@ -14,6 +14,9 @@ pub struct Spec {
     pub run_type: RunType,
     /// The image; the launcher's default if none.
     pub image: Option<String>,
+    /// The tool that the phases run.
+    #[serde(default)]
+    pub tool: Tool,
     /// The phases, in order.
     pub phases: Vec<PhaseSpec>,
     /// Of a read stage, the phases of the write stage that may follow, as they are now: for policies to
@@ -31,12 +34,32 @@ pub struct Spec {
     pub project_root: String,
     /// The workspace that the read stage left. Only in a write stage.
     pub workspace: Option<SealedWorkspace>,
-    /// How Terraform's state is kept; none if the stack has a backend of its own.
+    /// How the tool's state is kept; none if we keep none for the stack.
     pub state: Option<StateSpec>,
     /// Whether the same worker goes on with the write stage when the plan has changes.
     pub autodeploy: bool,
     /// What policies may look at.
     pub about: About,
+}
+
+/// A tool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Tool {
+    /// Terraform or `OpenTofu`, whichever the image has.
+    #[default]
+    Terraform,
+    /// None that is known here: each phase names its command.
+    Custom(CustomTool),
+}
+
+/// What has to be known of a stack's own commands to run them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomTool {
+    /// The exit code of a plan that has something to apply; none if no code says so.
+    pub changes_exit_code: Option<u8>,
+    /// How a command is asked to leave.
+    pub interrupt: Interrupt,
 }
 
 /// A phase and its hooks.
@@ -46,7 +69,7 @@ pub struct PhaseSpec {
     pub phase: Phase,
     /// Commands before it.
     pub before: Vec<String>,
-    /// Its own command, of a task; none for the tool's.
+    /// Its own command, of a task or of a custom tool; none for the tool's.
     pub command: Option<String>,
     /// Commands after it.
     pub after: Vec<String>,
@@ -123,7 +146,7 @@ pub struct SealedState {
     pub run: gantry_model::RunId,
     /// The epoch in which it was written.
     pub epoch: u64,
-    /// Terraform's serial.
+    /// The serial that the tool gave it.
     pub serial: u64,
     /// Lower-case hex of the payload's SHA-256.
     pub payload_sha256: String,

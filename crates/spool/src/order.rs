@@ -7,6 +7,7 @@
 pub use gantry_model::MAX_STATE;
 use std::fmt;
 
+pub use gantry_model::Interrupt;
 use gantry_model::{Attempt, Phase};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -213,16 +214,6 @@ impl fmt::Debug for PhaseOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PhaseOrder").field("phase", &self.phase).finish_non_exhaustive()
     }
-}
-
-/// The one signal by which a tool is asked to leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Interrupt {
-    /// SIGINT, as a terminal sends it on ctrl-c.
-    Sigint,
-    /// SIGTERM.
-    Sigterm,
 }
 
 /// How the worker binary answers for the stack's state.

@@ -43,7 +43,7 @@ pub const REQUIRED: &[Variable] = &[
 pub const RUNS: &[Variable] = &[
     Variable {
         name: "SPACELIFT_DEFAULT_RUNNER_IMAGE",
-        default: Some(crate::tool::terraform::IMAGE),
+        default: Some(crate::tool::DEFAULT_IMAGE),
         help: "The image of runs whose stack names none.",
     },
     Variable {

@@ -118,7 +118,13 @@ impl<E: Engine> Stage<E> {
 
     /// `said` is what the tool said itself about having something to apply, if it did.
     async fn success(&self, said: bool) -> Ending {
-        let planned = self.plan().await;
+        let planned = match self.plan().await {
+            Ok(planned) => planned,
+            Err(reason) => {
+                let phase = Some(Phase::Plan);
+                return plain(StageOutcome::Failed { reason, phase, code: None });
+            }
+        };
         let delta = planned.and_then(|planned| planned.delta);
         // A change is not lost for one of the two being wrong.
         let has_changes = said || planned.is_some_and(|planned| planned.has_changes);
@@ -134,39 +140,43 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    /// What the plan would change; none if the stage did not plan, or if nobody can tell.
-    async fn plan(&self) -> Option<Planned> {
+    /// What the plan would change; none if the stage did not plan, or if nobody can tell. Fails, in words, when
+    /// nothing else says whether there is something to apply.
+    async fn plan(&self) -> Result<Option<Planned>, String> {
         if self.spec.phases.iter().all(|phase| phase.phase != Phase::Plan) {
-            return None;
+            return Ok(None);
         }
-        let plan = match open_side_file(&self.directories.spool, SideName::Plan, MAX_PLAN) {
-            Ok(plan) => plan,
-            // The log says why it is not there.
-            Err(error) => {
-                tracing::warn!(attempt = %self.attempt, error = sentence(&error), "the plan is not counted");
-                return None;
-            }
+        let error = match self.read_plan().await {
+            Ok(planned) => return Ok(Some(planned)),
+            Err(error) => self.secrets.hide(&error),
         };
-        // A large one takes seconds.
+        if tool::of(&self.spec).must_read_plan {
+            return Err(format!("what the plan comes to cannot be read: {error}"));
+        }
+        // The log says why it is not there.
+        tracing::warn!(attempt = %self.attempt, error, "the plan is not counted");
+        Ok(None)
+    }
+
+    async fn read_plan(&self) -> Result<Planned, String> {
+        let plan = open_side_file(&self.directories.spool, SideName::Plan, MAX_PLAN)
+            .map_err(|error| sentence(&error))?;
         let spec = self.spec.clone();
+        // A large one takes seconds.
         let read = self.jobs.run(move |_| {
             (tool::of(&spec).read_plan)(&spec, &mut std::io::Read::take(plan, MAX_PLAN))
                 .map_err(|error| error.to_string())
         });
-        match read.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(planned) => Some(planned),
-            Err(error) => {
-                let error = self.secrets.hide(&error);
-                tracing::warn!(attempt = %self.attempt, error, "the plan is not counted");
-                None
-            }
-        }
+        read.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// Puts the outputs into the result, and what it has no room for into messages of their own. Says what
     /// is left out.
     fn report_outputs(&self, ending: &mut Ending, changes: &mut Vec<Change>) -> Option<String> {
-        let Outputs { reported, left_out } = self.outputs();
+        let Outputs { reported, left_out } = match self.outputs() {
+            Ok(outputs) => outputs,
+            Err(why) => return Some(format!("the outputs cannot be read: {why}")),
+        };
         let mut lists = tool::in_messages(reported, OUTPUTS_OF_A_MESSAGE).into_iter();
         ending.outputs = lists.next().unwrap_or_default();
         let mut from = ending.outputs.len();
@@ -187,21 +197,19 @@ impl<E: Engine> Stage<E> {
         })
     }
 
-    fn outputs(&self) -> Outputs {
+    fn outputs(&self) -> Result<Outputs, String> {
         let shown = match open_side_file(&self.directories.spool, SideName::Outputs, MAX_OUTPUTS) {
             Ok(shown) => shown,
             Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Outputs::default();
+                return Ok(Outputs::default());
             }
-            Err(error) => {
-                tracing::warn!(attempt = %self.attempt, %error, "the outputs cannot be read");
-                return Outputs::default();
-            }
+            Err(error) => return Err(sentence(&error)),
         };
         let shown = std::io::Read::take(shown, MAX_OUTPUTS);
-        tool::read_outputs(shown, &self.secrets).unwrap_or_else(|error| {
-            tracing::warn!(attempt = %self.attempt, line = error.line(), "the outputs are not JSON");
-            Outputs::default()
+        // The message may quote a value, and a sensitive one is not masked.
+        tool::read_outputs(shown, &self.secrets).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            format!("they are not JSON of their form, by line {line}, column {column}")
         })
     }
 

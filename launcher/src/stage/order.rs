@@ -243,8 +243,9 @@ impl<E: Engine> Stage<E> {
             user: image.user,
             may_be_root: config.allows_root,
             groups: workspace::own_groups(),
-            workspace: "/mnt/workspace".to_owned(),
-            directory: Path::new("/mnt/workspace/source")
+            workspace: tool::WORKSPACE.to_owned(),
+            directory: Path::new(tool::WORKSPACE)
+                .join("source")
                 .join(&self.spec.project_root)
                 .to_string_lossy()
                 .into_owned(),

@@ -61,13 +61,9 @@ pub fn open_spec<E>(
     let bundle = open_bundle(&spec, &keys)?;
     let variables = order::variables(config, &spec, bundle.as_ref());
     let (mut secrets, unmasked) = secrets(config, bundle.as_ref())?;
-    if spec.state.is_some() {
-        let Some(state) = &tool::of(&spec).state else {
-            return Err(
-                "the spec has a state, and the stack's tool keeps none: look at the stack's settings"
-                    .to_owned(),
-            );
-        };
+    let tool = tool::of(&spec);
+    tool.check(&spec)?;
+    if let (Some(_), Some(state)) = (&spec.state, &tool.state) {
         mask_state_password(&mut secrets, state.password, &keys, attempt)?;
     }
     let origins = order::origins(config, &spec, bundle.as_ref());

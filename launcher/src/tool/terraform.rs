@@ -32,6 +32,7 @@ pub const TERRAFORM: Description = Description {
     check_source: source::check,
     show_plan: command::show_plan,
     read_plan: |_, plan| plan::read_plan(plan),
+    must_read_plan: false,
     show_outputs: command::show_outputs,
     outputs_elsewhere: "`terraform output` in a task shows them, and the state has them all",
     state: Some(StateProtocol { password: "TF_HTTP_PASSWORD", left: "errored.tfstate", bring_in }),

@@ -312,10 +312,10 @@ mod tests {
     #[test]
     fn a_workspace_comes_back_as_it_was() {
         let from = tempfile::tempdir().unwrap();
-        fs::create_dir_all(from.path().join("source/.terraform/deep")).unwrap();
+        fs::create_dir_all(from.path().join("source/.tool/deep")).unwrap();
         fs::write(from.path().join("source/main.tf"), "resource").unwrap();
-        fs::write(from.path().join("source/.terraform/deep/provider"), vec![7; 300_000]).unwrap();
-        let provider = from.path().join("source/.terraform/deep/provider");
+        fs::write(from.path().join("source/.tool/deep/provider"), vec![7; 300_000]).unwrap();
+        let provider = from.path().join("source/.tool/deep/provider");
         fs::set_permissions(&provider, fs::Permissions::from_mode(0o755)).unwrap();
         symlink("/etc/passwd", from.path().join("source/link")).unwrap();
         let long = format!("source/{}", "x".repeat(180));
@@ -325,7 +325,7 @@ mod tests {
         let to = tempfile::tempdir().unwrap();
         unpack(archive.as_slice(), to.path()).unwrap();
         assert_eq!(fs::read(to.path().join("source/main.tf")).unwrap(), b"resource");
-        let provider = to.path().join("source/.terraform/deep/provider");
+        let provider = to.path().join("source/.tool/deep/provider");
         assert_eq!(fs::metadata(&provider).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read(provider).unwrap().len(), 300_000);
         assert_eq!(fs::read_link(to.path().join("source/link")).unwrap(), Path::new("/etc/passwd"));

@@ -506,6 +506,7 @@ fn open(config: &Config) -> Arc<Journal> {
 
 fn spec(attempt: Attempt) -> Spec {
     Spec {
+        tool: gantry_protocol::spec::Tool::default(),
         attempt,
         stack: "stack".parse().unwrap(),
         run_type: RunType::Tracked,

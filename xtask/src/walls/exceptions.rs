@@ -6,19 +6,6 @@ pub const HERE: &str = "xtask/src/walls/exceptions.rs:1";
 /// Files that name `sqlx` outside of the store.
 pub const SQL: &[&str] = &["control-plane/src/error.rs"];
 
-/// Files of the launcher that say Terraform's words outside of its tool.
-pub const TERRAFORM: &[&str] = &[
-    "launcher/src/config/mount.rs",
-    "launcher/src/config/variable.rs",
-    "launcher/src/stage/container.rs",
-    "launcher/src/stage/ending.rs",
-    "launcher/src/stage/order.rs",
-    "launcher/src/stage/policy.rs",
-    "launcher/src/stage/prepare.rs",
-    "launcher/src/stage/state.rs",
-    "launcher/src/tool.rs",
-];
-
 /// Files that ask for the time of the wall clock themselves.
 pub const CLOCKS: &[&str] = &[
     "control-plane/src/server.rs",

@@ -5,7 +5,7 @@
 use proc_macro2::{Span, TokenTree};
 use quote::ToTokens as _;
 
-use super::exceptions::{CLOCKS, HERE, RANDOM, SQL, TERRAFORM};
+use super::exceptions::{CLOCKS, HERE, RANDOM, SQL};
 use super::source::{SourceFile, Sources, flat};
 
 /// What is named in one place only.
@@ -69,8 +69,9 @@ const RULES: &[Rule] = &[
         what: "Terraform",
         within: &["launcher"],
         words: Words::Texts(&["terraform", "tofu", "tf_", "tfstate", "tfplan"]),
-        home: &["launcher/src/tool/terraform"],
-        exceptions: TERRAFORM,
+        // The list of tools names each once.
+        home: &["launcher/src/tool/terraform", "launcher/src/tool.rs"],
+        exceptions: &[],
     },
     Rule {
         what: "the wall clock",

@@ -30,7 +30,7 @@ use crate::keys as api_keys;
 use crate::keys::session::{From, Login, Sessions, Viewer};
 use crate::pools::NewPool;
 use crate::runs::{self, NewRun};
-use crate::stacks::{NewSource, NewStack};
+use crate::stacks::{NewSource, NewStack, Tool};
 
 /// The longest note.
 const MAX_NOTE: usize = 500;
@@ -118,6 +118,10 @@ impl First {
         let id = slug.filter(|slug| !slug.is_empty()).unwrap_or_else(|| slug_of(&input.name));
         let new = NewStack {
             id: id.parse().map_err(|error: gantry_model::InvalidId| invalid(error.to_string()))?,
+            tool: match input.vendor_config.take() {
+                Some(config) => config.tool()?.unwrap_or_default(),
+                None => Tool::default(),
+            },
             hooks: input.hooks(),
             repository: input.repository(),
             description: input.description.unwrap_or_default(),

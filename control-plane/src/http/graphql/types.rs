@@ -7,6 +7,7 @@ pub(super) mod metrics;
 pub(super) mod pool;
 pub(super) mod run;
 pub(super) mod stack;
+pub(super) mod tool;
 pub(super) mod wait;
 pub(super) mod word;
 

@@ -293,9 +293,9 @@ pub struct Segment {
 pub struct StateStored {
     /// Which attempt wrote it.
     pub attempt: Attempt,
-    /// Terraform's serial.
+    /// The serial that the tool gave it.
     pub serial: u64,
-    /// Terraform's lineage.
+    /// The lineage that the tool gave it.
     pub lineage: String,
     /// The age header, base64: stored apart from the payload, so that it can be re-wrapped.
     pub header: String,

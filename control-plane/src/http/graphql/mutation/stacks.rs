@@ -6,6 +6,7 @@ use super::{actor, bundle, checked, operations, pool_id, stack_id, variable};
 use crate::http::graphql::error::{invalid, refused};
 use crate::http::graphql::types::input::{SealedSecretsInput, StackChangeInput, StackInput};
 use crate::http::graphql::types::stack::Stack;
+use crate::http::graphql::types::tool::VendorConfigInput;
 use crate::stacks::StackChange;
 
 /// Changes of stacks.
@@ -25,7 +26,9 @@ impl StackChanges {
         let pool = input.worker_pool.take().filter(|pool| !pool.is_empty());
         let pool = pool
             .ok_or_else(|| invalid("worker_pool_id is required: there is no public worker pool"))?;
+        let tool = input.vendor_config.take().map(VendorConfigInput::tool).transpose()?.flatten();
         let change = StackChange {
+            tool,
             hooks: input.hooks().into(),
             repository: Some(input.repository()),
             description: Some(input.description.unwrap_or_default()),
@@ -51,7 +54,9 @@ impl StackChanges {
     ) -> Result<Stack> {
         let pool = change.worker_pool.take().map(|pool| pool_id(&pool)).transpose()?;
         let set = change.set_environment.take().unwrap_or_default();
+        let tool = change.vendor_config.take().map(VendorConfigInput::tool).transpose()?.flatten();
         let change = StackChange {
+            tool,
             hooks: change.hooks(),
             repository: None,
             description: change.description,

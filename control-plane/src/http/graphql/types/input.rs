@@ -3,6 +3,7 @@
 
 use async_graphql::{Error, ID, InputObject};
 
+use super::tool::{FOREIGN, VendorConfigInput};
 use crate::http::graphql::error::invalid;
 use crate::http::graphql::types::Long;
 use crate::stacks::{Hooks, HooksChange, Repository};
@@ -87,10 +88,7 @@ impl StackInput {
                 "project globs",
                 self.additional_project_globs.as_ref().is_some_and(|it| !it.is_empty()),
             ),
-            (
-                "tools other than Terraform",
-                self.vendor_config.as_ref().is_some_and(VendorConfigInput::is_foreign),
-            ),
+            (FOREIGN, self.vendor_config.as_ref().is_some_and(VendorConfigInput::is_foreign)),
         ];
         match asked.iter().find(|(_, is_asked)| *is_asked) {
             Some((what, _)) => {
@@ -143,6 +141,8 @@ pub(crate) struct StackChangeInput {
     /// All of them.
     pub(crate) labels: Option<Vec<String>>,
     pub(crate) autodeploy: Option<bool>,
+    /// Its tool, whole: what is not given of it is not kept.
+    pub(crate) vendor_config: Option<VendorConfigInput>,
     /// Whether its Terraform state is kept here.
     pub(crate) manage_state: Option<bool>,
     /// Variables in the clear to set.
@@ -188,79 +188,6 @@ impl StackChangeInput {
 /// Whether a text is there and not empty.
 pub(crate) fn is_given(text: Option<&String>) -> bool {
     text.is_some_and(|text| !text.is_empty())
-}
-
-/// The tool of a stack.
-#[derive(InputObject)]
-pub(crate) struct VendorConfigInput {
-    pub(crate) ansible: Option<AnsibleInput>,
-    pub(crate) cloud_formation: Option<CloudFormationInput>,
-    pub(crate) kubernetes: Option<KubernetesInput>,
-    pub(crate) pulumi: Option<PulumiInput>,
-    pub(crate) terraform: Option<TerraformInput>,
-    pub(crate) terragrunt: Option<TerragruntInput>,
-}
-
-impl VendorConfigInput {
-    fn is_foreign(&self) -> bool {
-        self.ansible.is_some()
-            || self.cloud_formation.is_some()
-            || self.kubernetes.is_some()
-            || self.pulumi.is_some()
-            || self.terragrunt.is_some()
-            || self.terraform.as_ref().is_some_and(|it| is_given(it.version.as_ref()))
-    }
-}
-
-/// Ansible's settings. Not done here.
-#[derive(InputObject)]
-pub(crate) struct AnsibleInput {
-    pub(crate) playbook: String,
-}
-
-/// `CloudFormation`'s settings. Not done here.
-#[derive(InputObject)]
-pub(crate) struct CloudFormationInput {
-    pub(crate) entry_template_file: String,
-    pub(crate) region: String,
-    pub(crate) stack_name: String,
-    pub(crate) template_bucket: String,
-}
-
-/// Kubernetes' settings. Not done here.
-#[derive(InputObject)]
-pub(crate) struct KubernetesInput {
-    pub(crate) namespace: String,
-    pub(crate) kubectl_version: Option<String>,
-    pub(crate) kubernetes_workflow_tool: Option<String>,
-}
-
-/// Pulumi's settings. Not done here.
-#[derive(InputObject)]
-pub(crate) struct PulumiInput {
-    #[graphql(name = "loginURL")]
-    pub(crate) login_url: String,
-    pub(crate) stack_name: String,
-}
-
-/// Terraform's settings. The version is that of the image.
-#[derive(InputObject)]
-pub(crate) struct TerraformInput {
-    pub(crate) version: Option<String>,
-    pub(crate) workspace: Option<String>,
-    pub(crate) workflow_tool: Option<String>,
-    pub(crate) use_smart_sanitization: Option<bool>,
-    pub(crate) external_state_access_enabled: Option<bool>,
-}
-
-/// Terragrunt's settings. Not done here.
-#[derive(InputObject)]
-pub(crate) struct TerragruntInput {
-    pub(crate) terraform_version: Option<String>,
-    pub(crate) terragrunt_version: Option<String>,
-    pub(crate) use_run_all: Option<bool>,
-    pub(crate) use_smart_sanitization: Option<bool>,
-    pub(crate) tool: Option<String>,
 }
 
 /// A variable in the clear.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use async_graphql::{Context, ID, Object, Result, SimpleObject, Union};
+use async_graphql::{Context, ID, Object, Result, SimpleObject};
 use gantry_model::RunId;
 
 use super::pool::{Recipient, Space, WorkerPool, recipients};
 use super::run::Run;
+use super::tool::StackConfigVendor;
 use super::word::StackState;
 use super::{Long, count, seconds, ulid};
 use crate::http::Operations;
@@ -177,7 +178,7 @@ impl Stack {
 
     /// The tool and its settings.
     async fn vendor_config(&self) -> StackConfigVendor {
-        StackConfigVendor::Terraform(StackConfigVendorTerraform::default())
+        self.0.tool.clone().into()
     }
 
     /// Who locked it; null if nobody.
@@ -325,28 +326,6 @@ impl Stack {
             ctx.data::<Operations>()?.runs.runs_of(&self.0.id, page).await.map_err(refused)?;
         Ok(runs.into_iter().map(Run::from).collect())
     }
-}
-
-/// The tool and its settings.
-#[derive(Union)]
-pub(crate) enum StackConfigVendor {
-    /// Terraform.
-    Terraform(StackConfigVendorTerraform),
-}
-
-/// Terraform's settings.
-#[derive(Default, SimpleObject)]
-pub(crate) struct StackConfigVendorTerraform {
-    /// The version; null for the image's.
-    version: Option<String>,
-    /// The workspace.
-    workspace: Option<String>,
-    /// Which tool; null for the image's.
-    workflow_tool: Option<String>,
-    /// Whether outputs are shortened.
-    use_smart_sanitization: bool,
-    /// Whether others may read the state. Nobody without a key can.
-    external_state_access_enabled: bool,
 }
 
 /// Gantry: a variable in the clear.

@@ -63,18 +63,6 @@ impl Secrets {
         Self::default()
     }
 
-    /// Gathers named values, and lists those that will not be masked.
-    pub fn gather<'a>(
-        named: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> (Self, Vec<Refusal>) {
-        let mut secrets = Self::new();
-        let refusals = named
-            .into_iter()
-            .filter_map(|(name, value)| secrets.insert(name, value).err())
-            .collect();
-        (secrets, refusals)
-    }
-
     /// Adds the value of the variable `name`; one that is there already is kept once.
     ///
     /// # Errors

@@ -87,6 +87,7 @@ pub(crate) fn unix_seconds(at: Timestamp) -> i64 {
     i64::try_from(at.0 / 1000).unwrap_or(i64::MAX)
 }
 
-fn millis(duration: Duration) -> u64 {
+/// A duration in milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

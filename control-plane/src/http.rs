@@ -28,8 +28,8 @@ use crate::fleet::workers::Workers;
 use crate::keys::session::Sessions;
 use crate::logs::Logs;
 use crate::pools::Pools;
+use crate::queue::Queue;
 use crate::runs::Runs;
-use crate::scheduler::Queue;
 use crate::stacks::Stacks;
 
 pub use graphql::schema::sdl;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use gantry_model::{RunId, Timestamp, clear_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::millis;
+use crate::clock::millis;
 use crate::error::OperationError;
 use crate::objects::MAX_LIST;
 use crate::store::retention::{

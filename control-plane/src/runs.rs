@@ -14,13 +14,14 @@ use gantry_protocol::message::{Cancel, Delta, FromControlPlane, Output, StopMode
 use std::ops::Deref;
 use tokio::sync::watch;
 
-use self::change::{create_run, save_run};
+use self::change::{FreshRun, create_run, save_run};
 pub use crate::store::attempts::AttemptRecord;
 pub use crate::store::runs::{HistoryEntry, RunsKind, RunsPage};
 
 use crate::check;
 use crate::error::OperationError;
-use crate::stacks::{StackSource, read_stack_with_secrets};
+use crate::sources::StackSource;
+use crate::stacks::read_stack_with_secrets;
 use crate::store::attempts::list_attempts;
 use crate::store::outputs::list_outputs;
 use crate::store::runs::{find_run_with_source, list_history, note_who_stops};
@@ -117,33 +118,17 @@ impl Runs {
         let mut unit = self.begin().await?;
         let (stack, _) = read_stack_with_secrets(unit.conn(), &new.stack).await?;
         stack.tool.check_run(new.run_type)?;
-        let Some(source) = stack.source else {
+        let Some(source) = stack.source.as_ref().map(|source| source.id.clone()) else {
             return Err(OperationError::Conflict(format!(
                 "stack {} has no source yet: upload one first",
                 new.stack
             )));
         };
+        let NewRun { run_type, command, metadata, .. } = new;
+        let detail = format!("{run_type} of stack {}", stack.id);
         let run = RunId::from_ulid(self.ids().ulid(unit.now()));
-        let mut row = RunRow {
-            lifecycle: RunLifecycle::queued(run, new.run_type, stack.autodeploy),
-            stack: new.stack,
-            pool: stack.pool,
-            source: source.id,
-            command: new.command,
-            triggered_by: actor.to_owned(),
-            confirmed_by: None,
-            metadata: new.metadata,
-            created_at: unit.now(),
-            updated_at: unit.now(),
-            has_changes: None,
-            delta: None,
-            outputs: Vec::new(),
-            history_count: 0,
-            log_length: 0,
-        };
-        unit.acts(actor, run);
-        create_run(&mut unit, &mut row).await?;
-        let detail = format!("{} of stack {}", new.run_type, row.stack);
+        let fresh = FreshRun { id: run, run_type, stack, source, command, metadata };
+        create_run(&mut unit, actor, fresh).await?;
         unit.audit(actor, "run.trigger", &format!("run {run}"), &detail).await?;
         unit.commit().await?;
         self.run(run).await

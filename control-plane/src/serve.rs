@@ -14,8 +14,8 @@ use crate::fleet::ingest::Ingest;
 use crate::fleet::leases::Leases;
 use crate::fleet::outbound::Outbound;
 use crate::pools::revoked::Revoked;
+use crate::queue::Queue;
 use crate::retention::Retention;
-use crate::scheduler::Queue;
 use crate::transport::Transport;
 
 /// The most messages that share one transaction.

@@ -3,9 +3,7 @@
 mod change;
 mod lock;
 mod push;
-mod sealing;
 mod secrets;
-mod sources;
 mod states;
 mod tool;
 
@@ -14,15 +12,13 @@ use crate::objects::Objects;
 use crate::pools::Pools;
 use gantry_model::{PoolId, RunState, StackId, Timestamp};
 use gantry_protocol::spec::{SealedBundle, Variable};
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use self::change::{HooksChange, StackChange};
 pub use self::push::{PushedState, StateUpload};
-pub(crate) use self::sources::read_source;
-pub use self::sources::{NewSource, SourceUpload};
-pub use crate::store::sources::StackSource;
 pub use crate::store::stacks::{Commands, Hooks, Repository, Stack, Tool};
 pub use crate::store::states::StateVersion;
 pub use gantry_model::StackLock;
@@ -32,7 +28,7 @@ use crate::check;
 use crate::error::OperationError;
 use crate::pools::check_there;
 use crate::runs::Run;
-use crate::store::stacks::{count_by_state, find_stack, insert_stack, list_stacks, newest_state};
+use crate::store::stacks::{count_by_state, find_stack, find_stacks, insert_stack, list_stacks};
 use crate::store::{Connection, to_json};
 
 /// The most stacks of one list.
@@ -82,9 +78,9 @@ pub struct NewStack {
 #[derive(Clone)]
 pub struct Stacks {
     core: Core,
-    objects: Arc<dyn Objects>,
-    pools: Pools,
-    sealing: Arc<Semaphore>,
+    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) pools: Pools,
+    pub(crate) sealing: Arc<Semaphore>,
 }
 
 impl Deref for Stacks {
@@ -148,6 +144,17 @@ impl Stacks {
         Ok(read_any_stack(&mut conn, &run.stack).await?.0)
     }
 
+    /// The stacks of some runs, deleted or not, in one look.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn stacks_of_runs(&self, runs: &[Run]) -> Result<Vec<Stack>, OperationError> {
+        let stacks: BTreeSet<&StackId> = runs.iter().map(|run| &run.stack).collect();
+        let stacks: Vec<StackId> = stacks.into_iter().cloned().collect();
+        let mut conn = self.store().read().await?;
+        Ok(find_stacks(&mut conn, &stacks).await?)
+    }
+
     /// All stacks, by slug.
     ///
     /// # Errors
@@ -157,16 +164,8 @@ impl Stacks {
         Ok(list_stacks(&mut conn, MAX_STACKS).await?)
     }
 
-    /// The state of the stack's newest run that may change something.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn stack_state(&self, stack: &StackId) -> Result<Option<RunState>, OperationError> {
-        let mut conn = self.store().read().await?;
-        Ok(newest_state(&mut conn, stack).await?)
-    }
-
-    /// How many stacks are in each such state; none stands for those that had no such run.
+    /// How many stacks have a newest run that may change something in each state; none stands for those that
+    /// had no such run.
     ///
     /// # Errors
     /// When the database fails.
@@ -197,6 +196,7 @@ fn first(new: NewStack, now: Timestamp) -> (Stack, Option<SealedBundle>) {
         manage_state: new.manage_state,
         lock: None,
         source: None,
+        state: None,
         created_at: now,
         updated_at: now,
     };

@@ -16,12 +16,12 @@ use super::verify::{Sender, Unverified, Verified, quoted_kind, verify};
 use crate::authority::Issuer;
 use crate::clock::unix_seconds;
 use crate::core::{Core, UnitOfWork};
-use crate::dispatch::Specs;
 use crate::error::OperationError;
 use crate::fleet::Hellos;
 use crate::fleet::notices::Notices;
 use crate::fleet::verify::SignatureCheck;
 use crate::pools::certificates::Certificates;
+use crate::queue::Specs;
 use crate::store::{WorkerKey, sessions};
 use crate::transport::Arrived;
 

@@ -13,8 +13,8 @@ use gantry_protocol::message::{
 use crate::core::Core;
 use crate::core::outbound::{OutboundMessage, RESEND_MS};
 use crate::core::sessions::LauncherSession;
-use crate::dispatch::Specs;
 use crate::error::OperationError;
+use crate::queue::Specs;
 use crate::store::outbox::OutboxRow;
 use crate::store::{StoreError, json, outbox};
 use crate::transport::{Delivery, Transport};

@@ -13,11 +13,11 @@ use gantry_protocol::{Digest, Header, Signature};
 
 use super::verify::Sender;
 use crate::core::UnitOfWork;
-use crate::dispatch::key_prefix;
 use crate::error::OperationError;
 use crate::fleet::ingest::Ingest;
 use crate::logs::index::{Appended, append};
 use crate::objects::check_key;
+use crate::queue::dispatch::key_prefix;
 use crate::stacks::StateVersion;
 use crate::store::results::{self, NewState};
 use crate::store::runs::set_clear_at;

@@ -1,11 +1,11 @@
 //! A run that changes: what `gantry-model` says that follows is written with it, in the same transaction, and
 //! whoever watches is told.
 
-use gantry_model::{Effect, RunLifecycle, RunState, StackId, StackLock, effects};
+use gantry_model::{Effect, RunId, RunLifecycle, RunState, RunType, StackId, StackLock, effects};
 
 use crate::core::UnitOfWork as Unit;
 use crate::store::runs::{insert_run, list_ungranted, oldest_queued, write_run};
-use crate::store::stacks::{find_blocker, find_lock};
+use crate::store::stacks::{Stack, find_blocker, find_lock};
 use crate::store::{Connection, RunRow, StoreError};
 
 /// Makes a run what `row` says, and does what follows from the difference to `before`.
@@ -44,17 +44,51 @@ async fn write(
     Ok(effects)
 }
 
-/// A run that was just made: QUEUED, or READY if it blocks nothing.
-pub(crate) async fn create_run(unit: &mut Unit, row: &mut RunRow) -> Result<(), StoreError> {
-    insert_run(unit.conn(), row).await?;
+/// What a new run is made of.
+pub(crate) struct FreshRun {
+    pub(crate) id: RunId,
+    pub(crate) run_type: RunType,
+    pub(crate) stack: Stack,
+    /// The id of its source.
+    pub(crate) source: String,
+    pub(crate) command: Option<String>,
+    pub(crate) metadata: Vec<String>,
+}
+
+/// Makes a run: QUEUED, or READY if it blocks nothing.
+pub(crate) async fn create_run(
+    unit: &mut Unit,
+    actor: &str,
+    fresh: FreshRun,
+) -> Result<(), StoreError> {
     let now = unit.now();
-    let by = unit.actor_of(row.lifecycle.run());
-    write_run(unit.conn(), row, &[Effect::AddHistory], by.as_deref(), now).await?;
-    if row.lifecycle.run_type().is_blocking() {
-        promote(unit, &row.stack).await
+    let run = fresh.id;
+    let mut row = RunRow {
+        lifecycle: RunLifecycle::queued(run, fresh.run_type, fresh.stack.autodeploy),
+        stack: fresh.stack.id,
+        pool: fresh.stack.pool,
+        source: fresh.source,
+        command: fresh.command,
+        triggered_by: actor.to_owned(),
+        confirmed_by: None,
+        metadata: fresh.metadata,
+        created_at: now,
+        updated_at: now,
+        has_changes: None,
+        delta: None,
+        outputs: Vec::new(),
+        history_count: 0,
+        log_length: 0,
+    };
+    unit.acts(actor, run);
+    insert_run(unit.conn(), &row).await?;
+    write_run(unit.conn(), &mut row, &[Effect::AddHistory], Some(actor), now).await?;
+    if fresh.run_type.is_blocking() {
+        promote(unit, &row.stack).await?;
     } else {
-        make_ready(unit, row).await
+        make_ready(unit, &mut row).await?;
     }
+    Ok(())
 }
 
 /// Lets the oldest queued run of the stack go on, if nothing is in its way. Behind a lock only those of

@@ -1,13 +1,12 @@
 //! A run that ended badly, once more.
 
-use crate::runs::Runs;
-use gantry_model::{RunId, RunLifecycle, RunState};
+use gantry_model::{RunId, RunState};
 
-use super::Run;
-use super::change::create_run;
+use super::change::{FreshRun, create_run};
+use super::{Run, Runs};
 use crate::error::OperationError;
 use crate::stacks::read_stack_with_secrets;
-use crate::store::{RunRow, load_run};
+use crate::store::load_run;
 
 impl Run {
     /// Whether it can be run once more.
@@ -46,22 +45,15 @@ impl Runs {
             )));
         }
         let new = RunId::from_ulid(self.ids().ulid(unit.now()));
-        let mut row = RunRow {
-            lifecycle: RunLifecycle::queued(new, old.lifecycle.run_type(), stack.autodeploy),
-            pool: stack.pool,
-            triggered_by: actor.to_owned(),
-            confirmed_by: None,
-            created_at: unit.now(),
-            updated_at: unit.now(),
-            has_changes: None,
-            delta: None,
-            outputs: Vec::new(),
-            history_count: 0,
-            log_length: 0,
-            ..old
+        let fresh = FreshRun {
+            id: new,
+            run_type: old.lifecycle.run_type(),
+            stack,
+            source: old.source,
+            command: old.command,
+            metadata: old.metadata,
         };
-        unit.acts(actor, new);
-        create_run(&mut unit, &mut row).await?;
+        create_run(&mut unit, actor, fresh).await?;
         let detail = format!("retries run {run}");
         unit.audit(actor, "run.trigger", &format!("run {new}"), &detail).await?;
         unit.commit().await?;

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::{ServerError, unix_now};
 use crate::authority::Issuer;
 use crate::authority::{IssuerError, write_server};
+use crate::clock::millis;
 use crate::core::Core;
 use crate::data_dir::DataDir;
-use crate::dispatch::millis;
 use crate::tls::TlsSettings;
 use crate::transport::EmbeddedBroker;
 

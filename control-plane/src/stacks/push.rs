@@ -13,7 +13,7 @@ use gantry_protocol::{Digest, Header, Kind, Recipient, Signature, Statement};
 use super::change::move_stack;
 use super::states::check_lock;
 use super::{Stack, StateVersion, read_stack_with_secrets};
-use crate::dispatch::millis;
+use crate::clock::millis;
 use crate::error::OperationError;
 use crate::store::runs::run_with_state;
 use crate::store::states::{current_state, insert_pushed, set_current_state};

@@ -127,6 +127,8 @@ pub struct Stack {
     pub lock: Option<StackLock>,
     /// The newest version of its source.
     pub source: Option<StackSource>,
+    /// The state of its newest run that may change something; none without such a run.
+    pub state: Option<RunState>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -137,7 +139,8 @@ pub struct Stack {
 const STACK_COLUMNS: &str = "s.id, s.name, s.description, s.provider, s.namespace, s.repository, \
     s.branch, s.pool, s.project_root, s.image, s.tool, s.hooks, s.environment, s.secrets_version, \
     s.secrets, s.labels, s.is_autodeploy, s.keeps_state, s.lock_by, s.lock_note, s.lock_at, s.created_at, \
-    s.updated_at, s.deleted_at";
+    s.updated_at, s.deleted_at, (SELECT r.state FROM runs r WHERE r.stack = s.id \
+    AND r.type <> 'PROPOSED' ORDER BY r.id DESC LIMIT 1) AS newest_state";
 
 /// A stack as its row has it.
 #[derive(Debug, Clone)]
@@ -180,6 +183,7 @@ fn stack(row: &Row) -> Result<StackRow, StoreError> {
         manage_state: row.flag("keeps_state")?,
         lock,
         source: maybe_source(row)?,
+        state: row.maybe_text("newest_state")?.map(|state| run_state(&state)).transpose()?,
         created_at: row.instant("created_at")?,
         updated_at: row.instant("updated_at")?,
     };
@@ -216,6 +220,27 @@ pub(crate) async fn list_stacks(
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(select)).bind(limit).fetch_all(conn).await?;
     rows.iter().map(|row| Ok(stack(row)?.stack)).collect()
+}
+
+/// Those of these stacks that there are, deleted or not.
+pub(crate) async fn find_stacks(
+    conn: &mut Connection,
+    ids: &[StackId],
+) -> Result<Vec<Stack>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let places: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+    let select = format!(
+        "SELECT {STACK_COLUMNS}, {SOURCE_COLUMNS} FROM stacks s \
+         LEFT JOIN sources src ON src.id = s.source WHERE s.id IN ({})",
+        places.join(", ")
+    );
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(select));
+    for id in ids {
+        query = query.bind(id.as_str());
+    }
+    query.fetch_all(conn).await?.iter().map(|row| Ok(stack(row)?.stack)).collect()
 }
 
 /// Writes down a new stack.
@@ -392,17 +417,6 @@ pub(crate) async fn release_stack(
         .execute(conn)
         .await?;
     Ok(())
-}
-
-/// The state of the stack's newest run that may change something.
-pub(crate) async fn newest_state(
-    conn: &mut Connection,
-    id: &StackId,
-) -> Result<Option<RunState>, StoreError> {
-    let newest = "SELECT state FROM runs WHERE stack = $1 AND type <> 'PROPOSED' \
-                  ORDER BY id DESC LIMIT 1";
-    let row = sqlx::query(newest).bind(id.as_str()).fetch_optional(conn).await?;
-    row.map(|row| run_state(&row.text("state")?)).transpose()
 }
 
 /// How many stacks have a newest run in each state; none stands for those without such a run.

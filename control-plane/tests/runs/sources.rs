@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use gantry_control_plane::objects::Objects as _;
-use gantry_control_plane::stacks::NewSource;
+use gantry_control_plane::sources::NewSource;
 use gantry_protocol::{Digest, SealedBytes};
 
 use crate::world::{World, pool_key};

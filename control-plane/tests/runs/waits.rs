@@ -1,6 +1,6 @@
 //! Whoever asks why a run does not go on gets a reason, whatever it is.
 
-use gantry_control_plane::waits::{Wait, WaitKind};
+use gantry_control_plane::queue::{Wait, WaitKind};
 use gantry_model::{RunId, RunType};
 use gantry_protocol::message::{Bye, Heartbeat};
 

@@ -37,11 +37,7 @@ pub const LONG: &[&str] = &[
 
 /// Modules in a circle: the crate's folder, their parent, and their names.
 pub const CIRCLES: &[(&str, &str, &[&str])] = &[
-    (
-        "control-plane",
-        "crate",
-        &["control_plane", "dispatch", "fleet", "logs", "pools", "runs", "stacks", "unit_of_work"],
-    ),
+    ("control-plane", "crate", &["pools", "runs", "stacks"]),
     ("control-plane", "crate::http::graphql::types", &["run", "stack"]),
     ("control-plane", "crate::store", &["connection", "postgres"]),
     ("crates/protocol", "crate", &["key", "seal"]),

@@ -30,7 +30,8 @@ use crate::keys as api_keys;
 use crate::keys::session::{From, Login, Sessions, Viewer};
 use crate::pools::NewPool;
 use crate::runs::{self, NewRun};
-use crate::stacks::{NewSource, NewStack, Tool};
+use crate::sources::NewSource;
+use crate::stacks::{NewStack, Tool};
 
 /// The longest note.
 const MAX_NOTE: usize = 500;

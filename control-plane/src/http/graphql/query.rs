@@ -59,7 +59,7 @@ impl Query {
     #[graphql(complexity = "1 + 10 * child_complexity")]
     async fn stacks(&self, ctx: &Context<'_>) -> Result<Vec<Stack>> {
         let stacks = ctx.data::<Operations>()?.stacks.stacks().await.map_err(refused)?;
-        Ok(stacks.into_iter().map(Stack::from).collect())
+        Stack::list(ctx, stacks).await
     }
 
     /// A stack; null if there is none with this id.
@@ -120,7 +120,7 @@ impl Query {
         }
         let page = RunsPage { before: wanted.flatten(), limit: PAGE, ..RunsPage::default() };
         let runs = ctx.data::<Operations>()?.runs.runs(&prefix, page).await.map_err(refused)?;
-        Ok(runs.into_iter().map(Run::from).collect())
+        Run::list(ctx, runs).await
     }
 
     /// Gantry: who changed what, newest first: 100, from before the entry that is named.

@@ -8,7 +8,6 @@ pub(super) mod pool;
 pub(super) mod run;
 pub(super) mod stack;
 pub(super) mod tool;
-pub(super) mod wait;
 pub(super) mod word;
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};

@@ -1,24 +1,44 @@
 //! Runs.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use async_graphql::{Context, ID, Object, Result, SimpleObject};
 
 use super::log::RunLogs;
 use super::stack::Stack;
-use super::wait::RunWait;
 use super::word::{RunState, RunType};
 use super::{Long, count, seconds};
 use crate::http::Operations;
 use crate::http::graphql::error::refused;
+use crate::queue::Wait;
 use crate::runs::{self, AttemptRecord, HistoryEntry, RunsPage};
+use crate::stacks;
 
 /// A run: one job of a stack.
 pub(crate) struct Run {
     pub(crate) run: runs::Run,
+    /// Its stack, if that was looked up for all runs of the answer.
+    stack: Option<Arc<stacks::Stack>>,
 }
 
 impl From<runs::Run> for Run {
     fn from(run: runs::Run) -> Self {
-        Self { run }
+        Self { run, stack: None }
+    }
+}
+
+impl Run {
+    /// Runs of one answer, which share what is looked up for them.
+    pub(crate) async fn list(ctx: &Context<'_>, runs: Vec<runs::Run>) -> Result<Vec<Self>> {
+        let mut stacks = HashMap::new();
+        if ctx.look_ahead().field("stack").exists() {
+            let found =
+                ctx.data::<Operations>()?.stacks.stacks_of_runs(&runs).await.map_err(refused)?;
+            stacks.extend(found.into_iter().map(|stack| (stack.id.clone(), Arc::new(stack))));
+        }
+        let with_stack = |run: runs::Run| Self { stack: stacks.get(&run.stack).cloned(), run };
+        Ok(runs.into_iter().map(with_stack).collect())
     }
 }
 
@@ -160,6 +180,9 @@ impl Run {
 
     /// Gantry: its stack.
     async fn stack(&self, ctx: &Context<'_>) -> Result<Stack> {
+        if let Some(stack) = &self.stack {
+            return Ok(Stack::from(stacks::Stack::clone(stack)));
+        }
         let stack =
             ctx.data::<Operations>()?.stacks.stack_of_run(&self.run).await.map_err(refused)?;
         Ok(Stack::from(stack))
@@ -206,9 +229,8 @@ impl Run {
 
     /// Gantry: why it does not go on, weightiest first; nothing if it does or is over.
     #[graphql(complexity = "50 + child_complexity")]
-    async fn waits(&self, ctx: &Context<'_>) -> Result<Vec<RunWait>> {
-        let waits = ctx.data::<Operations>()?.queue.waits(self.run.id).await.map_err(refused)?;
-        Ok(waits.into_iter().map(RunWait::from).collect())
+    async fn waits(&self, ctx: &Context<'_>) -> Result<Vec<Wait>> {
+        ctx.data::<Operations>()?.queue.waits(self.run.id).await.map_err(refused)
     }
 
     /// Gantry: who asked it to stop, if anybody did.

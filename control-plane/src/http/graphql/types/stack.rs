@@ -1,9 +1,11 @@
 //! Stacks, their source and their states.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::{Context, ID, Object, Result, SimpleObject};
-use gantry_model::RunId;
+use gantry_model::{PoolId, RunId};
 
 use super::pool::{Recipient, Space, WorkerPool, recipients};
 use super::run::Run;
@@ -12,7 +14,9 @@ use super::word::StackState;
 use super::{Long, count, seconds, ulid};
 use crate::http::Operations;
 use crate::http::graphql::error::{found, refused};
+use crate::pools;
 use crate::runs::{RunsKind, RunsPage};
+use crate::sources::StackSource;
 use crate::stacks;
 
 /// How many runs one portion has.
@@ -20,12 +24,25 @@ const PAGE: u32 = 50;
 /// For how long an url to a state can be used.
 const URL_TTL: Duration = Duration::from_mins(10);
 
-/// A stack: a source and what its runs need.
-pub(crate) struct Stack(stacks::Stack);
+/// A stack: a source and what its runs need; with it all pools, if they were looked up for a whole list.
+pub(crate) struct Stack(stacks::Stack, Arc<HashMap<PoolId, pools::Pool>>);
 
 impl From<stacks::Stack> for Stack {
     fn from(stack: stacks::Stack) -> Self {
-        Self(stack)
+        Self(stack, Arc::default())
+    }
+}
+
+impl Stack {
+    /// Stacks of one answer, which share what is looked up for them.
+    pub(crate) async fn list(ctx: &Context<'_>, stacks: Vec<stacks::Stack>) -> Result<Vec<Self>> {
+        let mut pools = HashMap::new();
+        if ctx.look_ahead().field("workerPool").exists() {
+            let all = ctx.data::<Operations>()?.pools.pools().await.map_err(refused)?;
+            pools.extend(all.into_iter().map(|pool| (pool.id, pool)));
+        }
+        let pools = Arc::new(pools);
+        Ok(stacks.into_iter().map(|stack| Self(stack, Arc::clone(&pools))).collect())
     }
 }
 
@@ -62,14 +79,15 @@ impl Stack {
     }
 
     /// The state of its newest run that may change something.
-    async fn state(&self, ctx: &Context<'_>) -> Result<StackState> {
-        let state =
-            ctx.data::<Operations>()?.stacks.stack_state(&self.0.id).await.map_err(refused)?;
-        Ok(state.into())
+    async fn state(&self) -> StackState {
+        self.0.state.into()
     }
 
     /// The pool that runs it.
     async fn worker_pool(&self, ctx: &Context<'_>) -> Result<Option<WorkerPool>> {
+        if let Some(pool) = self.1.get(&self.0.pool) {
+            return Ok(Some(WorkerPool::from(pool.clone())));
+        }
         let pool = found(ctx.data::<Operations>()?.pools.pool(self.0.pool).await)?;
         Ok(pool.map(WorkerPool::from))
     }
@@ -324,7 +342,7 @@ impl Stack {
         let page = RunsPage { kind, before, limit: PAGE };
         let runs =
             ctx.data::<Operations>()?.runs.runs_of(&self.0.id, page).await.map_err(refused)?;
-        Ok(runs.into_iter().map(Run::from).collect())
+        Run::list(ctx, runs).await
     }
 }
 
@@ -354,8 +372,8 @@ pub(crate) struct Source {
     created_at: i64,
 }
 
-impl From<stacks::StackSource> for Source {
-    fn from(source: stacks::StackSource) -> Self {
+impl From<StackSource> for Source {
+    fn from(source: StackSource) -> Self {
         Self {
             id: source.id.into(),
             sha256: source.sha256,

@@ -1,18 +1,21 @@
 //! The versions of a stack's source: uploaded first, then used.
 
-use crate::stacks::Stacks;
+mod sealing;
+
 use std::time::Duration;
 
 use gantry_model::StackId;
 use gantry_protocol::Digest;
 
-use super::{Stack, StackSource, read_stack_with_secrets, sealing};
 use crate::check;
-use crate::dispatch::millis;
+use crate::clock::millis;
 use crate::error::OperationError;
 use crate::objects::check_key;
+use crate::stacks::{Stack, Stacks, read_stack_with_secrets};
 use crate::store::Connection;
 use crate::store::sources::{find_source, find_uploaded, insert_source};
+
+pub use crate::store::sources::StackSource;
 
 /// For how long a source can be uploaded.
 const UPLOAD_TTL: Duration = Duration::from_hours(1);

@@ -4,8 +4,8 @@
 //! came back goes to one that has not had it, as long as there is one. What is looked at does not grow
 //! with the queue: both sides come from indexes that hold only what waits.
 
+use super::dispatch::Specs;
 use crate::core::Core;
-use crate::dispatch::Specs;
 use gantry_model::{ChosenWorker, Timestamp, WorkerId, choose_worker};
 use gantry_protocol::message::{FromControlPlane, Offer};
 use std::ops::Deref;

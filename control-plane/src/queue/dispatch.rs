@@ -16,8 +16,10 @@ use gantry_protocol::spec::{
 };
 use gantry_protocol::{Digest, seal_bytes};
 
+use crate::clock::millis;
 use crate::error::OperationError;
-use crate::stacks::{Stack, read_any_stack, read_source};
+use crate::sources::{StackSource, read_source};
+use crate::stacks::{Stack, read_any_stack};
 use crate::store::states::current_state;
 use crate::store::workspaces::newest_workspace;
 use crate::store::{Connection, RunRow, load_run};
@@ -215,10 +217,6 @@ impl Specs {
     }
 }
 
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The phases of a stage, and those of the stage that may follow.
 fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> (Vec<PhaseSpec>, Vec<PhaseSpec>) {
     let spec = |phase: &Phase| {
@@ -238,12 +236,7 @@ fn phases(row: &RunRow, stack: &Stack, stage: Stage) -> (Vec<PhaseSpec>, Vec<Pha
     )
 }
 
-fn about(
-    row: &RunRow,
-    stack: &Stack,
-    state: RunState,
-    source: &crate::stacks::StackSource,
-) -> About {
+fn about(row: &RunRow, stack: &Stack, state: RunState, source: &StackSource) -> About {
     About {
         state,
         created_ms: row.created_at.0,

@@ -3,25 +3,25 @@
 //! Every state that lasts has a reason: whoever asks gets at least one for each run that is neither over
 //! nor in the hands of a worker that is well.
 
-use crate::scheduler::Queue;
-use gantry_model::{Assignment, PoolId, RunId, RunState, StackLock, Stage, Timestamp, WorkerId};
-
+use super::scheduler::{Queue, waits_for_another};
 use crate::error::OperationError;
-use crate::scheduler::waits_for_another;
 use crate::store::queue::{
     Hindered, Hindrance, PoolCounts, count_ahead, count_workers, find_owner_health,
     hindered_workers, run_before,
 };
 use crate::store::stacks::find_lock;
 use crate::store::{Connection, RunRow, load_run};
+use async_graphql::{Enum, SimpleObject};
+use gantry_model::{Assignment, PoolId, RunId, RunState, StackLock, Stage, Timestamp, WorkerId};
 
 /// How many of a kind are named.
 const NAMED: usize = 3;
 /// How many runs that go first are counted.
 const COUNTED: u64 = 1000;
 
-/// What a run waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Gantry: what a run waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(name = "RunWaitKind")]
 pub enum WaitKind {
     /// Its stack is locked by somebody else.
     Locked,
@@ -45,8 +45,9 @@ pub enum WaitKind {
     Stopping,
 }
 
-/// One reason why a run does not go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Gantry: one reason why a run does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, SimpleObject)]
+#[graphql(name = "RunWait")]
 pub struct Wait {
     /// What it waits for.
     pub kind: WaitKind,
@@ -61,7 +62,7 @@ impl Wait {
         Self { kind, reason, next: None }
     }
 
-    fn next(self, next: String) -> Self {
+    fn advise(self, next: String) -> Self {
         Self { next: Some(next), ..self }
     }
 }
@@ -88,7 +89,7 @@ impl Queue {
             Assignment::Idle if row.lifecycle.state() == RunState::Unconfirmed => {
                 let wait =
                     Wait::new(WaitKind::Unconfirmed, "a person has to decide on its plan".into());
-                waits.push(wait.next(to_decide(run)));
+                waits.push(wait.advise(to_decide(run)));
             }
             Assignment::Idle => {}
             Assignment::Waiting => waits.extend(self.for_a_worker(&mut conn, &row).await?),
@@ -139,7 +140,7 @@ impl Queue {
                 pool.counts.name
             );
             let next = "if this does not change, the server's log says what is in the way";
-            waits.push(Wait::new(WaitKind::Offered, reason).next(next.to_owned()));
+            waits.push(Wait::new(WaitKind::Offered, reason).advise(next.to_owned()));
         }
         Ok(waits)
     }
@@ -196,7 +197,7 @@ async fn lock(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, Opera
     let only = if is_confirmable { "; nobody else can confirm it" } else { "" };
     let reason = format!("{by} has locked the stack{text}{only}");
     let next = format!("`gantry stack unlock {}` lifts the lock", row.stack);
-    Ok(Some(Wait::new(WaitKind::Locked, reason).next(next)))
+    Ok(Some(Wait::new(WaitKind::Locked, reason).advise(next)))
 }
 
 /// The run of the same stack that goes first.
@@ -206,7 +207,7 @@ async fn behind(conn: &mut Connection, row: &RunRow) -> Result<Option<Wait>, Ope
     };
     let reason = format!("run {other} of the same stack goes first and is {state}");
     let wait = Wait::new(WaitKind::Behind, reason);
-    Ok(Some(if state == RunState::Unconfirmed { wait.next(to_decide(other)) } else { wait }))
+    Ok(Some(if state == RunState::Unconfirmed { wait.advise(to_decide(other)) } else { wait }))
 }
 
 /// A pool's workers, counted by what keeps them from taking a run.
@@ -227,7 +228,7 @@ impl Pool {
         if self.counts.known == 0 {
             let reason = format!("pool {} has no worker", self.counts.name);
             let next = "start a `gantry-launcher` with the pool's token and key".to_owned();
-            return Some(Wait::new(WaitKind::NoWorker, reason).next(next));
+            return Some(Wait::new(WaitKind::NoWorker, reason).advise(next));
         }
         if self.counts.connected > 0 {
             return None;
@@ -249,7 +250,7 @@ impl Pool {
             "start a `gantry-launcher` of the pool; `gantry pool show {}` lists its workers",
             self.counts.name
         );
-        Some(Wait::new(WaitKind::Away, reason).next(next))
+        Some(Wait::new(WaitKind::Away, reason).advise(next))
     }
 
     /// What keeps each of its connected workers from taking a run.
@@ -267,7 +268,7 @@ impl Pool {
             let who = self.workers(counts.unhealthy, ["is", "are"]);
             let reason = format!("{who} unhealthy: {}", told.await?);
             let next = "look at the launcher's log on its host".to_owned();
-            waits.push(Wait::new(WaitKind::Unhealthy, reason).next(next));
+            waits.push(Wait::new(WaitKind::Unhealthy, reason).advise(next));
         }
         if counts.drained > 0 {
             let told = examples(conn, pool, Hindrance::Drained, |it| Some(it.id.to_string()));
@@ -275,7 +276,7 @@ impl Pool {
             let reason = format!("{who} drained: {}", told.await?);
             let next =
                 format!("`gantry pool undrain {} WORKER` lets it take runs again", counts.name);
-            waits.push(Wait::new(WaitKind::Drained, reason).next(next));
+            waits.push(Wait::new(WaitKind::Drained, reason).advise(next));
         }
         if counts.busy > 0 {
             let run = |worker: &Hindered| worker.run.map(|run| run.to_string());

@@ -2,13 +2,14 @@
 
 use std::ops::Deref;
 
-use gantry_model::{PoolId, WorkerId};
-use gantry_protocol::message::{Drain, FromControlPlane};
+use gantry_model::{Assignment, PoolId, Stage, WorkerId};
+use gantry_protocol::message::{Cycle, Drain, FromControlPlane};
 
-use crate::core::Core;
+use crate::core::{Core, UnitOfWork};
 use crate::error::OperationError;
 use crate::pools::Pools;
-use crate::store::workers;
+use crate::runs::change::save_run;
+use crate::store::{leases, load_run, workers};
 
 pub use crate::store::workers::Worker;
 
@@ -89,4 +90,45 @@ impl Workers {
         unit.commit().await?;
         self.worker(pool, worker).await
     }
+
+    /// Lets every connected worker of the pool exit, to be started afresh by its host. Read stages wait for another
+    /// worker at once; write stages are finished first, unless `force` interrupts them. Answers how many
+    /// workers were told.
+    ///
+    /// # Errors
+    /// When there is no such pool.
+    pub async fn cycle_pool(
+        &self,
+        actor: &str,
+        pool: PoolId,
+        force: bool,
+    ) -> Result<u64, OperationError> {
+        self.pools.pool(pool).await?;
+        let mut unit = self.begin().await?;
+        let mut told = 0;
+        for worker in workers::list_connected(unit.conn(), pool).await? {
+            unit.post(pool, worker, FromControlPlane::Cycle(Cycle { force })).await?;
+            told += 1;
+        }
+        give_back(&mut unit, pool).await?;
+        let detail = if force { "by force" } else { "" };
+        unit.audit(actor, "pool.cycle", &format!("pool {pool}"), detail).await?;
+        unit.commit().await?;
+        Ok(told)
+    }
+}
+
+/// Gives back the read stages of a pool's workers, which leave.
+async fn give_back(unit: &mut UnitOfWork, pool: PoolId) -> Result<(), OperationError> {
+    for run in leases::list_read_stages(unit.conn(), pool).await? {
+        let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
+        let before = row.lifecycle.clone();
+        let Assignment::Granted(lease) = *before.assignment() else { continue };
+        debug_assert_eq!(before.stage(), Stage::Read);
+        if row.lifecycle.give_back("its worker was cycled") {
+            save_run(unit, &before, &mut row).await?;
+            unit.revoke((pool, lease.worker), before.attempt(), "the pool was cycled").await?;
+        }
+    }
+    Ok(())
 }

@@ -1,18 +1,16 @@
-//! What happens to a pool after it was made: new words for it, a cycle of its workers, its end.
+//! What happens to a pool after it was made: new words for it, its end.
 
 use std::sync::Arc;
 
-use gantry_model::{Assignment, PoolId, Stage};
-use gantry_protocol::message::{Cycle, FromControlPlane};
+use gantry_model::PoolId;
 
 use super::{Pool, check_there};
 use crate::check;
 use crate::core::UnitOfWork;
 use crate::error::OperationError;
 use crate::pools::Pools;
-use crate::runs::change::save_run;
 use crate::store::pools::PoolWords;
-use crate::store::{leases, load_run, outbox, pools, workers};
+use crate::store::{outbox, pools, workers};
 
 /// How many of the stacks that use a pool are named.
 const NAMED: u32 = 3;
@@ -57,32 +55,6 @@ impl Pools {
         self.pool(pool).await
     }
 
-    /// Lets every connected worker of the pool exit, to be started afresh by its host. Read stages wait for another
-    /// worker at once; write stages are finished first, unless `force` interrupts them. Answers how many
-    /// workers were told.
-    ///
-    /// # Errors
-    /// When there is no such pool.
-    pub async fn cycle_pool(
-        &self,
-        actor: &str,
-        pool: PoolId,
-        force: bool,
-    ) -> Result<u64, OperationError> {
-        self.pool(pool).await?;
-        let mut unit = self.begin().await?;
-        let mut told = 0;
-        for worker in workers::list_connected(unit.conn(), pool).await? {
-            unit.post(pool, worker, FromControlPlane::Cycle(Cycle { force })).await?;
-            told += 1;
-        }
-        give_back(&mut unit, pool).await?;
-        let detail = if force { "by force" } else { "" };
-        unit.audit(actor, "pool.cycle", &format!("pool {pool}"), detail).await?;
-        unit.commit().await?;
-        Ok(told)
-    }
-
     /// Ends a pool: its certificate and token are worth nothing from the return on. Its row stays, because runs
     /// that are over were its.
     ///
@@ -111,21 +83,6 @@ impl Pools {
         unit.commit().await?;
         Ok(present)
     }
-}
-
-/// Gives back the read stages of a pool's workers, which leave.
-async fn give_back(unit: &mut UnitOfWork, pool: PoolId) -> Result<(), OperationError> {
-    for run in leases::list_read_stages(unit.conn(), pool).await? {
-        let Some(mut row) = load_run(unit.conn(), run).await? else { continue };
-        let before = row.lifecycle.clone();
-        let Assignment::Granted(lease) = *before.assignment() else { continue };
-        debug_assert_eq!(before.stage(), Stage::Read);
-        if row.lifecycle.give_back("its worker was cycled") {
-            save_run(unit, &before, &mut row).await?;
-            unit.revoke((pool, lease.worker), before.attempt(), "the pool was cycled").await?;
-        }
-    }
-    Ok(())
 }
 
 async fn check_unused(unit: &mut UnitOfWork, pool: &Pool) -> Result<(), OperationError> {

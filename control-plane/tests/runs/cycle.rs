@@ -23,7 +23,7 @@ async fn a_cycled_pool_gives_its_read_stages_back_and_keeps_its_write_stages() {
     let mut reader = world.welcomed().await;
     let attempt = world.claim(&mut reader).await;
     assert_eq!((attempt.run, attempt.stage), (read, Stage::Read));
-    let told = world.control_plane.pools.cycle_pool("ann", world.pool, false).await.unwrap();
+    let told = world.control_plane.workers.cycle_pool("ann", world.pool, false).await.unwrap();
     assert_eq!(told, 2);
     // They leave, and take nothing more.
     for leaving in [&reader, &writer] {

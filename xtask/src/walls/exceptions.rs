@@ -37,8 +37,8 @@ pub const LONG: &[&str] = &[
 
 /// Modules in a circle: the crate's folder, their parent, and their names.
 pub const CIRCLES: &[(&str, &str, &[&str])] = &[
-    ("control-plane", "crate", &["pools", "runs", "stacks"]),
-    ("control-plane", "crate::http::graphql::types", &["run", "stack"]),
+    ("control-plane", "crate", &["runs", "stacks"]),
+    ("control-plane", "crate::http::graphql::types", &["input", "run", "stack", "tool"]),
     ("control-plane", "crate::store", &["connection", "postgres"]),
     ("crates/protocol", "crate", &["key", "seal"]),
     ("crates/protocol", "crate::seal", &["header", "open", "payload"]),

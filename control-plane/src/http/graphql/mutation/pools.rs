@@ -75,7 +75,7 @@ impl PoolChanges {
         #[graphql(desc = "Gantry: interrupts write stages too.")] force: Option<bool>,
     ) -> Result<bool> {
         let (pool, force) = (pool_id(&id)?, force.unwrap_or_default());
-        operations(ctx)?.pools.cycle_pool(&actor(ctx)?, pool, force).await.map_err(refused)?;
+        operations(ctx)?.workers.cycle_pool(&actor(ctx)?, pool, force).await.map_err(refused)?;
         Ok(true)
     }
 }

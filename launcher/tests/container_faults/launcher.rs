@@ -41,13 +41,13 @@ async fn what_an_engine_made_late_is_removed_while_nothing_is_in_hand() {
     late.mounts.clear();
     let mut reaping = play.reaps();
     // While the stage is in hand, its container is nobody else's.
-    in_time(play.a_reaping_later()).await;
+    play.a_reaping_later().await;
     assert!(play.engine.spec(&late.name).is_some());
     play.acknowledges(true);
     in_time(play.complete()).await;
     play.engine.create(&late).await.unwrap();
     assert_ne!(play.left(), Vec::<String>::new());
-    in_time(play.a_reaping_later()).await;
+    play.a_reaping_later().await;
     while !play.left().is_empty() {
         tokio::task::yield_now().await;
     }

@@ -117,6 +117,10 @@ fn read_plan(settings: CustomTool, plan: &mut dyn Read) -> Result<Planned, serde
     if text.trim().is_empty() {
         return Ok(Planned { delta: None, has_changes: settings.changes_exit_code.is_none() });
     }
+    // A list of nothing would pass for an object of nothing.
+    if !text.trim_start().starts_with('{') {
+        return Err(serde_json::Error::custom("it is not a JSON object"));
+    }
     let PlanFile { add, change, delete, has_changes } = serde_json::from_str(&text)?;
     let is_counted = add.max(change).max(delete) > 0;
     Ok(Planned {

@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use gantry_model::MAX_SOURCE;
 use rustix::fs::{Mode, OFlags};
 
 use self::ignored::{Ignored, Level};
@@ -22,8 +23,6 @@ use crate::failure::{Explain as _, Failure};
 
 /// How many paths a complaint names.
 const NAMED: usize = 10;
-/// The most bytes that all files have together.
-pub const MAX_BYTES: u64 = 1 << 30;
 /// The most files, directories and links.
 pub const MAX_ENTRIES: usize = 200_000;
 const LEVEL: i32 = 3;
@@ -71,7 +70,7 @@ pub struct Packed {
 
 /// Looks what of `source` is to be sent.
 pub fn list(source: &Path, wanted: Wanted) -> Result<Listing, Failure> {
-    list_within(source, wanted, MAX_BYTES, MAX_ENTRIES)
+    list_within(source, wanted, MAX_SOURCE, MAX_ENTRIES)
 }
 
 fn list_within(

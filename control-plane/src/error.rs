@@ -57,9 +57,3 @@ impl OperationError {
         Self::Invalid { what, problem: problem.into() }
     }
 }
-
-impl From<sqlx::Error> for OperationError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}

@@ -6,6 +6,7 @@
 pub(crate) mod role;
 pub(crate) mod session;
 
+use gantry_model::hex;
 use openssl::memcmp;
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha256;
@@ -168,14 +169,6 @@ fn random<const N: usize>() -> Zeroizing<[u8; N]> {
     let mut bytes = Zeroizing::new([0; N]);
     rand_bytes(&mut *bytes).expect("OpenSSL has entropy on every running system");
     bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes everything");
-        text
-    })
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

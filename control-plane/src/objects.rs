@@ -5,6 +5,7 @@
 //!
 //! [`Objects`] is all that the rest of the control plane sees; S3 stays in [`s3`] and [`local`].
 
+#[cfg(feature = "fake")]
 pub mod fake;
 pub mod local;
 pub mod s3;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+#[cfg(feature = "fake")]
 pub use fake::FakeObjects;
 pub use local::LocalObjects;
 pub use s3::S3Objects;

@@ -4,7 +4,7 @@ mod sealing;
 
 use std::time::Duration;
 
-use gantry_model::StackId;
+use gantry_model::{MAX_SOURCE, StackId};
 use gantry_protocol::Digest;
 
 use crate::check;
@@ -19,8 +19,6 @@ pub use crate::store::sources::StackSource;
 
 /// For how long a source can be uploaded.
 const UPLOAD_TTL: Duration = Duration::from_hours(1);
-/// The largest source, in bytes.
-const MAX_SOURCE: u64 = 1024 * 1024 * 1024;
 
 /// A source that was uploaded.
 #[derive(Debug, Clone)]

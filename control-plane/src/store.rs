@@ -110,6 +110,12 @@ pub enum StoreError {
         "the database was written by another version: start the newest server that was used with it"
     )]
     Newer(#[source] MigrateError),
+    /// Its tables were made before the first release, when they could still change in place.
+    #[error(
+        "the database was made by a build from before the first release, and this version cannot take it over: \
+         start that build with it, or begin with an empty data directory"
+    )]
+    Unreleased(#[source] MigrateError),
     /// The disk has no space for it.
     #[error("the disk with the database is full: free some space there, then try again")]
     Full(#[source] sqlx::Error),
@@ -169,9 +175,8 @@ impl From<MigrateError> for StoreError {
             {
                 Self::Full(error)
             }
-            MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
-                Self::Newer(error)
-            }
+            MigrateError::VersionMissing(_) => Self::Newer(error),
+            MigrateError::VersionMismatch(_) => Self::Unreleased(error),
             _ => Self::Migrate(error),
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! [`Transport`] is all that the rest of the control plane sees; MQTT stays in [`mqtt`].
 
+#[cfg(feature = "fake")]
 pub mod fake;
 pub mod mqtt;
 pub mod poll;
@@ -18,6 +19,7 @@ use gantry_model::{PoolId, WorkerId};
 use gantry_protocol::{PublicKey, Serial};
 use tokio::time::Instant;
 
+#[cfg(feature = "fake")]
 pub use fake::FakeTransport;
 pub use mqtt::{BrokerConfig, EmbeddedBroker};
 pub use poll::PollTransport;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use gantry_model::hex;
 use gantry_protocol::message::UrlPurpose;
 use openssl::sha::Sha256;
 use reqwest::{Body, Client, Response, StatusCode};
@@ -285,17 +286,6 @@ async fn skip(mut answer: Response) {
         let Some(rest) = left.checked_sub(part.len()) else { return };
         left = rest;
     }
-}
-
-/// Lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 fn unreachable(url: &str, source: reqwest::Error) -> BlobError {

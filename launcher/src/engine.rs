@@ -3,9 +3,10 @@
 //! An [`Engine`] makes, starts, watches and removes the one container of a stage. Every step may be
 //! asked again after a crash: it finds what an earlier call did and never does it twice, because the
 //! container's name is derived from the attempt. Only the adapter knows which engine it is, and how to
-//! call it; [`fake`] keeps the same promises without one.
+//! call it; `fake` keeps the same promises without one.
 
 pub mod docker;
+#[cfg(feature = "fake")]
 pub mod fake;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,10 @@ pub trait Engine: Clone + Send + Sync + 'static {
 
     /// Ends and removes the container, if there is one. There is none when this succeeds.
     fn remove(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Bytes that the container has written into its own file system; none if the engine does not say, or there is
+    /// no such container.
+    fn written(&self, name: &str) -> impl Future<Output = Result<Option<u64>, EngineError>> + Send;
 
     /// The names of all containers that have all of these labels, running or not.
     fn list(

@@ -7,10 +7,10 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
+use gantry_model::hex;
 use openssl::sha::Sha256;
 use rustix::fs::FlockOperation;
 
-use crate::blob::hex;
 use crate::explain::{Exit, Explain};
 use crate::workspace::make;
 

@@ -4,11 +4,15 @@
 //! without end ends itself and nothing else. When memory is short all the same, containers go first and the
 //! launcher last.
 
+mod usage;
+
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+pub use self::usage::{Overrun, Usage, free, of_directory};
 
 use crate::config::{Amounts, Limit};
 use crate::engine::Limits;
@@ -187,6 +191,7 @@ mod tests {
             nano_cpus: Limit::OfHost,
             processes: Some(4096),
             shared_memory: 64 << 20,
+            disk: Limit::OfHost,
             disk_reserve: None,
         }
     }

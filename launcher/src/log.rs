@@ -193,7 +193,7 @@ impl<K: Uploader> Log<K> {
     pub async fn record_gap(&mut self, behind: Position, line: String) -> Result<(), LogError> {
         self.masker.finish(&mut self.pending);
         let mut stored = self.store_pending().await?;
-        let line = self.masked(&[line]);
+        let line = self.own(Section::Conclude, &[line]);
         stored.extend(self.store_segment(Section::Conclude, line).await?);
         self.start_section(Some(behind), self.mark.section, stored, Vec::new()).await
     }
@@ -228,7 +228,7 @@ impl<K: Uploader> Log<K> {
         lines: &[String],
         mut changes: Vec<Change>,
     ) -> Result<(), LogError> {
-        let masked = self.masked(lines);
+        let masked = self.own(section, lines);
         if !masked.is_empty() {
             changes.extend(self.store_segment(section, masked).await?);
             changes.push(Change::mark(self.attempt, self.mark.clone()));
@@ -237,9 +237,13 @@ impl<K: Uploader> Log<K> {
         Ok(())
     }
 
-    fn masked(&self, lines: &[String]) -> Vec<u8> {
+    /// The launcher's own lines, masked. At the end of the log they begin a line, whatever the last phase left.
+    fn own(&self, section: Section, lines: &[String]) -> Vec<u8> {
         let mut masker = Masker::new(&self.secrets);
         let mut masked = Vec::new();
+        if section == Section::Conclude && self.mark.is_mid_line && !lines.is_empty() {
+            masked.push(b'\n');
+        }
         for line in lines {
             masker.push(line.as_bytes(), &mut masked);
             masker.push(b"\n", &mut masked);
@@ -276,6 +280,12 @@ impl<K: Uploader> Log<K> {
         let stored = self.mark.sections.entry(section).or_default();
         let offset = *stored;
         *stored += length;
+        // What is already at the end hides how the phase before it ends.
+        let is_last = section == Section::Conclude
+            || self.mark.sections.get(&Section::Conclude).is_none_or(|stored| *stored == 0);
+        if let Some(last) = content.last().filter(|_| is_last) {
+            self.mark.is_mid_line = *last != b'\n';
+        }
         if let Some(echo) = &mut self.echo {
             echo.print(&content);
         }

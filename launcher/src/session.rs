@@ -11,6 +11,7 @@
 //! [`exchange`], a plain state machine; the wire stays in [`transport`](crate::transport).
 
 pub mod exchange;
+#[cfg(feature = "fake")]
 pub mod fake;
 
 mod backoff;

@@ -10,6 +10,7 @@
 mod barrier;
 mod blame;
 mod container;
+mod disk;
 mod ending;
 mod follow;
 mod image;

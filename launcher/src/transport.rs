@@ -1,5 +1,6 @@
 //! The wire that sessions run over, as seen by them: MQTT stays in [`mqtt`], HTTP in [`poll`].
 
+#[cfg(feature = "fake")]
 pub mod fake;
 pub mod mqtt;
 pub mod poll;

@@ -137,6 +137,7 @@ fn two_variables_are_enough_and_the_rest_has_the_documented_defaults() {
         nano_cpus: Limit::OfHost,
         processes: Some(4096),
         shared_memory: 64 << 20,
+        disk: Limit::OfHost,
         disk_reserve: None,
     };
     assert_eq!(config.amounts, amounts);
@@ -160,6 +161,7 @@ fn every_variable_has_its_effect() {
         ("SPACELIFT_DEBUG", "T"),
         ("GANTRY_REPLACE_BACKEND", "True"),
         ("GANTRY_TOOL_DIR", "/opt/tools"),
+        ("GANTRY_DISK_LIMIT", "20GiB"),
         ("GANTRY_ALLOW_ROOT", "true"),
         ("GANTRY_MEMORY_LIMIT", "6GiB"),
         ("GANTRY_CPU_LIMIT", "1.5"),
@@ -187,6 +189,7 @@ fn every_variable_has_its_effect() {
         nano_cpus: Limit::At(1_500_000_000),
         processes: None,
         shared_memory: 1 << 30,
+        disk: Limit::At(20 << 30),
         disk_reserve: Some(0),
     };
     assert_eq!(config.amounts, amounts);

@@ -10,6 +10,8 @@ mod launcher;
 mod play;
 #[path = "container_faults/policy.rs"]
 mod policy;
+#[path = "container_faults/room.rs"]
+mod room;
 #[path = "container_faults/store.rs"]
 mod store;
 #[path = "container_faults/waits.rs"]

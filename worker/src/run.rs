@@ -282,6 +282,14 @@ impl Stage {
                 return failed(shell::why_not(&self.host.shell, &self.host.directory, &error));
             }
         };
+        // A phase that failed does not say what it passed on, and may have failed for that.
+        let names = self.environment.not_passed_on(&Environment::default()).join(", ");
+        if finished.environment.is_none() && !names.is_empty() && !finished.ending.is_success() {
+            let note = format!(
+                "{names}: most shells pass on no variable with such a name, so the tool may not have seen it: use letters, digits and _ alone, or give the value in a .tfvars file"
+            );
+            self.host.spool.note(Some(phase), note);
+        }
         if let Some(environment) = finished.environment {
             let lost = self.environment.not_passed_on(&environment).join(", ");
             if !lost.is_empty() {

@@ -55,6 +55,8 @@ fn compiled(cx: &Context) -> Result<Vec<&'static str>> {
     check("format", "cargo fmt --all --check", &["fmt", "--all", "--check"], None)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     check("lints", "cargo clippy, warnings are errors", &clippy, None)?;
+    let products = ["clippy", "--workspace", "--locked", "--", "-D", "warnings"];
+    check("products", "the same without tests, so without the fakes", &products, None)?;
     let doc = ["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"];
     check("documentation", "cargo doc, warnings are errors", &doc, Some("-D warnings"))?;
     if cx.config.find("cargo-deny").is_some() {

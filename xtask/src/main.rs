@@ -1,7 +1,7 @@
 //! Developers' tasks: `cargo xtask demo`, `test`, `check`, `fresh` and `bench`.
 //!
 //! Each task says what it does while it does it, installs what is missing, and ends what it started: also after an
-//! error and after Ctrl-C. Nothing of the workspace is linked in, so a clean clone compiles this in seconds.
+//! error and after Ctrl-C. Of the workspace only `gantry-stand` is linked in, so a clean clone compiles this in seconds.
 
 mod bench;
 mod build;

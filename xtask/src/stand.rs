@@ -18,11 +18,6 @@ use crate::{build::Programs, context::Context, engine::Started, process, service
 const SHORT: Duration = Duration::from_secs(30);
 /// `openssl req` looks for two 2048-bit primes by luck.
 const KEY_LIMIT: Duration = Duration::from_mins(2);
-/// The subject that the Spacelift page names. The server discards it.
-const SUBJECT: &str = "/CN=workers.spacelift.io";
-/// What a launcher logs when nothing of a stage is left on its host.
-pub const REMOVED: &str = "removed what the stage left on this host";
-
 /// A whole Gantry in one directory.
 pub struct Stand {
     /// The directory, 0700.
@@ -53,19 +48,22 @@ impl Stand {
         let dir = directory(cx, image)?;
         let data = dir.join("data");
         cx.say.detail(&format!("gantry server --data {}", data.display()));
-        let mut command = clean(&programs.gantry);
-        command.arg("server").arg("--data").arg(&data).current_dir(&dir);
-        for listener in ["--listen", "--mqtt-listen", "--objects-listen"] {
-            command.args([listener, "127.0.0.1:0"]);
-        }
+        let mut command = gantry_stand::server(&programs.gantry, &data);
+        command.current_dir(&dir);
         let log = dir.join("server.log");
         let start = || Service::start("gantry server", &log, &mut command);
         let stop = |it: &Service| it.process().stopping(Duration::from_secs(15));
         let (mut server, _) = cx.undo.make("stop the server", start, stop)?;
         server.wait_for("its `ready:` line", Duration::from_mins(1), |line| {
-            line.contains("ready:").then_some(())
+            gantry_stand::is_ready(line).then_some(())
         })?;
-        let addresses = Addresses::read(&data.join("server.json"))?;
+        let address =
+            |of| gantry_stand::address(&data, of).context("the server does not say where it is");
+        let addresses = Addresses {
+            api: address("api")?,
+            mqtt: address("mqtt")?,
+            objects: address("objects")?,
+        };
         let secrets = secrets_directory(cx)?;
         let (gantry, launcher) = (programs.gantry.clone(), programs.launcher.clone());
         let image = image.to_owned();
@@ -76,11 +74,12 @@ impl Stand {
 
     /// Makes key and certificate signing request as the Spacelift page tells its users to.
     pub fn make_key(&self, cx: &Context) -> Result<()> {
-        let line =
-            "req -new -newkey rsa:4096 -nodes -keyout spacelift.key -out spacelift.csr -subj";
-        cx.say.detail(&format!("$ openssl {line} {SUBJECT}"));
-        let mut command = Command::new("openssl");
-        command.args(line.split(' ')).arg(SUBJECT).current_dir(&self.dir);
+        let (key, csr) = (Path::new("spacelift.key"), Path::new("spacelift.csr"));
+        let mut command = gantry_stand::request(4096, key, csr);
+        command.current_dir(&self.dir);
+        let words: Vec<_> =
+            command.get_args().map(|word| quoted(&word.to_string_lossy())).collect();
+        cx.say.detail(&format!("$ openssl {}", words.join(" ")));
         process::read("openssl req", KEY_LIMIT, &mut command)?;
         fs::set_permissions(self.dir.join("spacelift.key"), Permissions::from_mode(0o600))?;
         Ok(())
@@ -88,9 +87,8 @@ impl Stand {
 
     /// Creates the pool from the request; its token and the recovery key are written beside the key.
     pub fn create_pool(&self, cx: &Context, name: &str) -> Result<()> {
-        let arguments =
-            ["pool", "create", name, "--csr", "spacelift.csr", "--token-out", "pool.token"];
-        self.say(cx, &[&arguments[..], &["--recovery-out", "recovery.key"]].concat())
+        let recovery = Some("recovery.key");
+        self.say(cx, &gantry_stand::pool_create(name, "spacelift.csr", "pool.token", recovery))
     }
 
     /// Starts the launcher and waits until the pool has welcomed it. Gives the time that took.
@@ -110,24 +108,14 @@ impl Stand {
             fs::read_to_string(self.dir.join(file)).with_context(|| format!("cannot read {file}"))
         };
         let token = read("pool.token")?;
-        let mut encode = Command::new("base64");
-        let key = process::read(
-            "base64",
-            SHORT,
-            encode.arg("--wrap=0").arg(self.dir.join("spacelift.key")),
-        )?;
+        let key = gantry_stand::key_text(&self.dir.join("spacelift.key"))
+            .context("cannot read spacelift.key")?;
         let state = self.dir.join("launcher");
         fs::create_dir_all(&state)?;
-        let mut command = clean(&self.launcher);
-        command
-            .current_dir(&self.dir)
-            .env("SPACELIFT_TOKEN", token.trim())
-            .env("SPACELIFT_POOL_PRIVATE_KEY", key.trim())
-            .env("SPACELIFT_DEFAULT_RUNNER_IMAGE", image)
-            .env("SPACELIFT_WORKER_NETWORK", network)
-            .env("SPACELIFT_WORKER_COMMS_PROTOCOL", transport)
-            .env("GANTRY_STATE_DIR", &state)
-            .env("GANTRY_SECRETS_DIR", &self.secrets);
+        let token = token.trim();
+        let launching = gantry_stand::Launching { token, key: &key, image, network, transport };
+        let mut command = gantry_stand::launcher(&self.launcher, &state, &self.secrets);
+        command.current_dir(&self.dir).envs(launching.variables());
         command.envs(cx.config.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)));
         let began = Instant::now();
         let log = self.dir.join("launcher.log");
@@ -135,8 +123,7 @@ impl Stand {
         let stop = |it: &Service| it.process().stopping(Duration::from_secs(10));
         let (mut worker, _) = cx.undo.make("stop the launcher", start, stop)?;
         worker.wait_for("\"registered\"", Duration::from_mins(1), |line| {
-            let entry: Value = serde_json::from_str(line).ok()?;
-            (entry.get("msg")?.as_str()? == "registered").then_some(())
+            gantry_stand::logged(line, gantry_stand::REGISTERED).map(drop)
         })?;
         self.worker = Some(worker);
         Ok(began.elapsed())
@@ -147,8 +134,7 @@ impl Stand {
     pub fn wait_until_removed(&mut self, stages: usize) -> Result<()> {
         let mut done = 0;
         self.worker_mut()?.wait_for("the removal of its containers", SHORT, |line| {
-            let entry: Value = serde_json::from_str(line).ok()?;
-            done += usize::from(entry.get("msg")?.as_str()? == REMOVED);
+            done += usize::from(gantry_stand::logged(line, gantry_stand::REMOVED).is_some());
             (done == stages).then_some(())
         })
     }
@@ -170,11 +156,9 @@ impl Stand {
 
     /// The operator's command, logged in.
     pub fn gantry(&self, arguments: &[&str]) -> Command {
-        let mut command = clean(&self.gantry);
-        command
-            .env("GANTRY_CONFIG_DIR", self.dir.join("config"))
-            .current_dir(&self.dir)
-            .args(arguments);
+        let home = self.dir.join("config");
+        let mut command = gantry_stand::operator(&self.gantry, &home, &self.dir);
+        command.args(arguments);
         command
     }
 
@@ -236,20 +220,6 @@ impl Stand {
     }
 }
 
-impl Addresses {
-    fn read(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let value: Value = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not JSON", path.display()))?;
-        let field = |name: &str| {
-            let text = value.get(name).and_then(Value::as_str).map(str::to_owned);
-            text.with_context(|| format!("{} names no {name}", path.display()))
-        };
-        Ok(Self { api: field("api")?, mqtt: field("mqtt")?, objects: field("objects")? })
-    }
-}
-
 /// A word as a person would type it into a shell.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@".contains(&byte);
@@ -257,17 +227,6 @@ fn quoted(word: &str) -> String {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// A program of ours without the variables of whoever runs the task.
-fn clean(program: &Path) -> Command {
-    let mut command = Command::new(program); // starts: gantry, gantry-launcher
-    command.env_clear();
-    command.envs(
-        std::env::vars_os()
-            .filter(|(name, _)| name == "PATH" || name == "HOME" || name == "RUST_BACKTRACE"),
-    );
-    command
 }
 
 fn directory(cx: &Context, image: &str) -> Result<PathBuf> {

@@ -40,6 +40,7 @@ fn starts_whole(path: &Path) -> bool {
     path.starts_with("xtask")
         || path.starts_with("crates/cluster")
         || path.starts_with("crates/e2e")
+        || path.starts_with("crates/stand")
         || path.iter().any(|part| part == "tests")
 }
 

@@ -65,7 +65,6 @@ pub const STARTED: &[Started] = &[
         Get::WhereItIs("without it, the missing packages are named and the task ends"),
     ),
     started("bash", Get::Debian),
-    started("base64", Get::Debian),
     started("busybox", Get::ForTests(&BUSYBOX)),
     started("cargo", Get::Built),
     started("cp", Get::Debian),

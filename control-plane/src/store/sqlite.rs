@@ -141,6 +141,24 @@ mod tests {
         assert!(matches!(error, StoreError::Newer(_)), "{error:?}");
     }
 
+    /// The first tables were edited in place until they were released.
+    #[tokio::test]
+    async fn a_database_whose_tables_were_other_ones_is_refused_with_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gantry.db");
+        let store = Store::open(&path).await.unwrap();
+        let mut unit = store.begin().await.unwrap();
+        sqlx::query("UPDATE _sqlx_migrations SET checksum = zeroblob(48) WHERE version = 1")
+            .execute(&mut *unit)
+            .await
+            .unwrap();
+        unit.commit().await.unwrap();
+        store.close().await;
+        let error = Store::open(&path).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreleased(_)), "{error:?}");
+        assert!(error.to_string().contains("begin with an empty data directory"), "{error}");
+    }
+
     /// As it does by itself when a disk is full.
     #[tokio::test]
     async fn what_sqlite_rolls_back_by_itself_fails_nothing_after_it() {

@@ -10,17 +10,7 @@ use crate::program::finished;
 #[must_use]
 pub fn openssl_key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let (key, request) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.csr")));
-    let mut command = Command::new("openssl");
-    command.args([
-        "req",
-        "-new",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=workers.spacelift.io",
-    ]);
-    command.arg("-keyout").arg(&key).arg("-out").arg(&request);
+    let mut command = gantry_stand::request(2048, &key, &request);
     let ended = finished("openssl req", Duration::from_secs(60), &mut command);
     assert_eq!(ended.code, Some(0), "{}", ended.complaint());
     (key, request)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::{Config, clean};
+use crate::config::Config;
 use crate::program::{Ended, finished};
 use crate::wait::until_seen;
 
@@ -31,8 +31,8 @@ impl Cli {
     /// The command with these arguments.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = clean(&self.config.gantry());
-        command.env("GANTRY_CONFIG_DIR", &self.home).current_dir(&self.dir).args(arguments);
+        let mut command = gantry_stand::operator(&self.config.gantry(), &self.home, &self.dir);
+        command.args(arguments);
         command
     }
 

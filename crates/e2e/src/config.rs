@@ -102,12 +102,3 @@ fn has_image(image: &str) -> bool {
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.expect("docker is on PATH: run `cargo xtask test`").success()
 }
-
-/// A program of ours, without the variables of whoever runs the tests.
-pub(crate) fn clean(program: &Path) -> Command {
-    let mut command = Command::new(program); // starts: gantry, gantry-launcher
-    command.env_clear();
-    let kept = ["PATH", "HOME", "DOCKER_HOST", "RUST_BACKTRACE"];
-    command.envs(kept.iter().filter_map(|name| Some((name, env::var_os(name)?))));
-    command
-}

@@ -95,6 +95,22 @@ impl Tag {
         Self(tag)
     }
 
+    /// An image with the runner's content that nothing else is a name of.
+    #[must_use]
+    pub fn of_its_own(name: &str) -> Self {
+        let tag = format!("gantry-e2e-{}:{name}", std::process::id());
+        let container = docker(&["create", &Config::read().image]);
+        let label = format!("LABEL gantry.test={tag}");
+        docker(&["commit", "--change", &label, container.trim(), &tag]);
+        docker(&["rm", container.trim()]);
+        Self(tag)
+    }
+
+    /// From here on the host has no image of this name, nor by its id.
+    pub fn goes(&self) {
+        docker(&["rmi", "--force", &self.0]);
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {

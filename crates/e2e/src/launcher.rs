@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::config::{Config, Transport, clean};
+use crate::config::{Config, Transport};
 use crate::journal::Tail;
 use crate::pool::Pool;
 use crate::program::{Ended, Program};
@@ -41,15 +41,17 @@ impl LauncherSetup {
     /// The least that a launcher of `pool` needs; `shared` is mounted at `/count` in its containers.
     #[must_use]
     pub(crate) fn new(config: &Config, pool: &Pool, dir: &Path, name: &str, shared: &Path) -> Self {
-        let environment = [
-            ("SPACELIFT_TOKEN", pool.token.clone()),
-            ("SPACELIFT_POOL_PRIVATE_KEY", pool.key_text()),
-            ("SPACELIFT_DEFAULT_RUNNER_IMAGE", config.image.clone()),
-            ("SPACELIFT_WORKER_NETWORK", config.network.clone()),
-            ("SPACELIFT_WORKER_COMMS_PROTOCOL", config.transport.name().to_owned()),
-            ("SPACELIFT_WORKER_EXTRA_MOUNTS", format!("{}:/count", shared.display())),
-        ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let key = pool.key_text();
+        let launching = gantry_stand::Launching {
+            token: &pool.token,
+            key: &key,
+            image: &config.image,
+            network: &config.network,
+            transport: config.transport.name(),
+        };
+        let mounts = ("SPACELIFT_WORKER_EXTRA_MOUNTS", format!("{}:/count", shared.display()));
+        let variables = launching.variables().into_iter().chain([mounts]);
+        let environment = variables.map(|(name, value)| (name.to_owned(), value)).collect();
         let (config, name, state) = (config.clone(), name.to_owned(), dir.join(name));
         Self { config, name, state, environment, user: None }
     }
@@ -136,34 +138,30 @@ pub struct Launcher {
 impl Launcher {
     /// Starts it again with the same state directory, without waiting for anything.
     pub fn start_again(&mut self) {
-        let mut command = match self.setup.user {
-            Some(user) => {
-                let mut command = clean(&self.setup.state.join(PROGRAM));
-                command.uid(user.uid).gid(user.docker);
-                command
-            }
-            None => clean(&self.setup.config.launcher()),
+        let state = &self.setup.state;
+        let program = match self.setup.user {
+            Some(_) => state.join(PROGRAM),
+            None => self.setup.config.launcher(),
         };
-        command
-            .envs(self.setup.environment.iter().cloned())
-            .env("GANTRY_STATE_DIR", &self.setup.state)
-            .env("GANTRY_SECRETS_DIR", self.secrets.path());
+        let mut command = gantry_stand::launcher(&program, state, self.secrets.path());
+        if let Some(user) = self.setup.user {
+            command.uid(user.uid).gid(user.docker);
+        }
+        command.envs(self.setup.environment.iter().cloned());
         self.program = Some(Program::start(&self.setup.name, &mut command));
     }
 
     /// Waits until the control plane has welcomed the present process.
     pub fn registered(&mut self) {
-        self.says("registered", REGISTERED);
+        self.says(gantry_stand::REGISTERED, REGISTERED);
     }
 
     /// Waits until the present process has logged this message.
     pub fn says(&mut self, message: &str, limit: Duration) -> Value {
-        let is_it = |line: &str| {
-            serde_json::from_str::<Value>(line).is_ok_and(|entry| entry["msg"] == message)
-        };
+        let is_it = |line: &str| gantry_stand::logged(line, message).is_some();
         let program = self.program.as_mut().expect("the launcher runs");
         let line = program.wait_for(&format!("{message:?}"), limit, is_it);
-        serde_json::from_str(&line).expect("it was just parsed")
+        gantry_stand::logged(&line, message).expect("it was just found")
     }
 
     /// SIGKILL.

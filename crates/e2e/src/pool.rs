@@ -34,13 +34,8 @@ impl Pool {
         let recovery = dir.join("recovery.key");
         let path = |path: &Path| path.to_str().expect("paths of tests are UTF-8").to_owned();
         let (request, token_out, recovery_out) = (path(&request), path(&token), path(&recovery));
-        let mut arguments =
-            vec!["pool", "create", name, "--csr", &request, "--token-out", &token_out];
-        if has_recovery {
-            arguments.extend(["--recovery-out", &recovery_out]);
-        } else {
-            arguments.push("--no-recovery");
-        }
+        let recovery_out = has_recovery.then_some(recovery_out.as_str());
+        let arguments = gantry_stand::pool_create(name, &request, &token_out, recovery_out);
         let made = cli.ask(&arguments);
         Self {
             id: made["id"].as_str().expect("a pool has an id").to_owned(),
@@ -54,7 +49,7 @@ impl Pool {
     /// The key as `SPACELIFT_POOL_PRIVATE_KEY` holds it.
     #[must_use]
     pub fn key_text(&self) -> String {
-        STANDARD.encode(fs::read(&self.key).expect("the key was written"))
+        gantry_stand::key_text(&self.key).expect("the key was written")
     }
 
     /// What the token says.

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
-use crate::config::{Config, clean};
+use crate::config::Config;
 use crate::program::{Ended, Program};
 
 /// How long a server may take to be ready.
@@ -42,7 +41,7 @@ impl Server {
     /// Starts it again on the same data directory.
     pub fn start_again(&mut self) {
         let mut program = Program::start("gantry server", &mut self.command());
-        program.wait_for("`ready:`", READY, |line| line.starts_with("ready:"));
+        program.wait_for("`ready:`", READY, gantry_stand::is_ready);
         self.program = Some(program);
     }
 
@@ -85,22 +84,15 @@ impl Server {
     /// What `server.json` says of it.
     #[must_use]
     pub fn address(&self, of: &str) -> String {
-        let text = std::fs::read_to_string(self.data.join("server.json"))
-            .expect("a server wrote server.json");
-        let known: Value = serde_json::from_str(&text).expect("server.json is JSON");
-        known[of].as_str().unwrap_or_else(|| panic!("server.json names no {of}")).to_owned()
+        gantry_stand::address(&self.data, of).expect("a server says where it is")
     }
 
     /// The command that starts it.
     #[must_use]
     pub fn command(&self) -> std::process::Command {
-        let mut command = clean(&self.config.gantry());
-        command.arg("server").arg("--data").arg(&self.data);
+        let mut command = gantry_stand::server(&self.config.gantry(), &self.data);
         if let Some(database) = &self.database {
             command.env("GANTRY_DATABASE_URL", database.url());
-        }
-        for listener in ["--listen", "--mqtt-listen", "--objects-listen"] {
-            command.args([listener, "127.0.0.1:0"]);
         }
         command
     }

@@ -27,12 +27,15 @@ pub use lifecycle::{
     Stopping,
 };
 pub use lock::{SERVER, StackLock};
-pub use phase::{Attempt, Hook, Interrupt, Phase, Section, Stage};
+pub use phase::{Attempt, Interrupt, Phase, Section, Stage};
 pub use project_root::{InvalidProjectRoot, ProjectRoot};
 pub use queue::{ChosenWorker, NoPool, PoolChoice, PoolReason, choose_worker, resolve_pool};
 pub use run::{RunState, RunType, StagePlan};
 pub use state_file::{InvalidState, MAX_LINEAGE, MAX_SERIAL, MAX_STATE, StateHeading};
-pub use text::one_line;
+pub use text::{hex, one_line};
+
+/// The largest source, in bytes: of its files, and of the sealed archive that they are sent in.
+pub const MAX_SOURCE: u64 = 1 << 30;
 
 /// The most bytes that the name of a variable and its value have together: Linux gives a program no
 /// longer text than 128 KiB, in which `=` and the byte at its end count too.

@@ -80,16 +80,6 @@ pub enum Interrupt {
     Sigterm,
 }
 
-/// Where a user's own commands hang on a phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Hook {
-    /// Runs first; if it fails, the phase does not run.
-    Before,
-    /// Runs last, when the phase succeeded.
-    After,
-}
-
 /// A part of an attempt's log, read and stored by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

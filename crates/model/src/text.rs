@@ -2,6 +2,14 @@
 
 use std::fmt::Write as _;
 
+/// Bytes as lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
 /// An entry of a log as one line, whatever is in it: what could end the line before its end, move a
 /// cursor or turn the direction of writing is escaped. The line feed at its end stays, and with `colors`
 /// the escape characters that begin the writer's own.

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use gantry_model::hex;
 use rustix::fs::{AtFlags, fsync, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -158,12 +159,6 @@ pub fn sha256_of(mut source: impl Read) -> io::Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct Amounts {
     pub processes: Option<u64>,
     /// Bytes of its `/dev/shm`. `GANTRY_SHM_SIZE`, 64 MiB unless set.
     pub shared_memory: u64,
+    /// Bytes that it may have on the host's disks. `GANTRY_DISK_LIMIT`.
+    pub disk: Limit,
     /// Bytes that stay free on the host's disks; a part of each disk if none. `GANTRY_DISK_RESERVE`.
     pub disk_reserve: Option<u64>,
 }
@@ -50,6 +52,9 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Amounts> {
     let shared_memory = reader.parsed("GANTRY_SHM_SIZE", |text| {
         size(text).filter(|bytes| *bytes >= 1 << 20).ok_or(Problem::Size("1MiB"))
     });
+    let disk = limit(reader, "GANTRY_DISK_LIMIT", |text| {
+        size(text).filter(|bytes| *bytes >= 1 << 20).ok_or(Problem::Size("1MiB"))
+    });
     let disk_reserve =
         match limit(reader, "GANTRY_DISK_RESERVE", |text| size(text).ok_or(Problem::Size("0"))) {
             Some(Limit::OfHost) => Some(None),
@@ -62,6 +67,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Amounts> {
         nano_cpus: nano_cpus?,
         processes: processes?,
         shared_memory: shared_memory?,
+        disk: disk?,
         disk_reserve: disk_reserve?,
     })
 }

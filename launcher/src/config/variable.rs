@@ -142,6 +142,11 @@ pub const RUNS: &[Variable] = &[
         help: "The size of a run's /dev/shm, which is part of its memory.",
     },
     Variable {
+        name: "GANTRY_DISK_LIMIT",
+        default: Some("half of what is free when a stage begins"),
+        help: "How much a run may have in its workspace and its container, such as `20GiB`, or `none`. What takes more is stopped, and the run says so.",
+    },
+    Variable {
         name: "GANTRY_DISK_RESERVE",
         default: Some("a twentieth of the disk, at most 2GiB"),
         help: "How much stays free on the disks of GANTRY_STATE_DIR and of the container engine: a run is stopped when there is less. `none`: it is not.",
@@ -262,29 +267,14 @@ pub(super) fn unknown(name: &str) -> Option<Unknown> {
     {
         return None;
     }
+    let name: String = name.chars().take(128).collect();
     let nearest = all()
         .filter(|variable| variable.family().is_none())
-        .map(|variable| (distance(name, variable.name), variable.name))
+        .map(|variable| (strsim::levenshtein(&name, variable.name), variable.name))
         .min()
         .filter(|(distance, _)| *distance <= 4)
         .map(|(_, name)| name);
-    Some(Unknown { name: name.chars().take(128).collect(), nearest })
-}
-
-/// How many characters have to be inserted, removed or replaced to get from one to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let from: Vec<char> = from.chars().take(128).collect();
-    let mut row: Vec<usize> = (0..=from.len()).collect();
-    for (line, there) in to.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, here) in from.iter().enumerate() {
-            let replaced = diagonal + usize::from(*here != there);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[from.len()]
+    Some(Unknown { name, nearest })
 }
 
 #[cfg(test)]
@@ -311,12 +301,5 @@ mod tests {
         let count = names.len();
         names.dedup();
         assert_eq!(names.len(), count);
-    }
-
-    #[test]
-    fn a_distance_is_the_number_of_edits() {
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("same", "same"), 0);
     }
 }

@@ -15,9 +15,9 @@ use std::time::Duration;
 use bollard::errors::Error;
 use bollard::models::ContainerStateStatusEnum;
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectNetworkOptions,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    StartContainerOptions, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptionsBuilder,
+    InspectNetworkOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
 };
 use futures::{Stream, StreamExt as _};
 
@@ -345,6 +345,15 @@ impl Engine for Docker {
             }
         };
         self.in_time(what, ACT, removed).await
+    }
+
+    async fn written(&self, name: &str) -> Result<Option<u64>, EngineError> {
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let asked = self.api.inspect_container(name, Some(options));
+        // The engine looks at all that the container wrote.
+        let found = self.within("measure the container", ACT, asked).await;
+        let size = unless_missing(found)?.and_then(|container| container.size_rw);
+        Ok(size.and_then(|size| u64::try_from(size).ok()))
     }
 
     async fn list(&self, labels: &[(&str, String)]) -> Result<Vec<String>, EngineError> {

@@ -141,6 +141,8 @@ struct Inside {
     history: Vec<(String, Happened)>,
     is_cut: bool,
     lacks_network: bool,
+    /// What it says that each container has written.
+    written: Option<u64>,
     /// How many calls met no socket since it was cut.
     missed: usize,
 }
@@ -177,6 +179,11 @@ impl Fake {
     /// Puts an image into the registry, from which it can be pulled.
     pub fn can_pull(&self, name: &str, image: Image) {
         self.change(|inside| inside.elsewhere.insert(name.to_owned(), image));
+    }
+
+    /// So many bytes were written by whatever container is asked about.
+    pub fn has_written(&self, bytes: u64) {
+        self.change(|inside| inside.written = Some(bytes));
     }
 
     /// The next `call` that has no fault yet gets this one.
@@ -479,6 +486,10 @@ impl Engine for Fake {
             Ok(())
         };
         self.answer(Call::Remove, remove).await
+    }
+
+    async fn written(&self, _: &str) -> Result<Option<u64>, EngineError> {
+        Ok(self.inside().written)
     }
 
     async fn list(&self, labels: &[(&str, String)]) -> Result<Vec<String>, EngineError> {

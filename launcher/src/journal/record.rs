@@ -28,6 +28,9 @@ pub struct Mark {
     pub sections: BTreeMap<Section, u64>,
     /// The section that output belongs to.
     pub section: Option<Section>,
+    /// Whether the launcher's closing lines would begin in the middle of a line.
+    #[serde(default)]
+    pub is_mid_line: bool,
 }
 
 impl Mark {

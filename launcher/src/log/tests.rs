@@ -125,15 +125,19 @@ fn expected(frames: &[Given], secrets: &Secrets) -> BTreeMap<Section, Vec<u8>> {
     let mut log: BTreeMap<Section, Vec<u8>> = BTreeMap::new();
     let mut section = Section::Conclude;
     let mut part = Vec::new();
-    let end = |log: &mut BTreeMap<Section, Vec<u8>>, section, part: &mut Vec<u8>| {
+    let mut before = Vec::new();
+    let mut end = |log: &mut BTreeMap<Section, Vec<u8>>, section, part: &mut Vec<u8>| {
         let mut masker = Masker::new(secrets);
         let mut masked = Vec::new();
         masker.push(part, &mut masked);
         masker.finish(&mut masked);
         part.clear();
         if !masked.is_empty() {
+            before.clone_from(&masked);
             log.entry(section).or_default().extend(masked);
         }
+        let text = log.get(&Section::Conclude).unwrap_or(&before);
+        text.last().is_some_and(|last| *last != b'\n')
     };
     for frame in frames {
         match frame {
@@ -143,8 +147,9 @@ fn expected(frames: &[Given], secrets: &Secrets) -> BTreeMap<Section, Vec<u8>> {
                 section = (*phase).into();
             }
             Given::Gap => {
-                end(&mut log, section, &mut part);
-                log.entry(Section::Conclude).or_default().extend(b"gap\n");
+                let is_mid_line = end(&mut log, section, &mut part);
+                let line: &[u8] = if is_mid_line { b"\ngap\n" } else { b"gap\n" };
+                log.entry(Section::Conclude).or_default().extend(line);
             }
         }
     }
@@ -170,5 +175,32 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (journal, shelf) = runtime.block_on(run(directory.path(), &frames, &then, &secrets));
         prop_assert_eq!(stored(&journal, &shelf), expected(&frames, &secrets));
+    }
+}
+
+#[tokio::test]
+async fn the_closing_lines_begin_a_line_whatever_the_last_phase_left() {
+    for (left, expected) in [
+        ("no line feed", "\nover\nand out\n"),
+        ("a line\n", "over\nand out\n"),
+        ("", "over\nand out\n"),
+    ] {
+        let (directory, shelf) = (tempfile::tempdir().unwrap(), Shelf::default());
+        let (journal, secrets) = (open(directory.path()), Secrets::default());
+        journal.write(vec![Change::granted(attempt(), String::new())]).await.unwrap();
+        let resume = || {
+            let mark = journal.entry(attempt()).unwrap().mark;
+            Log::resume(attempt(), Arc::clone(&journal), shelf.clone(), &secrets, mark)
+        };
+        let mut log = resume();
+        log.end_section(Some(place(1)), Some(Phase::Plan.into()), Vec::new()).await.unwrap();
+        log.output(place(1), place(2), left.as_bytes()).await.unwrap();
+        log.end_section(Some(place(3)), None, Vec::new()).await.unwrap();
+        // Another launcher says how it ended.
+        let mut log = resume();
+        log.say(Section::Conclude, &["over".to_owned()], Vec::new()).await.unwrap();
+        log.say(Section::Conclude, &["and out".to_owned()], Vec::new()).await.unwrap();
+        let stored = stored(&journal, &shelf);
+        assert_eq!(stored[&Section::Conclude], expected.as_bytes(), "{left:?}");
     }
 }

@@ -5,14 +5,13 @@
 //! spool. What it has handled is durable before the mark moves behind it.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gantry_model::{Phase, Stage as StageKind, StateHeading};
 use gantry_protocol::message::{PhaseEvent, PhaseReport};
-use gantry_spool::{Body, Event, Frame, Limits, Outcome, Reader, SpoolError, Watch};
+use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,13 +22,10 @@ use super::waits::{self, Awaited};
 use super::{MARGIN, Stage, StageError, StageRequest, container_name};
 use crate::engine::{Engine, Signal};
 use crate::journal::{Change, Entry};
-use crate::limits::{self, Held, LowDisk};
 use crate::log::{Log, message_id};
 
 /// The spool is looked at this often even if nothing was noticed.
 const TICK: Duration = Duration::from_secs(1);
-/// The disks are looked at this often.
-const LOOK: Duration = Duration::from_secs(2);
 /// A stop is said again this often: a container that was only just started does not hear it yet.
 const SAY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -392,28 +388,7 @@ impl<E: Engine> Stage<E> {
                 waits::too_long(&self.shared.config)
             }
             low = self.low_disk() => low.to_string(),
-        }
-    }
-
-    /// Resolves when a disk of this host has less free than is kept, and had more when the stage began: one that
-    /// was low before is not this stage's doing. An apply is not stopped for an outage: what its spool holds back
-    /// while the store is away does not count, up to the spool's own limit.
-    async fn low_disk(&self) -> LowDisk {
-        let disks = || self.shared.disks.iter().map(PathBuf::as_path);
-        let reserve = self.shared.config.amounts.disk_reserve;
-        let held = match self.attempt.stage {
-            StageKind::Read => Held::default(),
-            StageKind::Write => {
-                Held { by: Some(&self.directories.spool), at_most: Limits::WRITE_QUOTA }
-            }
-        };
-        let look = |path| limits::low_disk(path, reserve, held);
-        let watched: Vec<_> = disks().filter(|path| look(path).is_none()).collect();
-        loop {
-            if let Some(low) = watched.iter().find_map(|path| look(path)) {
-                return low;
-            }
-            tokio::time::sleep(LOOK).await;
+            over = self.overrun() => over.to_string(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_model::MAX_SOURCE;
 use gantry_protocol::spec::{SealedWorkspace, Source};
 
 use super::Stage;
@@ -15,9 +16,6 @@ use crate::blob::{BlobError, Expected};
 use crate::engine::Engine;
 use crate::log::Log;
 use crate::workspace::{self, WorkspaceError};
-
-/// The largest source archive: 2 GiB.
-const MAX_SOURCE: u64 = 2 << 30;
 
 impl<E: Engine> Stage<E> {
     pub(super) async fn unpack_source(

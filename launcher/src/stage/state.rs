@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_model::{Epoch, InvalidState, Stage as StageKind, StateHeading};
+use gantry_model::{Epoch, InvalidState, Stage as StageKind, StateHeading, hex};
 use gantry_protocol::message::{StageOutcome, StateStored, UrlPurpose};
 use gantry_protocol::spec::SealedState;
 use gantry_protocol::{
@@ -22,7 +22,7 @@ use super::jobs::Whether;
 use super::order::write_new;
 use super::waits::{Awaited, STORE};
 use super::{Stage, StageError};
-use crate::blob::{BlobError, Expected, hex};
+use crate::blob::{BlobError, Expected};
 use crate::engine::Engine;
 use crate::explain::sentence;
 use crate::journal::{Change, KeptState};

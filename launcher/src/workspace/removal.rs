@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, fchmod, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 /// Removes a directory with everything in it, if it is there. Follows no links.
@@ -24,6 +24,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(Errno::NOTDIR | Errno::LOOP) => return fs::remove_file(path),
         Err(error) => return Err(error.into()),
     };
+    // One of ours may be closed to ourselves too. What belongs to others is not ours to change.
+    let _ = fchmod(&root, Mode::RWXU);
     let mut moved = 0;
     // Entries can be passed over while a directory changes, so it is read until it is empty.
     while let Err(error) = unlinkat(CWD, path, AtFlags::REMOVEDIR) {
@@ -129,6 +131,21 @@ mod tests {
         small.spawn(move || remove(&gone).unwrap()).unwrap().join().unwrap();
         assert!(!path.exists());
         remove(&path).unwrap();
+    }
+
+    /// A launcher that is not root could not empty it otherwise.
+    #[test]
+    fn a_tree_that_is_closed_to_its_owner_goes() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let outside = tempfile::tempdir().unwrap();
+        let path = outside.path().join("run");
+        fs::create_dir_all(path.join("inner")).unwrap();
+        for closed in [path.join("inner"), path.clone()] {
+            fs::write(closed.join("file"), "").unwrap();
+            fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        remove(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Play {
             policy: self.policy.clone(),
             worker_binary,
             limits: Limits::default(),
-            disks: Vec::new(),
+            disks: vec![self.config.state_dir.clone()],
             boot: "this boot".to_owned(),
             notify: Arc::new(|_| {}),
             complaints: self.complaints.clone(),
@@ -592,6 +592,7 @@ fn config(pool: &Pool, directory: &TempDir, now_unix: i64) -> Config {
         ("SPACELIFT_DEFAULT_RUNNER_IMAGE".to_owned(), IMAGE.to_owned()),
         ("GANTRY_STATE_DIR".to_owned(), path("state")),
         ("GANTRY_SECRETS_DIR".to_owned(), path("secrets")),
+        ("GANTRY_TOOL_DIR".to_owned(), path("tools")),
     ]);
     Config::on_host(&environment, &Host { now_unix, is_in_memory: &|_| Ok(true) }).unwrap()
 }

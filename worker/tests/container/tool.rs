@@ -333,3 +333,19 @@ fn a_state_that_nobody_would_keep_is_refused_at_init() {
         }
     }
 }
+
+/// Terraform allows such a name and a shell does not: whoever gave the value hears why it did not come.
+#[test]
+fn a_variable_that_the_shell_does_not_pass_on_is_named_also_where_the_plan_fails_for_it() {
+    let mut order = tools(&[INIT, PLAN]);
+    set(&mut order, "TF_VAR_a-b", "given");
+    let mut run = run(&order, &[("main.tf", "variable \"a-b\" {}\n")]);
+    assert_eq!(failure(&mut run), "the tool ended with exit code 1");
+    assert!(run.log().contains("No value for required variable"), "{}", run.log());
+    let notes = run.events().into_iter().filter_map(|event| match event {
+        Event::Note { text } => Some(text),
+        _ => None,
+    });
+    let notes: Vec<String> = notes.collect();
+    assert!(notes.iter().any(|note| note.starts_with("TF_VAR_a-b: ")), "{notes:?}");
+}

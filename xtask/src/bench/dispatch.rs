@@ -19,12 +19,14 @@ use super::{
     docker::Docker,
     samples::{Samples, ratio, rfc3339_ms, ulid_ms},
 };
+use gantry_stand::REMOVED;
+
 use crate::{
     build::{self, Profile},
     context::Context,
     engine, image,
     process::{self, each_line},
-    stand::{REMOVED, Stand},
+    stand::Stand,
     tools::{self, OPENSSL},
 };
 

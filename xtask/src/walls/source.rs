@@ -10,13 +10,15 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::{Attribute, Item, spanned::Spanned as _};
 
 /// The folders of crates whose `src` is looked at.
-pub const CRATES: [&str; 10] = [
+pub const CRATES: [&str; 12] = [
     "cli",
     "control-plane",
+    "crates/cluster",
     "crates/e2e",
     "crates/model",
     "crates/protocol",
     "crates/spool",
+    "crates/stand",
     "launcher",
     "policy",
     "worker",

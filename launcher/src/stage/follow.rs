@@ -1,26 +1,25 @@
 //! Follows a container that runs, from the journal's mark to its last frame.
 //!
-//! One loop reads the spool; beside it stand the clocks and the requests that can stop the stage. The
-//! loop ends with the spool's last frame, or when the container is gone and nothing more is in the
+//! One loop waits for what can happen: the spool was read to its end, the container is gone, the stage is to be
+//! stopped. The reading ends with the spool's last frame, or when the container is gone and nothing more is in the
 //! spool. What it has handled is durable before the mark moves behind it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use gantry_model::{Phase, Stage as StageKind, StateHeading};
 use gantry_protocol::message::{PhaseEvent, PhaseReport};
 use gantry_spool::{Body, Event, Frame, Outcome, Reader, SpoolError, Watch};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::container::retry;
 use super::state::ERRORED;
 use super::waits::{self, Awaited};
 use super::{MARGIN, Stage, StageError, StageRequest, container_name};
-use crate::engine::{Engine, Signal};
+use crate::engine::{Engine, EngineError, Signal};
 use crate::journal::{Change, Entry};
 use crate::log::{Log, message_id};
 
@@ -56,66 +55,115 @@ struct Told {
     notes: usize,
 }
 
-/// What the reading loop and the clocks beside it share.
+/// What the reader of the spool and the clocks beside it tell each other.
 struct Activity {
-    begin: Instant,
-    /// Milliseconds since `begin` at which the loop last had something to do.
-    active: AtomicU64,
-    /// Set while the loop cannot read: then silence is ours, not the phase's.
-    is_busy: AtomicBool,
-    /// Set when the container does not run any more.
-    is_gone: AtomicBool,
-    gone: Notify,
+    reading: watch::Sender<Reading>,
+    /// Whether the container does not run any more.
+    is_gone: watch::Sender<bool>,
+}
+
+/// What the reader is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// There is something to do: then silence is ours, not the phase's.
+    Busy,
+    /// It waits for more, and has had nothing to do since then.
+    QuietSince(Instant),
 }
 
 impl Activity {
-    fn beat(&self) {
-        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.active.store(now, Ordering::Relaxed);
+    fn is_gone(&self) -> bool {
+        *self.is_gone.borrow()
     }
 
-    fn quiet_since(&self) -> Instant {
-        self.begin + Duration::from_millis(self.active.load(Ordering::Relaxed))
+    /// Resolves when the container does not run any more.
+    async fn gone(&self) {
+        let mut is_gone = self.is_gone.subscribe();
+        // The sender is `self`'s.
+        let _ = is_gone.wait_for(|is_gone| *is_gone).await;
     }
+
+    /// Resolves when nothing has come for so long.
+    async fn silent_for(&self, limit: Duration) {
+        let mut reading = self.reading.subscribe();
+        loop {
+            let now = *reading.borrow_and_update();
+            let over = async {
+                match now {
+                    Reading::Busy => std::future::pending().await,
+                    Reading::QuietSince(since) => tokio::time::sleep_until(since + limit).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = reading.changed() => {}
+                () = over => return,
+            }
+        }
+    }
+}
+
+/// What can happen to a stage whose container was started.
+enum Happens {
+    /// The spool was read to its end.
+    Read(Box<Result<Followed, StageError>>),
+    /// The container does not run any more.
+    Gone(Result<(), EngineError>),
+    /// The stage is to be stopped, for this reason.
+    Stop(String),
+    /// It cannot be stopped.
+    Unstoppable(StageError),
+    /// Nobody can reach its container any more.
+    Abandoned,
 }
 
 impl<E: Engine> Stage<E> {
     /// Follows the container to its end, and makes the ending durable.
     pub(super) async fn follow(&self, entry: &Entry) -> Result<(), StageError> {
+        let begin = Instant::now();
         let activity = Activity {
-            begin: Instant::now(),
-            active: AtomicU64::new(0),
-            is_busy: AtomicBool::new(false),
-            is_gone: AtomicBool::new(false),
-            gone: Notify::new(),
+            reading: watch::Sender::new(Reading::QuietSince(begin)),
+            is_gone: watch::Sender::new(false),
         };
         let name = container_name(self.attempt);
         // The worker binary ends the stage at its time limit; this is for one that hangs.
-        let limit = self.shared.config.run_timeout.get() + MARGIN;
-        self.limit.put_off(activity.begin + limit);
-        let read = self.read_on(entry.clone(), &activity);
+        let limit = begin + self.shared.config.run_timeout.get() + MARGIN;
+        self.limit.put_off(limit);
         let awaited = Awaited::new(self.shared.engine.name());
-        let ended = async {
-            let ended = retry(&awaited, || self.shared.engine.ended(&name)).await;
-            activity.is_gone.store(true, Ordering::Release);
-            activity.gone.notify_one();
-            ended
-        };
-        tokio::pin!(read, ended);
-        let mut container_ended = false;
-        let stop = self.stop(&activity);
-        let answer = self.answer_states();
+        let read = self.read_on(entry.clone(), &activity);
+        let ended = retry(&awaited, || self.shared.engine.ended(&name));
+        let reason = self.reason_to_stop(&activity, limit);
+        let answers = self.answer_states();
         let abandoned = self.abandoned();
-        tokio::pin!(stop, answer, abandoned);
+        tokio::pin!(read, ended, reason, answers, abandoned);
+        // What stops it, once there is a reason to.
+        let (mut is_stopped, mut stopping) = (false, std::pin::pin!(OptionFuture::default()));
         let followed = loop {
-            tokio::select! {
+            let happens = tokio::select! {
                 biased;
-                followed = &mut read => break followed?,
-                error = &mut stop => return Err(error),
-                ended = &mut ended, if !container_ended => { ended?; container_ended = true; }
-                () = &mut answer => {}
+                read = &mut read => Happens::Read(Box::new(read)),
+                reason = &mut reason, if !is_stopped => Happens::Stop(reason),
+                Some(error) = &mut stopping, if is_stopped => Happens::Unstoppable(error),
+                ended = &mut ended, if !activity.is_gone() => Happens::Gone(ended),
+                () = &mut answers => continue,
+                () = &mut abandoned => Happens::Abandoned,
+            };
+            match happens {
+                Happens::Read(followed) => break (*followed)?,
+                Happens::Gone(ended) => {
+                    ended?;
+                    activity.is_gone.send_replace(true);
+                }
+                Happens::Stop(reason) => {
+                    let stop = Change::stop(self.attempt, reason.clone());
+                    self.shared.journal.write(vec![stop]).await?;
+                    tracing::info!(attempt = %self.attempt, reason, "stopping the stage");
+                    is_stopped = true;
+                    stopping.set(Some(self.interrupt()).into());
+                }
+                Happens::Unstoppable(error) => return Err(error),
                 // A read stage has changed nothing. What still runs of it is removed with the rest.
-                () = &mut abandoned => return Err(self.called_off().into()),
+                Happens::Abandoned => return Err(self.called_off().into()),
             }
         };
         // After the last frame nothing runs in the container but the worker binary, on its way out.
@@ -154,7 +202,7 @@ impl<E: Engine> Stage<E> {
                 let error = crate::explain::sentence(&error);
                 tracing::error!(attempt = %self.attempt, error, "the spool cannot be read now");
             }
-            let is_gone = activity.is_gone.load(Ordering::Acquire);
+            let is_gone = activity.is_gone();
             if Instant::now() >= over || (is_gone && self.request() == StageRequest::Stop) {
                 let damage = self.give_up(&error, activity).await?;
                 let log = self.log(&self.entry().unwrap_or(entry));
@@ -179,10 +227,11 @@ impl<E: Engine> Stage<E> {
         let mut reader = Reader::open(spool, log.position())?;
         let mut kept = log.position();
         let mut told = Told::default();
+        let mut active = Instant::now();
         loop {
-            activity.is_busy.store(true, Ordering::Relaxed);
+            activity.reading.send_replace(Reading::Busy);
             // Asked before reading: what a container wrote before it ended is then surely seen.
-            let is_gone = activity.is_gone.load(Ordering::Acquire);
+            let is_gone = activity.is_gone();
             loop {
                 let frame = match reader.next() {
                     Ok(frame) => frame,
@@ -197,11 +246,11 @@ impl<E: Engine> Stage<E> {
                     if let Some(outcome) = self.take(&mut log, &mut told, frame).await? {
                         return Ok(Followed { outcome: Some(outcome), damage: None, log });
                     }
-                    activity.beat();
+                    active = Instant::now();
                 }
                 if log.due().is_some_and(|due| due <= Instant::now()) {
                     log.cut(Vec::new()).await?;
-                    activity.beat();
+                    active = Instant::now();
                 }
                 // However much there is to read: what is stored must not take the writer's room.
                 if log.position().segment > kept.segment {
@@ -215,7 +264,7 @@ impl<E: Engine> Stage<E> {
             if is_gone {
                 return Ok(Followed { outcome: None, damage: None, log });
             }
-            activity.is_busy.store(false, Ordering::Relaxed);
+            activity.reading.send_replace(Reading::QuietSince(active));
             self.more(watch.as_ref(), &log, activity).await?;
         }
     }
@@ -227,13 +276,8 @@ impl<E: Engine> Stage<E> {
         let why = crate::explain::sentence(error);
         tracing::error!(attempt = %self.attempt, error = why, "the spool cannot be read any further");
         let may_go_on = matches!(error, StageError::Spool(SpoolError::Version { .. }));
-        let gone = async {
-            while !activity.is_gone.load(Ordering::Acquire) {
-                activity.gone.notified().await;
-            }
-        };
         tokio::select! {
-            () = gone => Ok(why),
+            () = activity.gone() => Ok(why),
             error = self.interrupt(), if !may_go_on => Err(error),
         }
     }
@@ -249,7 +293,7 @@ impl<E: Engine> Stage<E> {
         let until = log.due().map_or(tick, |due| due.min(tick));
         tokio::select! {
             changed = changed(watch) => changed.map_err(self.at())?,
-            () = activity.gone.notified() => {}
+            () = activity.gone() => {}
             () = tokio::time::sleep_until(until) => {}
         }
         Ok(())
@@ -331,18 +375,6 @@ impl<E: Engine> Stage<E> {
         Change::Queue { id: message_id(), message: report.into() }
     }
 
-    /// Stops the stage when it is silent for too long or somebody asks: one interrupt, the grace, the
-    /// end. Ends only with an error.
-    async fn stop(&self, activity: &Activity) -> StageError {
-        let reason = self.reason_to_stop(activity).await;
-        let journal = Arc::clone(&self.shared.journal);
-        if let Err(error) = journal.write(vec![Change::stop(self.attempt, reason.clone())]).await {
-            return error.into();
-        }
-        tracing::info!(attempt = %self.attempt, reason, "stopping the stage");
-        self.interrupt().await
-    }
-
     /// Stops what runs in the container, and ends it when its grace is long over. Ends only with an error.
     async fn interrupt(&self) -> StageError {
         let name = container_name(self.attempt);
@@ -368,7 +400,7 @@ impl<E: Engine> Stage<E> {
         std::future::pending().await
     }
 
-    async fn reason_to_stop(&self, activity: &Activity) -> String {
+    async fn reason_to_stop(&self, activity: &Activity, limit: Instant) -> String {
         let mut request = self.control.request.clone();
         let asked = async {
             if request.wait_for(|request| *request == StageRequest::Stop).await.is_err() {
@@ -380,29 +412,15 @@ impl<E: Engine> Stage<E> {
                 let reason = self.entry().and_then(|entry| entry.stop);
                 reason.unwrap_or_else(|| "asked to stop".to_owned())
             }
-            () = self.silence(activity) => {
+            () = activity.silent_for(self.shared.config.logs_timeout.get()) => {
                 let limit = self.shared.config.logs_timeout;
                 format!("no output for {limit} (SPACELIFT_LAUNCHER_LOGS_TIMEOUT)")
             }
-            () = tokio::time::sleep_until(activity.begin + self.shared.config.run_timeout.get() + MARGIN) => {
+            () = tokio::time::sleep_until(limit) => {
                 waits::too_long(&self.shared.config)
             }
             low = self.low_disk() => low.to_string(),
             over = self.overrun() => over.to_string(),
-        }
-    }
-
-    async fn silence(&self, activity: &Activity) {
-        let limit = self.shared.config.logs_timeout.get();
-        loop {
-            if activity.is_busy.load(Ordering::Relaxed) {
-                activity.beat();
-            }
-            let until = activity.quiet_since() + limit;
-            if until <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
         }
     }
 }

@@ -321,7 +321,7 @@ fn a_check_looks_at_everything_and_says_what_to_do_about_each() {
         .unwrap();
     let found = String::from_utf8(output.stdout).unwrap();
     for part in [
-        "ok    token: pool 00000000010000000000000001, broker 127.0.0.1:1\n",
+        "ok    token: pool 00000000010000000000000001, broker at 127.0.0.1:1\n",
         "ok    key: ",
         "ok    certificate: ",
         "FAIL  engine: ",

@@ -105,7 +105,7 @@ fn an_apply_whose_image_is_not_to_be_had_any_more_fails_and_says_what_to_do() {
     let expected = format!("the plan was made in the image {} when that was sha256:", tag.name());
     assert_eq!((view.state(), stand.count("applies")), ("FAILED", 0));
     assert!(
-        view.note().contains(&expected) && view.note().contains("docker load"),
+        view.note().contains(&expected) && view.note().contains("load it from a file"),
         "{:?}",
         view.note()
     );
@@ -125,10 +125,10 @@ fn the_hosts_tool_is_used_where_the_image_has_none() {
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("it is ours");
     let tools = tools.to_str().expect("paths of tests are UTF-8");
     let launcher = stand.launcher("launcher").env("GANTRY_TOOL_DIR", tools).start();
-    // All that the image has, but for the tool.
+    // All that the image has, but for the tool, and what every phase has at the end of its path.
     let hide = "HIDDEN=$(command -v terraform || command -v tofu); export HIDDEN; mkdir /tmp/bin; \
         IFS=:; for d in $PATH; do for f in \"$d\"/*; do ln -s \"$f\" /tmp/bin/ 2>/dev/null || :; done; done; \
-        unset IFS; rm -f /tmp/bin/terraform /tmp/bin/tofu; export PATH=/tmp/bin";
+        unset IFS; rm -f /tmp/bin/terraform /tmp/bin/tofu; export PATH=/tmp/bin:/opt/gantry/tool";
     let stack = stand
         .stack("hosted")
         .file("main.tf", "output \"made\" { value = \"by the host's tool\" }\n")

@@ -15,6 +15,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
 use bytes::Bytes;
 use gantry_control_plane::tls::{Bound, TlsSettings};
 use gantry_control_plane::transport::{
@@ -26,7 +28,7 @@ use gantry_launcher::transport::mqtt::Mqtt;
 use gantry_launcher::transport::poll::Poll;
 use gantry_launcher::transport::{Address, Link, LinkError, Transport};
 use gantry_model::{PoolId, WorkerId};
-use gantry_protocol::{Namespace, PublicKey, Serial};
+use gantry_protocol::{Namespace, PublicKey, Serial, poll};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -75,6 +77,15 @@ struct Polled {
 
 impl Polled {
     fn start(admissions: One, asks_for_certificates: bool) -> Self {
+        Self::behind(admissions, asks_for_certificates, |router| router)
+    }
+
+    /// The same with something in front of it.
+    fn behind(
+        admissions: One,
+        asks_for_certificates: bool,
+        front: impl FnOnce(Router) -> Router,
+    ) -> Self {
         let ca = pool().authority.certificate_pem();
         let certificate = pool().authority.issue_server(&["localhost"], pool::now_unix()).unwrap();
         let tls = if asks_for_certificates {
@@ -84,7 +95,7 @@ impl Polled {
         };
         let transport = PollTransport::new(Arc::new(admissions), ca).unwrap();
         let bound = Bound::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        let (port, router) = (bound.address().port(), transport.router());
+        let (port, router) = (bound.address().port(), front(transport.router()));
         let mut tasks = JoinSet::new();
         #[expect(clippy::default_trait_access, reason = "its crate is the control plane's own")]
         let handle = Default::default();
@@ -209,6 +220,23 @@ async fn a_server_that_falls_silent_is_noticed_within_two_keep_alives() {
     })
     .await
     .expect("a dead connection is noticed");
+}
+
+/// As a proxy answers that wants its user to log in again.
+#[tokio::test]
+async fn a_page_of_somebody_on_the_way_ends_the_session() {
+    let page = || async { ([("content-type", "text/html")], "<html>\nlog in\n</html>") };
+    let server = Polled::behind(One(true), true, |router| {
+        Router::new().route(poll::MESSAGES, get(page).post(page)).fallback_service(router)
+    });
+    let mut launcher = server.launcher(&Timing::default());
+    timeout(LIMIT, async {
+        let mut link = launcher.connect(&address(worker(1)), Bytes::new()).await.unwrap();
+        let why = link.next().await.unwrap_err();
+        assert!(matches!(why, LinkError::Refused(_)), "{why:?}");
+    })
+    .await
+    .expect("it is no answer of the control plane's");
 }
 
 #[tokio::test]

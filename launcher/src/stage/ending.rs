@@ -150,7 +150,8 @@ impl<E: Engine> Stage<E> {
             Ok(planned) => return Ok(Some(planned)),
             Err(error) => self.secrets.hide(&error),
         };
-        if tool::of(&self.spec).must_read_plan {
+        // Where the apply is behind it already, nothing waits for an answer.
+        if tool::of(&self.spec).must_read_plan && self.attempt.stage == StageKind::Read {
             return Err(format!("what the plan comes to cannot be read: {error}"));
         }
         // The log says why it is not there.

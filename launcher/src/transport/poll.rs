@@ -21,7 +21,7 @@ use reqwest::StatusCode;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use self::requests::{Answer, Requests};
 use super::{Address, Link, LinkError, Transport};
@@ -33,6 +33,8 @@ use crate::{http, tls};
 const REQUESTS: usize = 256;
 /// How many messages of the control plane's wait for us.
 const ARRIVED: usize = 256;
+/// How far apart two requests for messages are at least, when the first one brought none.
+const APART: Duration = Duration::from_millis(250);
 /// The shortest keep-alive.
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long a connection is kept for the next message: longer than heartbeats are apart, and shorter than a
@@ -220,19 +222,24 @@ impl Link for PollLink {
 /// Asks for messages until that fails.
 async fn listen(session: Arc<requests::Session>, arrived: mpsc::Sender<Bytes>) -> LinkError {
     loop {
+        let asked = Instant::now();
         let Answer { status, body, .. } = match session.fetch().await {
             Ok(answer) => answer,
             Err(why) => return why,
         };
         match status {
             StatusCode::OK => {
-                for message in split(&body).unwrap_or_default() {
+                let Some(messages) = split(&body).filter(|messages| !messages.is_empty()) else {
+                    return LinkError::Refused("an answer that holds no messages".to_owned());
+                };
+                for message in messages {
                     if arrived.send(body.slice_ref(message)).await.is_err() {
                         return LinkError::Closed;
                     }
                 }
             }
-            StatusCode::NO_CONTENT => {}
+            // Somebody on the way may answer at once, again and again.
+            StatusCode::NO_CONTENT => sleep_until(asked + APART).await,
             status => return failure::refused(status, requests::refusal(&body)),
         }
     }
@@ -266,7 +273,7 @@ async fn speak(
             Ok(answer) => answer,
             Err(why) => return why,
         };
-        if !answer.status.is_success() {
+        if answer.status != StatusCode::NO_CONTENT {
             return failure::refused(answer.status, answer.refusal());
         }
         taken.send_modify(|taken| *taken += count as u64);

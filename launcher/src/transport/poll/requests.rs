@@ -16,6 +16,9 @@ use crate::config::BaseUrl;
 /// After how long a request that broke is made once more.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// How messages stand in a body.
+const FORM: &str = "application/x-ndjson";
+
 /// Makes requests to one control plane.
 #[derive(Clone)]
 pub(super) struct Requests {
@@ -69,7 +72,7 @@ impl Session {
     pub(super) async fn say(&self, body: Bytes) -> Result<Answer, LinkError> {
         let request = || {
             let request = self.request(Method::POST, MESSAGES);
-            request.header(CONTENT_TYPE, "application/x-ndjson").body(body.clone())
+            request.header(CONTENT_TYPE, FORM).body(body.clone())
         };
         self.ask(request).await
     }
@@ -119,6 +122,11 @@ const fn is_gateway(status: StatusCode) -> bool {
 async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
     let mut response = request.send().await?;
     let status = response.status();
+    // A page of a proxy's own is no answer of the control plane's, whatever its status says.
+    let is_ours = response.headers().get(CONTENT_TYPE).is_some_and(|form| form == FORM);
+    if status == StatusCode::OK && !is_ours {
+        return Ok(Answer { status: StatusCode::BAD_GATEWAY, body: Bytes::new() });
+    }
     let most = if status == StatusCode::OK { MAX_BATCH } else { MAX_ANSWER };
     let mut body = Vec::new();
     while let Some(part) = response.chunk().await? {

@@ -425,7 +425,7 @@ pub(crate) async fn count_by_state(
 ) -> Result<Vec<(Option<RunState>, u64)>, StoreError> {
     let counts = "SELECT (SELECT r.state FROM runs r WHERE r.stack = s.id \
                   AND r.type <> 'PROPOSED' ORDER BY r.id DESC LIMIT 1) AS state, \
-                  COUNT(*) AS stacks FROM stacks s WHERE s.deleted_at IS NULL GROUP BY 1 ORDER BY 1";
+                  COUNT(*) AS stacks FROM stacks s WHERE s.deleted_at IS NULL GROUP BY 1 ORDER BY 1 NULLS FIRST";
     let mut counted = Vec::new();
     for row in sqlx::query(counts).fetch_all(conn).await? {
         let state = row.maybe_text("state")?;

@@ -298,13 +298,9 @@ impl Chaos {
     /// A message is taken in while changes of a table fail.
     async fn fail(&mut self, which: u16, table: &str) {
         let arrived = self.up.remove(usize::from(which) % self.up.len().min(4));
-        let broken = format!(
-            "CREATE TRIGGER broken BEFORE UPDATE ON {table} \
-             BEGIN SELECT RAISE(ABORT, 'broken'); END"
-        );
-        self.world.execute(&broken).await;
+        self.world.break_updates(table, None).await;
         self.world.control_plane.ingest.receive(vec![arrived]).await;
-        self.world.execute("DROP TRIGGER broken").await;
+        self.world.mend_updates(table).await;
         self.collect().await;
     }
 

@@ -7,13 +7,6 @@ use gantry_protocol::message::{FromControlPlane, StageOutcome};
 use crate::launcher::{began, claim, ended};
 use crate::world::{World, pool_key};
 
-/// Lets every change of when a worker was heard fail, as a full disk would.
-async fn break_heartbeats(world: &World) {
-    let broken = "CREATE TRIGGER broken BEFORE UPDATE OF heard_at ON workers \
-                  BEGIN SELECT RAISE(ABORT, 'broken'); END";
-    world.execute(broken).await;
-}
-
 #[tokio::test]
 async fn a_stage_that_was_never_started_is_offered_again_though_the_database_failed_at_first() {
     let world = World::new().await;
@@ -24,10 +17,10 @@ async fn a_stage_that_was_never_started_is_offered_again_though_the_database_fai
     world.bring(&launcher, vec![claimed]).await;
     world.hello(&mut launcher).await;
     assert!(!launcher.granted(write));
-    break_heartbeats(&world).await;
+    world.break_updates("workers", Some("heard_at")).await;
     let heartbeat = launcher.heartbeat();
     world.say(&mut launcher, heartbeat.clone()).await;
-    world.execute("DROP TRIGGER broken").await;
+    world.mend_updates("workers").await;
     world.say(&mut launcher, heartbeat).await;
     let again = launcher.offered().unwrap();
     assert!(again.run == run && again.epoch > write.epoch);

@@ -135,7 +135,8 @@ async fn a_pool_has_so_many_workers_and_no_more() {
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 19999) \
                 INSERT INTO workers (id, pool, created_at, heard_at, is_connected, is_drained, \
                 is_healthy, is_passed_over, session, instance, machine, journal, sent, metadata, \
-                versions, engine) SELECT printf('%026d', i), $1, 0, $2, 0, 0, 1, 0, '', '', '', '', \
+                versions, engine) SELECT '0000000000000000000' || CAST(i + 1000000 AS TEXT), $1, 0, $2, \
+                0, 0, 1, 0, '', '', '', '', \
                 0, '{}', '{}', '' FROM n";
     sqlx::query(fill)
         .bind(world.pool.to_string())

@@ -133,6 +133,27 @@ impl World {
         transaction.commit().await.unwrap();
     }
 
+    /// Lets every change of a table fail, or of one of its columns, as a full disk would.
+    pub(crate) async fn break_updates(&self, table: &str, column: Option<&str>) {
+        let of = column.map_or_else(String::new, |column| format!("OF {column} "));
+        let trigger = format!("CREATE TRIGGER broken BEFORE UPDATE {of}ON {table} ");
+        if self.database.is_sqlite() {
+            return self
+                .execute(&format!("{trigger}BEGIN SELECT RAISE(ABORT, 'broken'); END"))
+                .await;
+        }
+        let function = "CREATE OR REPLACE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql \
+                        AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$";
+        self.execute(function).await;
+        self.execute(&format!("{trigger}FOR EACH ROW EXECUTE FUNCTION broken()")).await;
+    }
+
+    /// Changes of the table succeed again.
+    pub(crate) async fn mend_updates(&self, table: &str) {
+        let on = if self.database.is_sqlite() { String::new() } else { format!(" ON {table}") };
+        self.execute(&format!("DROP TRIGGER broken{on}")).await;
+    }
+
     /// What somebody could restore later.
     pub(crate) async fn back_up(&mut self) -> Kept {
         self.restart().await;

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-pub use self::usage::{Overrun, Usage, free, of_directory};
+pub use self::usage::{Look, Overrun, Uncounted, Usage, free, of_directory, one_of_each_disk};
 
 use crate::config::{Amounts, Limit};
 use crate::engine::Limits;

@@ -13,7 +13,7 @@ use crate::engine::{Engine, EngineError, POOL_LABEL};
 use crate::journal::Journal;
 use crate::workspace::remove;
 
-/// How often it is looked while no stage is in hand.
+/// How often it is looked.
 pub const EVERY: Duration = Duration::from_secs(60);
 
 /// Removes the containers of this worker and the directories of attempts that the journal does not hold.
@@ -30,15 +30,11 @@ pub async fn reap<E: Engine>(
     Ok(())
 }
 
-/// Removes, again and again while no stage is in hand, what an engine that hung made when nobody waited for it any
-/// more: the container of a stage that is over. Directories wait for the next start; a grant makes its own before it
-/// is known.
+/// Removes, again and again, what an engine that hung made when nobody waited for it any more: the container of a
+/// stage that is over. Directories wait for the next start; a grant makes its own before it is known.
 pub async fn watch<E: Engine>(engine: E, journal: Arc<Journal>, config: Arc<Config>) -> Infallible {
     loop {
         tokio::time::sleep(EVERY).await;
-        if !journal.entries().is_empty() {
-            continue;
-        }
         if let Err(error) = reap_containers(&engine, &journal, &config).await {
             tracing::debug!(%error, "what is left over cannot be looked for now");
         }
@@ -55,7 +51,7 @@ async fn reap_containers<E: Engine>(
         ("gantry.worker", journal.worker().to_string()),
     ];
     let found = engine.list(&labels).await?;
-    // Only now: whatever was made was known before.
+    // Only now: a stage is in the journal before its container is made, and until that is removed.
     let known = known(journal);
     for name in found {
         if !known.contains(&name) {

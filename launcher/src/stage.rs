@@ -67,7 +67,7 @@ pub struct Shared<E> {
     pub worker_binary: PathBuf,
     /// What a stage's container may take.
     pub limits: Limits,
-    /// Directories on whose disks something is kept free: the state directory, and the engine's.
+    /// Directories on whose disks something is kept free, one for each disk: the state directory, and the engine's.
     pub disks: Vec<PathBuf>,
     /// The kernel's id of this boot.
     pub boot: String,

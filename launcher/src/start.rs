@@ -123,7 +123,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         Session::start(&config, journal.worker(), engine.name(), outgoing, complaints.health())?;
     let handle = session.handle();
     let limits = limits(&config, &engine, &capacity);
-    let disks = std::iter::once(config.state_dir.clone()).chain(capacity.root).collect();
+    // Mostly they are on one disk, which has what is free only once.
+    let disks = std::iter::once(config.state_dir.clone()).chain(capacity.root);
+    let disks = limits::one_of_each_disk(disks);
     let shared = Shared {
         config,
         journal,

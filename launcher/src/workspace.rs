@@ -28,6 +28,8 @@ pub use removal::remove;
 
 /// The largest sealed workspace: 16 GiB.
 pub const MAX_SEALED: u64 = 16 << 30;
+/// Beside the spec: what was derived for the attempt once.
+const DISK_LIMIT: &str = "disk-limit";
 
 /// Where an attempt keeps its files on the host: a directory that only the launcher's user enters.
 #[derive(Debug, Clone)]
@@ -71,13 +73,32 @@ impl Directories {
     /// When the disk does not take it.
     pub fn keep_spec(&self, spec: &[u8]) -> io::Result<()> {
         make(&self.root, 0o700)?;
-        let fresh = self.root.join("spec.new");
-        let mut file = private().truncate(true).open(&fresh)?;
-        file.write_all(spec)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &self.spec)?;
-        fs::File::open(&self.root)?.sync_all()?;
+        self.put(&self.spec, spec)?;
         self.root.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+    }
+
+    /// Keeps beside the spec how many bytes the run may have on the disks; durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn keep_disk_limit(&self, bytes: u64) -> io::Result<()> {
+        self.put(&self.root.join(DISK_LIMIT), bytes.to_string().as_bytes())
+    }
+
+    /// What was kept of that; none if nothing was, or it cannot be read.
+    #[must_use]
+    pub fn disk_limit(&self) -> Option<u64> {
+        fs::read_to_string(self.root.join(DISK_LIMIT)).ok()?.parse().ok()
+    }
+
+    /// Puts a file into the root, whole or not at all.
+    fn put(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let fresh = path.with_extension("new");
+        let mut file = private().truncate(true).open(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        fs::File::open(&self.root)?.sync_all()
     }
 
     /// Makes an empty workspace, whatever an earlier try left there.
@@ -513,6 +534,21 @@ mod tests {
             assert_eq!(names, ["source"]);
             assert_eq!(Handover::read(&directories.workspace).unwrap(), handover);
         }
+    }
+
+    /// Whoever drives an attempt on finds what was derived before.
+    #[test]
+    fn a_limit_of_the_disk_is_kept_with_its_attempt() {
+        let host = tempfile::tempdir().unwrap();
+        let first = directories(host.path());
+        assert_eq!(first.disk_limit(), None);
+        first.keep_disk_limit(20 << 30).unwrap();
+        let again =
+            Directories::of(attempt(), &host.path().join("state"), &host.path().join("secrets"));
+        assert_eq!(again.disk_limit(), Some(20 << 30));
+        again.remove().unwrap();
+        again.keep_disk_limit(1).unwrap_err();
+        assert!(!again.root.exists(), "nothing comes back that was removed");
     }
 
     /// Any user of the host can make directories in `/dev/shm`, under the names of stages to come.

@@ -8,8 +8,9 @@ use gantry_spool::Limits;
 use tokio::time::Instant;
 
 use super::{Stage, container_name};
+use crate::config::Limit;
 use crate::engine::Engine;
-use crate::limits::{self, Held, LowDisk, Overrun, Usage};
+use crate::limits::{self, Held, Look, LowDisk, Overrun, Uncounted, Usage};
 
 /// The disks are looked at this often.
 const LOOK: Duration = Duration::from_secs(2);
@@ -37,36 +38,59 @@ impl<E: Engine> Stage<E> {
         }
     }
 
-    /// Resolves when the run has more in its workspace and its container than it may.
+    /// Resolves when the run has more in its workspace and its container than it may. The default is derived once
+    /// for an attempt: what others write later is not held against it.
     pub(super) async fn overrun(&self) -> Overrun {
-        // Most stages are over before they could have filled a disk.
-        tokio::time::sleep(LOOK).await;
-        let (written, free, took) = self.measure().await;
-        let limit = self.shared.config.amounts.disk;
-        let Some(mut usage) = Usage::begin(limit, written, free, took) else {
-            return std::future::pending().await;
+        let limit = match self.shared.config.amounts.disk {
+            Limit::None => return std::future::pending().await,
+            Limit::At(bytes) => Some(bytes),
+            Limit::OfHost => self.directories.disk_limit(),
         };
+        let mut usage = Usage::of(limit);
         loop {
-            if let Some(overrun) = usage.overrun() {
-                return overrun;
-            }
+            // Most stages are over before they could have filled a disk.
             tokio::time::sleep(LOOK).await;
             if usage.is_due(limits::free(&self.shared.disks)) {
-                let (written, free, took) = self.measure().await;
-                usage.measured(written, free, took);
+                match self.look().await {
+                    Ok(look) => self.keep_limit(usage.saw(look)),
+                    Err(uncounted) => return uncounted.into(),
+                }
+            }
+            if let Some(overrun) = usage.overrun() {
+                return overrun;
             }
         }
     }
 
-    /// What the run has on the disks, what is free beside it, and how long it took to see that. An engine that
-    /// does not answer is not waited for: its containers have what is seen of them the next time.
-    async fn measure(&self) -> (u64, Option<u64>, Duration) {
+    /// On a disk that does not take it, whoever drives on derives it again.
+    fn keep_limit(&self, derived: Option<u64>) {
+        let Some(bytes) = derived else { return };
+        if let Err(error) = self.directories.keep_disk_limit(bytes) {
+            tracing::warn!(attempt = %self.attempt, %error, "the limit of what the run may write cannot be kept");
+        }
+    }
+
+    /// What the run has on the disks, and what is free beside it. An engine that does not answer adds nothing to
+    /// how long that took.
+    async fn look(&self) -> Result<Look, Uncounted> {
         let began = Instant::now();
         let free = limits::free(&self.shared.disks);
         let name = container_name(self.attempt);
-        let workspace = limits::of_directory(self.directories.workspace.clone());
-        let (workspace, container) = tokio::join!(workspace, self.shared.engine.written(&name));
-        let written = workspace.saturating_add(container.unwrap_or(None).unwrap_or(0));
-        (written, free, began.elapsed())
+        let workspace = async {
+            let bytes = limits::of_directory(self.directories.workspace.clone()).await;
+            (bytes, began.elapsed())
+        };
+        let container = async {
+            let bytes = self.shared.engine.written(&name).await.ok()?;
+            // None: it does not tell of any container, or there is no such one any more.
+            Some((bytes.unwrap_or(0), began.elapsed()))
+        };
+        let ((workspace, took), container) = tokio::join!(workspace, container);
+        Ok(Look {
+            workspace: workspace?,
+            container: container.map(|(bytes, _)| bytes),
+            free,
+            took: container.map_or(took, |(_, answered)| took.max(answered)),
+        })
     }
 }

@@ -32,16 +32,22 @@ async fn a_hand_over_waits_for_nobody() {
 
 /// An engine that hung makes a container for a stage that is over: nobody waits for the next start to remove it.
 #[tokio::test]
-async fn what_an_engine_made_late_is_removed_while_nothing_is_in_hand() {
+async fn what_an_engine_made_late_is_removed_and_nothing_else() {
     let mut play = Play::new(Write, Worker::quick());
     play.acknowledges(false);
     in_time(play.result()).await;
     let mut late = play.engine.spec(&play.name()).expect("its end is not acknowledged");
     // Of its directories nothing is left then.
     late.mounts.clear();
+    let other =
+        gantry_launcher::engine::Spec { name: "of-another-stage".to_owned(), ..late.clone() };
+    play.engine.create(&other).await.unwrap();
     let mut reaping = play.reaps();
-    // While the stage is in hand, its container is nobody else's.
     play.a_reaping_later().await;
+    while play.engine.spec(&other.name).is_some() {
+        tokio::task::yield_now().await;
+    }
+    // While a stage is in hand, its container is nobody else's.
     assert!(play.engine.spec(&late.name).is_some());
     play.acknowledges(true);
     in_time(play.complete()).await;

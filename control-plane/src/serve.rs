@@ -91,6 +91,11 @@ impl Service {
             let _guard = guard;
             end.run_until_cancelled(this.close_revoked(wire.as_ref())).await;
         });
+        let (this, _, end, guard) = each();
+        tasks.spawn(async move {
+            let _guard = guard;
+            end.run_until_cancelled(this.store().replaced()).await;
+        });
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(error = %error, "a task of the control plane failed");

@@ -86,6 +86,15 @@ pub enum StoreError {
         /// Where it is.
         place: String,
     },
+    /// It is not as this server left it.
+    #[error(
+        "the database {place} is not as this server left it: another server has changed it, or it was set back; restart \
+         this server, so that it takes up what is in it now"
+    )]
+    Replaced {
+        /// Where it is.
+        place: String,
+    },
     /// It is none that can be used.
     #[error("the database {place} cannot be used: {problem}")]
     Unsuitable {
@@ -232,6 +241,16 @@ impl Store {
             Kind::Postgres(database) => database.reader().await?,
         };
         Ok(Reader(connection))
+    }
+
+    /// Resolves when the database is not as this server left it any more: what is in memory is of no more worth, and
+    /// every change is refused. Cancel safe.
+    pub async fn replaced(&self) {
+        match &self.0 {
+            // The data directory's lock keeps others from the file.
+            Kind::Sqlite(_) => std::future::pending().await,
+            Kind::Postgres(database) => database.replaced().await,
+        }
     }
 
     /// Whether it could not be reached for a while since [`Store::note_heard`], so that nothing that launchers said in

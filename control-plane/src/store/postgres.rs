@@ -4,6 +4,11 @@
 //! When it breaks a new one is opened; whoever wants to begin waits for that, up to [`PATIENCE`]. When it
 //! breaks during a commit, nobody knows what became of it until PostgreSQL is asked: [`Writer::commit`] waits
 //! for the answer, so that what follows from a transaction follows exactly if it is durable.
+//!
+//! Each transaction leaves a mark of its own in the table [`MARKS`]. The mark that is found tells whether the last commit was
+//! done, and whether the database is still as this server left it: if not, what is in this server's memory is of
+//! no more worth, and [`Database::replaced`] resolves. PostgreSQL's own numbers of transactions do not serve for that: after
+//! a crash they are given out again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +17,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Error, PgPool, Row as _};
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Connection, StoreError, migrator};
@@ -49,6 +54,15 @@ const SESSION: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; 
 
 /// Names this schema's writer among the advisory locks of the database.
 const LOCK: &str = "SELECT pg_try_advisory_lock(1735290483, hashtext(current_schema()))";
+
+/// Has the mark of the last transaction that is durable. Of this adapter alone, like the table of migrations.
+const MARKS: &str =
+    "CREATE TABLE IF NOT EXISTS _gantry_writer (id BIGINT PRIMARY KEY, mark UUID NOT NULL)";
+/// Leaves the first mark of this server.
+const FIRST_MARK: &str = "INSERT INTO _gantry_writer (id, mark) VALUES (1, gen_random_uuid()) \
+    ON CONFLICT (id) DO UPDATE SET mark = EXCLUDED.mark RETURNING CAST(mark AS TEXT)";
+/// The mark that is there.
+const MARK: &str = "SELECT CAST(mark AS TEXT) FROM _gantry_writer WHERE id = 1";
 
 /// Where the database is, and how to get in.
 #[derive(Clone)]
@@ -138,6 +152,7 @@ pub(super) struct Database {
     writer: Arc<Mutex<Writer>>,
     readers: PgPool,
     leave: CancellationToken,
+    replaced: CancellationToken,
     was_away: Arc<AtomicBool>,
 }
 
@@ -146,8 +161,12 @@ pub(super) struct Database {
 pub(super) struct Writer {
     options: Arc<Options>,
     connection: Option<PgConnection>,
-    /// The transaction under way, by PostgreSQL's own number.
+    /// The mark that the transaction under way will leave.
     transaction: Option<String>,
+    /// The mark of a commit whose answer was lost.
+    undecided: Option<String>,
+    /// The mark of the last transaction that is known to be durable; none until the start is over.
+    last: Option<String>,
     /// It must not be used again.
     is_broken: bool,
     /// Since when it cannot be reached.
@@ -155,21 +174,26 @@ pub(super) struct Writer {
     /// It was away since somebody asked last.
     was_away: Arc<AtomicBool>,
     leave: CancellationToken,
+    /// The database is not as this server left it.
+    replaced: CancellationToken,
 }
 
 impl Database {
     pub(super) async fn open(options: Options) -> Result<Self, StoreError> {
         let options = Arc::new(options);
-        let leave = CancellationToken::new();
+        let (leave, replaced) = (CancellationToken::new(), CancellationToken::new());
         let was_away = Arc::new(AtomicBool::new(false));
         let mut writer = Writer {
             options: Arc::clone(&options),
             connection: None,
             transaction: None,
+            undecided: None,
+            last: None,
             is_broken: false,
             away_since: None,
             was_away: Arc::clone(&was_away),
             leave: leave.clone(),
+            replaced: replaced.clone(),
         };
         writer.start().await?;
         let readers = PgPoolOptions::new()
@@ -184,7 +208,8 @@ impl Database {
                 })
             })
             .connect_lazy_with(options.0.clone());
-        Ok(Self { options, writer: Arc::new(Mutex::new(writer)), readers, leave, was_away })
+        let writer = Arc::new(Mutex::new(writer));
+        Ok(Self { options, writer, readers, leave, replaced, was_away })
     }
 
     /// The writer, in a transaction.
@@ -200,6 +225,11 @@ impl Database {
             if is_passing(&error) { self.options.unreachable(error) } else { error.into() }
         })?;
         Ok(Connection::postgres_reader(connection))
+    }
+
+    /// Resolves when the database is not as this server left it. Cancel safe.
+    pub(super) async fn replaced(&self) {
+        self.replaced.cancelled().await;
     }
 
     pub(super) fn was_away(&self) -> bool {
@@ -236,7 +266,9 @@ impl Writer {
             .execute(&mut *connection)
             .await?;
         migrator(&MIGRATIONS).run_direct(None, &mut *connection, false).await?;
-        sqlx::raw_sql(SESSION).execute(connection).await?;
+        sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
+        sqlx::raw_sql(MARKS).execute(&mut *connection).await?;
+        self.last = Some(sqlx::raw_sql(FIRST_MARK).fetch_one(connection).await?.try_get(0)?);
         Ok(())
     }
 
@@ -259,6 +291,21 @@ impl Writer {
         }
         if !sqlx::query(LOCK).fetch_one(&mut connection).await?.try_get::<bool, _>(0)? {
             return Err(StoreError::Held { place: place() });
+        }
+        // The lock is let go of after the transaction of whoever held it has ended: what is found now stays.
+        if let Some(last) = &self.last {
+            let found = sqlx::raw_sql(MARK).fetch_optional(&mut connection).await?;
+            let found = found.map(|row| row.try_get::<String, _>(0)).transpose()?;
+            if found.is_some() && found == self.undecided {
+                self.last = found;
+            } else if found.as_ref() != Some(last) {
+                let error = StoreError::Replaced { place: place() };
+                if !self.replaced.is_cancelled() {
+                    tracing::error!(error = %error, "nothing is changed any more by this server");
+                }
+                self.replaced.cancel();
+                return Err(error);
+            }
         }
         self.connection = Some(connection);
         self.is_broken = false;
@@ -310,7 +357,7 @@ impl Writer {
         loop {
             let rollback = if self.transaction.take().is_some() { "ROLLBACK; " } else { "" };
             let connection = self.connected().await?;
-            let begin = format!("{rollback}BEGIN; SELECT CAST(pg_current_xact_id() AS TEXT)");
+            let begin = format!("{rollback}BEGIN; SELECT CAST(gen_random_uuid() AS TEXT)");
             let begin = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_one(connection);
             let begun = timeout(CONNECT, begin).await;
             match begun.unwrap_or_else(|_| Err(timed_out("a transaction could not begin"))) {
@@ -334,13 +381,15 @@ impl Writer {
     /// else writes before.
     pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().expect("a transaction is under way");
+        let mark = self.transaction.as_deref().expect("a transaction is under way");
         // A transaction in which a statement failed is rolled back by COMMIT, which is not even told as an error. The
-        // first statement is.
-        let commit = sqlx::raw_sql("SELECT 1; COMMIT").execute(connection);
+        // first statement is. The mark is PostgreSQL's own spelling of a UUID.
+        let commit = format!("UPDATE _gantry_writer SET mark = '{mark}' WHERE id = 1; COMMIT");
+        let commit = sqlx::raw_sql(AssertSqlSafe(commit)).execute(connection);
         let committed = timeout(STATEMENT, commit).await;
         match committed.unwrap_or_else(|_| Err(timed_out("a commit was not answered"))) {
             Ok(_) => {
-                self.transaction = None;
+                self.last = self.transaction.take();
                 Ok(())
             }
             Err(error) if is_lost(&error) => self.outcome(error).await,
@@ -348,35 +397,27 @@ impl Writer {
         }
     }
 
-    /// What became of a commit whose answer was lost.
+    /// What became of a commit whose answer was lost: the mark that is found after it says so.
     async fn outcome(&mut self, lost: Error) -> Result<(), StoreError> {
-        let transaction = self.transaction.take().expect("a transaction is under way");
+        self.undecided = self.transaction.take();
         self.is_broken = true;
         tracing::warn!(error = %lost, "the answer to a commit was lost: nothing else is changed until it is known");
-        while !self.leave.is_cancelled() {
-            // With the lock that the old connection held, which it lets go of after its transaction has ended.
-            match self.status(&transaction).await {
-                Ok(Some(status)) if status == "committed" => return Ok(()),
-                Ok(Some(status)) if status == "in progress" => {}
-                Ok(_) => return Err(lost.into()),
+        let is_done = loop {
+            if self.leave.is_cancelled() {
+                break false;
+            }
+            match self.connected().await {
+                Ok(_) => break self.last == self.undecided,
+                // Somebody else goes on from whatever became of it.
+                Err(StoreError::Replaced { .. }) => break false,
                 Err(error) => {
-                    tracing::debug!(error = %error, "what became of a commit is still unknown");
-                    self.is_broken = true;
+                    tracing::warn!(error = %error, "what became of a commit is still unknown");
+                    sleep(PAUSE).await;
                 }
             }
-            sleep(PAUSE).await;
-        }
-        Err(lost.into())
-    }
-
-    async fn status(&mut self, transaction: &str) -> Result<Option<String>, StoreError> {
-        let connection = self.connected().await?;
-        let select = "SELECT pg_xact_status(CAST($1 AS xid8))";
-        let query = sqlx::query(select).bind(transaction).fetch_one(connection);
-        let deadline = Instant::now() + CONNECT;
-        let row = timeout_at(deadline, query).await;
-        let row = row.unwrap_or_else(|_| Err(timed_out("a question was not answered")))?;
-        Ok(row.try_get(0)?)
+        };
+        self.undecided = None;
+        if is_done { Ok(()) } else { Err(lost.into()) }
     }
 
     /// The connection, and the mark that it is of no more use.

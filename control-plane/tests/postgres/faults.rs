@@ -157,6 +157,30 @@ async fn one_server_at_a_time_writes_to_a_database() {
     connect(&cluster).await;
 }
 
+/// Our connection ends, and another server has the database before we are back.
+#[tokio::test]
+async fn a_server_whose_database_another_one_has_changed_changes_nothing_and_says_to_restart_it() {
+    let cluster = Cluster::start(&[]);
+    let first = connect(&cluster).await;
+    set(&first, "a").await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name = 'gantry server'";
+    let _ = cluster.psql("gantry", end);
+    let second = connect(&cluster).await;
+    set(&second, "b").await.unwrap();
+    second.close().await;
+    for _ in 0..2 {
+        let error = set(&first, "c").await.unwrap_err();
+        assert!(matches!(error, StoreError::Replaced { .. }), "{error:?}");
+        assert!(error.to_string().contains("restart this server"), "{error}");
+    }
+    first.replaced().await;
+    first.close().await;
+    let third = connect(&cluster).await;
+    set(&third, "c").await.unwrap();
+    assert_eq!(settings(&third).await, ["a", "b", "c"]);
+}
+
 #[tokio::test]
 async fn a_password_is_in_no_error() {
     let cluster = Cluster::start(&[]);

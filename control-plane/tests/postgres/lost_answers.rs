@@ -125,3 +125,32 @@ async fn what_became_of_a_commit_is_found_out_after_the_server_is_back() {
     waiting.await.unwrap();
     assert_eq!(settings(&store).await, ["done", "next"]);
 }
+
+/// PostgreSQL gives numbers of transactions out again after a crash: neither is there an answer to wait for in vain, nor is
+/// somebody else's transaction taken for ours.
+#[tokio::test]
+async fn a_commit_that_a_crash_took_along_is_known_not_to_be_done() {
+    let mut cluster = Cluster::start(&[]);
+    let between = Between::new(&cluster);
+    let store = between.store().await;
+    set(&store, "a").await.unwrap();
+    for others in [0, 1, 64] {
+        let mut transaction = store.begin().await.unwrap();
+        let insert = "INSERT INTO settings (name, value) VALUES ('gone', 'x')";
+        sqlx::query(insert).execute(&mut *transaction).await.unwrap();
+        between.fate.store(Fate::IsLost as u8, Ordering::SeqCst);
+        let mut committing = Box::pin(transaction.commit());
+        while between.fate.load(Ordering::SeqCst) != Fate::Passes as u8 {
+            assert!(futures::poll!(&mut committing).is_pending());
+            tokio::task::yield_now().await;
+        }
+        cluster.stop(gantry_cluster::Stop::Immediate);
+        cluster.start_again();
+        for _ in 0..others {
+            let _ = cluster.psql("gantry", "SELECT pg_current_xact_id()");
+        }
+        committing.await.unwrap_err();
+    }
+    set(&store, "b").await.unwrap();
+    assert_eq!(settings(&store).await, ["a", "b"]);
+}

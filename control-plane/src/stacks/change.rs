@@ -136,6 +136,13 @@ impl Stacks {
             None => None,
         };
         let mut unit = self.begin().await?;
+        // The pool may have got another key since it was looked at.
+        let opened = match (opened, change.pool) {
+            (Some((version, key)), Some(pool)) => {
+                (self.key_of_pool(pool).await? == key).then_some(version)
+            }
+            (None, _) | (_, None) => None,
+        };
         let (mut present, secrets) = read_stack_with_secrets(unit.conn(), stack).await?;
         let had_pool = present.pool;
         let mut secrets = secrets;
@@ -166,26 +173,30 @@ impl Stacks {
     }
 
     /// The stack's current state version, if it is sealed to this pool and signed by it: so that a stack can
-    /// go to another pool with the same key.
+    /// go to another pool with the same key. With the key that was looked at.
     async fn state_that_opens(
         &self,
         stack: &StackId,
         pool: PoolId,
-    ) -> Result<Option<String>, OperationError> {
+    ) -> Result<Option<(String, String)>, OperationError> {
         let current = match self.state_version(stack, None).await {
             Ok(current) => current,
             Err(OperationError::NotFound { kind: "state version", .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let key = self.recipients_of_pool(pool).await?.swap_remove(0);
-        let key = Recipient::parse(key.as_bytes());
+        let pem = self.key_of_pool(pool).await?;
+        let key = Recipient::parse(pem.as_bytes());
         let key = key.map_err(|error| OperationError::Conflict(error.to_string()))?;
         let header = current.header.parse::<Header>();
         let is_sealed_to = header.is_ok_and(|header| header.names(&key));
         let is_signed = signed(&current).is_some_and(|(statement, signature)| {
             key.key().verify_statement(&statement, &signature).is_ok()
         });
-        Ok((is_sealed_to && is_signed).then_some(current.id))
+        Ok((is_sealed_to && is_signed).then_some((current.id, pem)))
+    }
+
+    async fn key_of_pool(&self, pool: PoolId) -> Result<String, OperationError> {
+        Ok(self.recipients_of_pool(pool).await?.swap_remove(0))
     }
 
     /// Ends a stack: nobody sees it any more and it takes no runs. Its rows and objects stay, sealed as they are,

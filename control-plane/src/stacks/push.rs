@@ -84,8 +84,15 @@ impl Stacks {
         if let Some(known) = self.pushed_before(stack, &pushed).await? {
             return Ok(known);
         }
-        self.check_pushed(&present, &pushed).await?;
+        let pool = pushed.pool.unwrap_or(present.pool);
+        let recipients = self.recipients_of_pool(pool).await?;
+        self.check_pushed(&present, &pushed, (pool, &recipients)).await?;
         let mut unit = self.begin().await?;
+        if self.recipients_of_pool(pool).await? != recipients {
+            return Err(OperationError::Conflict(format!(
+                "pool {pool} has got another key meanwhile: push the state again, with that one"
+            )));
+        }
         let (now, secrets) = read_stack_with_secrets(unit.conn(), stack).await?;
         if now.pool != present.pool {
             return Err(OperationError::Conflict(format!(
@@ -141,11 +148,10 @@ impl Stacks {
         &self,
         stack: &Stack,
         pushed: &PushedState,
+        (pool, recipients): (PoolId, &[String]),
     ) -> Result<(), OperationError> {
-        let pool = pushed.pool.unwrap_or(stack.pool);
-        let recipients = self.recipients_of_pool(pool).await?;
         let mut keys = Vec::new();
-        for pem in &recipients {
+        for pem in recipients {
             let key = Recipient::parse(pem.as_bytes());
             keys.push(key.map_err(|error| OperationError::Conflict(error.to_string()))?);
         }

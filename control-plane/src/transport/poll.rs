@@ -166,7 +166,7 @@ impl Transport for PollTransport {
                 let admitted = tokio::select! {
                     biased;
                     () = self.inner.stopped.cancelled() => return None,
-                    admitted = next => admitted?,
+                    // Before messages, of which there may always be one.
                     () = sleep_until(*sweep_at) => {
                         let lapsed = self.inner.sessions.lapse().into_iter();
                         let lapsed = lapsed.map(|(identity, payload)| Admitted { identity, payload });
@@ -174,6 +174,7 @@ impl Transport for PollTransport {
                         *sweep_at = Instant::now() + SWEEP;
                         continue;
                     }
+                    admitted = next => admitted?,
                 };
                 // It may have waited here while its certificate was revoked.
                 if self.inner.is_admitted(&admitted.identity) {

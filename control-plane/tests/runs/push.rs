@@ -208,3 +208,21 @@ async fn runs_go_on_from_a_pushed_state() {
     let current = world.control_plane.stacks.state_version(&world.stack, None).await.unwrap();
     assert_eq!((current.serial, current.pushed_by), (3, None));
 }
+
+/// The reset stands first in the line, and the push was looked at before.
+#[tokio::test]
+async fn a_state_for_the_key_that_a_pool_had_is_not_taken_after_its_reset() {
+    let world = World::new().await;
+    let state = of_pool(&world, 1, None).await;
+    let csr = CertificateRequest::create(other_key()).unwrap();
+    let held = world.control_plane.core.store().begin().await.unwrap();
+    let mut reset = Box::pin(world.control_plane.pools.reset_pool("ann", world.pool, csr.as_pem()));
+    let mut pushing = Box::pin(push(&world, &state));
+    let both = async { tokio::join!(&mut reset, &mut pushing) };
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(1), both).await.is_err());
+    drop(held);
+    let (reset, pushed) = tokio::join!(reset, pushing);
+    reset.unwrap();
+    pushed.unwrap_err();
+    assert!(world.control_plane.stacks.states_of(&world.stack).await.unwrap().is_empty());
+}
